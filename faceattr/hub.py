@@ -1,0 +1,138 @@
+"""Strict loading of weights: a Hub repository, a folder, or those that come with the package."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from faceattr.errors import WeightsError
+from faceattr.model import CONFIG_NAME, WEIGHTS_NAME, LightweightMTLNet224, ModelConfig
+
+BUNDLED = Path(__file__).parent / "weights"
+
+
+@dataclass(frozen=True)
+class WeightsFiles:
+    """Where a model's files lie on disk and what they are called for people.
+
+    Attributes:
+        config: path of `config.json`.
+        weights: path of `model.safetensors`.
+        name: Hub id, folder name or "bundled".
+        revision: commit of the Hub repository; None for local files.
+    """
+
+    config: Path
+    weights: Path
+    name: str
+    revision: str | None = None
+
+
+def find_weights(model: str | Path | None = None, *, revision: str | None = None) -> WeightsFiles:
+    """Locate a model's files, downloading them if `model` is a Hub id.
+
+    Args:
+        model: "user/name" on the Hub, a local folder, or None for the bundled weights.
+        revision: branch, tag or commit; Hub ids only. Pin a commit for reproducible results.
+
+    Raises:
+        WeightsError: saying what was looked for and what to do.
+    """
+    if model is None or Path(model).is_dir():
+        if revision is not None:
+            raise WeightsError(f"revision {revision!r} given, but {model or 'bundled'!r} is local")
+        folder = BUNDLED if model is None else Path(model)
+        for name in (CONFIG_NAME, WEIGHTS_NAME):
+            if not (folder / name).is_file():
+                raise WeightsError(f"{name} is missing in the weights folder {folder.name!r}")
+        label = "bundled" if model is None else folder.name
+        return WeightsFiles(folder / CONFIG_NAME, folder / WEIGHTS_NAME, label)
+    return _download(str(model), revision)
+
+
+def _download(repo_id: str, revision: str | None) -> WeightsFiles:
+    try:
+        config = Path(hf_hub_download(repo_id, CONFIG_NAME, revision=revision))
+        # The snapshot folder is named after the commit: the second file comes from the same one.
+        commit = config.parent.name
+        weights = Path(hf_hub_download(repo_id, WEIGHTS_NAME, revision=commit))
+    except HFValidationError as error:
+        raise WeightsError(
+            f"{repo_id!r} is neither a folder here nor a Hub id of the form 'user/name'"
+        ) from error
+    except LocalEntryNotFoundError as error:
+        raise WeightsError(
+            f"the Hub cannot be reached and {repo_id!r} is not in the local cache; "
+            "check the connection, or give a local folder"
+        ) from error
+    except (HfHubHTTPError, OSError) as error:
+        raise WeightsError(
+            f"cannot download {repo_id!r} at revision {revision or 'main'!r}: "
+            f"{str(error).splitlines()[0]}; check the name, the revision and your access"
+        ) from error
+    return WeightsFiles(config, weights, repo_id, commit)
+
+
+def _load_strictly(network: LightweightMTLNet224, state: dict[str, Tensor], origin: str) -> None:
+    expected = network.state_dict()
+    missing = sorted(set(expected) - set(state))
+    unexpected = sorted(set(state) - set(expected))
+    shapes = [
+        f"{k}: expected {tuple(expected[k].shape)}, came {tuple(state[k].shape)}"
+        for k in sorted(set(state) & set(expected))
+        if state[k].shape != expected[k].shape
+    ]
+    problems = [
+        f"{what} {found}"
+        for what, found in (("missing", missing), ("unexpected", unexpected), ("shapes", shapes))
+        if found
+    ]
+    if problems:
+        raise WeightsError(f"weights of {origin!r} do not fit the network: {'; '.join(problems)}")
+    network.load_state_dict(state, strict=True)
+
+
+def load_files(files: WeightsFiles) -> LightweightMTLNet224:
+    """Build the network that `files` describe, in evaluation mode.
+
+    Raises:
+        WeightsError: for an unreadable file, unknown config keys or class names, and missing,
+            unexpected or misshapen tensors, each named.
+    """
+    try:
+        values = json.loads(files.config.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{CONFIG_NAME} of {files.name!r} is not readable JSON") from error
+    if not isinstance(values, dict):
+        raise WeightsError(f"{CONFIG_NAME} of {files.name!r} must hold a JSON object")
+    network = LightweightMTLNet224(ModelConfig.from_dict(values))
+    try:
+        state = load_file(files.weights)
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(
+            f"{WEIGHTS_NAME} of {files.name!r} is damaged or no safetensors file: {error}"
+        ) from error
+    _load_strictly(network, state, files.name)
+    return network.eval()
+
+
+def load_model(
+    model: str | Path | None = None, *, revision: str | None = None
+) -> LightweightMTLNet224:
+    """Load a network in evaluation mode, strictly and from safetensors only.
+
+    Args:
+        model: "user/name" on the Hub, a local folder, or None for the bundled weights.
+        revision: branch, tag or commit of the Hub repository.
+
+    Raises:
+        WeightsError: as `find_weights` and `load_files`.
+    """
+    return load_files(find_weights(model, revision=revision))

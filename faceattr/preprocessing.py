@@ -1,0 +1,80 @@
+"""From an aligned chip to the network's input; the settings travel with the weights.
+
+Training, evaluation, the pipeline and the page all go through this module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from faceattr.errors import WeightsError
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def resize_chip(chip: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """Resize an RGB uint8 chip to `(side, side, 3)`; area averaging when it shrinks."""
+    if chip.shape[:2] == (side, side):
+        return chip
+    shrinks = min(chip.shape[:2]) >= side
+    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    resized: NDArray[np.uint8] = cv2.resize(chip, (side, side), interpolation=method)
+    return resized
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a chip becomes a tensor.
+
+    Attributes:
+        image_size: side of the network's input in pixels.
+        mean: per channel (RGB), of values in 0 to 1 (report, section 3.2.2: ImageNet's).
+        std: per channel (RGB), of values in 0 to 1.
+    """
+
+    image_size: int = 224
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+
+    def __post_init__(self) -> None:
+        if self.image_size < 16:
+            raise WeightsError(f"image_size must be at least 16 pixels, came {self.image_size}")
+        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+            raise WeightsError("mean and std must hold three numbers, std above zero")
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Preprocessing:
+        """Read `config.json`'s section.
+
+        Raises:
+            WeightsError: for unknown or missing keys.
+        """
+        known = {field.name for field in fields(cls)}
+        if set(values) != known:
+            raise WeightsError(
+                f"preprocessing: expected the keys {sorted(known)}, came {sorted(values)}"
+            )
+        return cls(int(values["image_size"]), tuple(values["mean"]), tuple(values["std"]))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The section of `config.json`."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+    def normalize(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Scale float pixels `(N, 3, H, W)` from 0..255 to zero mean and unit variance."""
+        mean = torch.tensor(self.mean, device=pixels.device).view(1, 3, 1, 1) * 255
+        std = torch.tensor(self.std, device=pixels.device).view(1, 3, 1, 1) * 255
+        return (pixels - mean) / std
+
+    def to_tensor(self, chips: Sequence[NDArray[np.uint8]]) -> torch.Tensor:
+        """RGB uint8 chips of any size to a float batch `(N, 3, image_size, image_size)`."""
+        sized = np.stack([resize_chip(chip, self.image_size) for chip in chips])
+        return self.normalize(torch.from_numpy(sized).permute(0, 3, 1, 2).float())

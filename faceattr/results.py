@@ -1,0 +1,162 @@
+"""What a prediction is: plain frozen values, units stated, dictionaries only at the edge."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from faceattr import labels
+from faceattr.labels import Task
+
+LANDMARKS = ("right_eye", "left_eye", "nose", "right_mouth_corner", "left_mouth_corner")
+"""The five points in order; right and left are the pictured person's own."""
+
+
+@dataclass(frozen=True)
+class FaceBox:
+    """An axis-aligned box in pixels of the upright picture; it may reach past the edge.
+
+    Attributes:
+        x: left edge.
+        y: top edge.
+        width: in pixels, positive.
+        height: in pixels, positive.
+    """
+
+    x: float
+    y: float
+    width: float
+    height: float
+
+    @property
+    def area(self) -> float:
+        """Area in square pixels."""
+        return self.width * self.height
+
+    def iou(self, other: FaceBox) -> float:
+        """Intersection over union with another box, 0 to 1."""
+        across = min(self.x + self.width, other.x + other.width) - max(self.x, other.x)
+        down = min(self.y + self.height, other.y + other.height) - max(self.y, other.y)
+        shared = max(0.0, across) * max(0.0, down)
+        return shared / (self.area + other.area - shared)
+
+    def to_dict(self) -> dict[str, float]:
+        """`x`, `y`, `width`, `height`, rounded to a tenth of a pixel."""
+        return {
+            "x": round(self.x, 1),
+            "y": round(self.y, 1),
+            "width": round(self.width, 1),
+            "height": round(self.height, 1),
+        }
+
+
+@dataclass(frozen=True)
+class Detection:
+    """One face as a detector found it.
+
+    Attributes:
+        box: where it is.
+        score: the detector's confidence; YuNet's lies in 0 to 1, Haar's is the sum of the
+            cascade's level weights, which has no upper limit. Compare within a detector only.
+        landmarks: five `(x, y)` points in pixels in the order of `LANDMARKS`, or None where
+            the detector gives none (Haar).
+        detector: name of the detector, "yunet" or "haar".
+    """
+
+    box: FaceBox
+    score: float
+    landmarks: tuple[tuple[float, float], ...] | None
+    detector: str
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """One task's answer for one face.
+
+    Attributes:
+        task: name of the task.
+        label: canonical name of the likeliest class.
+        probability: its calibrated probability, 0 to 1.
+        probabilities: every class by canonical name, in the order of `faceattr.labels`;
+            they sum to 1.
+    """
+
+    task: str
+    label: str
+    probability: float
+    probabilities: Mapping[str, float]
+
+    @classmethod
+    def from_probabilities(cls, task: Task, values: NDArray[np.floating[Any]]) -> Attribute:
+        """Name the entries of one softmax row of shape `(len(task.classes),)`."""
+        if values.shape != (len(task.classes),):
+            raise ValueError(
+                f"{task.name}: expected {len(task.classes)} probabilities, came {values.shape}"
+            )
+        named = {name: float(value) for name, value in zip(task.classes, values, strict=True)}
+        label = max(named, key=named.__getitem__)
+        return cls(task.name, label, named[label], named)
+
+    @property
+    def display_label(self) -> str:
+        """The label as people write it, e.g. "70+"."""
+        return labels.task(self.task).display_name(self.label)
+
+    def to_dict(self) -> dict[str, Any]:
+        """`label`, `display_label`, `probability`, `probabilities`; six decimals."""
+        return {
+            "label": self.label,
+            "display_label": self.display_label,
+            "probability": round(self.probability, 6),
+            "probabilities": {k: round(v, 6) for k, v in self.probabilities.items()},
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class FaceResult:
+    """One face: where it is, what the network saw, and what it answered.
+
+    Attributes:
+        box: in pixels of the upright picture; the whole chip where no detector ran.
+        score: detector confidence (see `Detection`), None where no detector ran.
+        landmarks: five `(x, y)` points or None.
+        detector: "yunet", "haar" or None.
+        crop: RGB uint8 `(side, side, 3)`, the aligned chip before it becomes a tensor.
+        gender: perceived gender.
+        age: perceived age group in years.
+        race: perceived race in FairFace's seven groups.
+    """
+
+    box: FaceBox
+    score: float | None
+    landmarks: tuple[tuple[float, float], ...] | None
+    detector: str | None
+    crop: NDArray[np.uint8]
+    gender: Attribute
+    age: Attribute
+    race: Attribute
+
+    @property
+    def attributes(self) -> tuple[Attribute, ...]:
+        """The three answers in the order of `faceattr.labels.TASKS`."""
+        return (self.gender, self.age, self.race)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready values; the crop is left out."""
+        points = None
+        if self.landmarks is not None:
+            points = {
+                name: [round(x, 1), round(y, 1)]
+                for name, (x, y) in zip(LANDMARKS, self.landmarks, strict=True)
+            }
+        return {
+            "box": self.box.to_dict(),
+            "score": None if self.score is None else round(self.score, 4),
+            "detector": self.detector,
+            "landmarks": points,
+            **{attribute.task: attribute.to_dict() for attribute in self.attributes},
+        }

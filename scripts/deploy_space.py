@@ -1,0 +1,136 @@
+#!/usr/bin/env python3
+"""Create or update the Gradio Space that serves app.py, with exactly the files it needs."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from huggingface_hub import HfApi, SpaceCard  # noqa: E402
+
+from faceattr.model import CONFIG_NAME, WEIGHTS_NAME  # noqa: E402
+from train.publish import (  # noqa: E402
+    CARD_NAME,
+    PublishError,
+    connect,
+    guarded,
+    hub_errors,
+    load_card,
+    log_plan,
+    push,
+)
+
+TOP_LEVEL = ("app.py", "requirements.txt", CARD_NAME, "LICENSE")
+PACKAGE = "faceattr"
+PACKAGE_NEEDS = ("__init__.py", f"weights/{CONFIG_NAME}", f"weights/{WEIGHTS_NAME}")
+
+log = logging.getLogger("train")
+
+
+def space_files(root: Path) -> dict[str, Path]:
+    """The files of the Space by their path in it: the page, the package with weights, the card.
+
+    Raises:
+        PublishError: naming what is missing, or a README.md that describes no Gradio Space.
+    """
+    package = [p for p in sorted((root / PACKAGE).rglob("*")) if p.is_file()]
+    package = [p for p in package if "__pycache__" not in p.parts]
+    needed = (*TOP_LEVEL, *(f"{PACKAGE}/{name}" for name in PACKAGE_NEEDS))
+    if missing := [name for name in needed if not (root / name).is_file()]:
+        raise PublishError(f"{root} lacks {', '.join(missing)}; a Space cannot start without")
+    card = load_card(root / CARD_NAME, SpaceCard).data.to_dict()
+    if card.get("sdk") != "gradio" or card.get("app_file") != "app.py":
+        raise PublishError(
+            f"{CARD_NAME} must say `sdk: gradio` and `app_file: app.py`; "
+            f"it says {card.get('sdk')!r} and {card.get('app_file')!r}"
+        )
+    paths = [root / name for name in TOP_LEVEL] + package
+    return {path.relative_to(root).as_posix(): path for path in paths}
+
+
+def pin(api: HfApi, model: str, revision: str | None) -> dict[str, str]:
+    """Space variables that name a model repository and the full commit hash of `revision`."""
+    commit = api.model_info(model, revision=revision).sha
+    return {"FACEATTR_MODEL": model, "FACEATTR_REVISION": str(commit)}
+
+
+def deploy(
+    root: Path,
+    repo_id: str,
+    *,
+    model: str | None = None,
+    revision: str | None = None,
+    endpoint: str | None = None,
+    token: str | None = None,
+) -> str:
+    """Bring a Space up to date; it restarts only when something has changed.
+
+    Args:
+        root: checkout to deploy.
+        repo_id: the Space, "user/name"; created if it does not exist.
+        model: Hub repository of the weights; None leaves the Space's variables as they are, so
+            that a new Space uses the weights in the package.
+        revision: branch, tag or commit of `model`; the commit it stands for now is pinned.
+        endpoint: URL of the Hub; None for `HF_ENDPOINT` or huggingface.co.
+        token: Hub token with write permission; None for the one of this machine.
+
+    Returns:
+        The hash of the Space's commit.
+
+    Raises:
+        PublishError: saying what to do next.
+    """
+    files = space_files(root)
+    api = connect(repo_id, endpoint=endpoint, token=token)
+    wanted: dict[str, str] = {}
+    if model is not None:
+        with hub_errors(model):
+            wanted = pin(api, model, revision)
+    with hub_errors(repo_id):
+        api.create_repo(repo_id, repo_type="space", space_sdk="gradio", exist_ok=True)
+        current = api.get_space_variables(repo_id) if wanted else {}
+        for key, value in wanted.items():
+            if key not in current or current[key].value != value:
+                api.add_space_variable(repo_id, key, value)
+                log.info("%s = %s", key, value)
+        message = "Update the page and the package"
+        commit, changed = push(
+            api, repo_id, files, message=message, repo_type="space", owned=f"{PACKAGE}/*"
+        )
+    log.info("committed %s" if changed else "nothing has changed since %s", commit)
+    log.info("%s/spaces/%s", api.endpoint, repo_id)
+    return commit
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repo-id", required=True, metavar="USER/NAME", help="the Space")
+    parser.add_argument(
+        "--model",
+        metavar="USER/NAME",
+        help="take the weights from this Hub repository (default: those in the package)",
+    )
+    parser.add_argument(
+        "--revision", help="branch, tag or commit of --model to pin (default: the newest commit)"
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="list what would be uploaded; nothing is sent"
+    )
+    args = parser.parse_args(argv)
+    if args.revision and not args.model:
+        parser.error("--revision belongs to --model, which is missing")
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger("httpx2").setLevel(logging.WARNING)
+    if args.dry_run:
+        return guarded(lambda: log_plan(space_files(ROOT)))
+    return guarded(lambda: deploy(ROOT, args.repo_id, model=args.model, revision=args.revision))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Training, evaluation and publishing of faceattr's networks: `python -m train --help`."""

@@ -1,0 +1,46 @@
+"""The command line: `python -m train COMMAND --help`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import sys
+
+COMMANDS = {
+    "fit": ("train.fit", "train a network by a recipe"),
+    "predict": ("train.predict", "weights -> one row of probabilities per face"),
+    "evaluate": ("train.evaluate", "predictions -> report.json"),
+    "imbalance": ("train.imbalance", "how unevenly labels are spread"),
+    "card": ("train.card", "report.json -> model card"),
+    "publish": ("train.publish", "weights folder -> Hub repository"),
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns the exit status: 0 done, 1 failed, 2 bad arguments, 3 stopped."""
+    arguments = sys.argv[1:] if argv is None else argv
+    parser = argparse.ArgumentParser(prog="python -m train", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, (_, text) in COMMANDS.items():
+        commands.add_parser(name, help=text, add_help=False)
+    chosen = parser.parse_known_args(arguments[:1])[0].command
+    module = importlib.import_module(COMMANDS[chosen][0])
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("httpx2").setLevel(logging.WARNING)
+    command = argparse.ArgumentParser(
+        prog=f"python -m train {chosen}",
+        description=module.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    module.add_arguments(command)
+    args = command.parse_args(arguments[1:])
+    try:
+        return int(module.run(args) or 0)
+    except (RuntimeError, ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

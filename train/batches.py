@@ -1,0 +1,162 @@
+"""Rows to batches: decode, keep in memory if asked, augment, normalise."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from faceattr.preprocessing import Preprocessing, resize_chip
+from train.recipe import Augmentation
+from train.samples import DataError, Part, Row, Rows, Source
+
+
+class Batch(NamedTuple):
+    """Images `(N, 3, S, S)` float, normalised; targets `(N, tasks)` int64."""
+
+    images: Tensor
+    targets: Tensor
+
+
+def decode_row(row: Row) -> NDArray[np.uint8]:
+    """The row's picture as RGB uint8 `(H, W, 3)`.
+
+    Raises:
+        DataError: naming a row that does not decode.
+    """
+    if isinstance(row.image, np.ndarray):
+        return row.image
+    encoded = np.frombuffer(row.image, np.uint8)
+    chip = cv2.imdecode(encoded, cv2.IMREAD_COLOR_RGB) if encoded.size else None
+    if chip is None:
+        raise DataError(f"row {row.file!r} holds no readable picture ({encoded.size} bytes)")
+    return np.asarray(chip, np.uint8)
+
+
+class MemoryRows(Rows):
+    """Rows decoded once at `side` pixels and kept; the order is that of the stream."""
+
+    def __init__(self, source: Source, part: Part, side: int) -> None:
+        super().__init__(source, part)
+        self._side = side
+        self._kept: dict[int, list[Row]] = {}
+
+    def shard(self, index: int) -> Iterator[Row]:
+        """Rows of one shard, from memory after its first reading."""
+        if index not in self._kept:
+            self._kept[index] = [
+                row._replace(image=resize_chip(decode_row(row), self._side))
+                for row in super().shard(index)
+            ]
+        return iter(self._kept[index])
+
+
+def stored_side(image_size: int, augmentation: Augmentation) -> int:
+    """Side at which chips wait for augmentation: an eighth above the input's for resampling."""
+    return image_size * 8 // 7 if augmentation.moves_pixels else image_size
+
+
+def chunked(rows: Iterable[Row], size: int, *, skip: int = 0) -> Iterator[list[Row]]:
+    """Full batches of rows after skipping the first `skip` batches; a short last one is dropped."""
+    iterator = islice(rows, skip * size, None)
+    while len(chunk := list(islice(iterator, size))) == size:
+        yield chunk
+
+
+def _uniform(n: int, amount: float, generator: torch.Generator) -> Tensor:
+    return (torch.rand(n, generator=generator) * 2 - 1) * amount
+
+
+def _move(images: Tensor, side: int, aug: Augmentation, generator: torch.Generator) -> Tensor:
+    """Mirror, turn, zoom and shift `(N, 3, H, W)` into `(N, 3, side, side)` by one resampling."""
+    n = images.shape[0]
+    angle = _uniform(n, math.radians(aug.rotation), generator)
+    zoom = 1 / (1 + _uniform(n, aug.scale, generator))
+    mirror = torch.where(torch.rand(n, generator=generator) < aug.flip, -1.0, 1.0)
+    shift_x = _uniform(n, 2 * aug.shift, generator)
+    shift_y = _uniform(n, 2 * aug.shift, generator)
+    cos, sin = zoom * angle.cos(), zoom * angle.sin()
+    rows = torch.stack([mirror * cos, -sin, shift_x, mirror * sin, cos, shift_y], 1)
+    matrix = rows.view(n, 2, 3)
+    grid = F.affine_grid(matrix.to(images.device), [n, 3, side, side], align_corners=False)
+    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+
+
+def _colour(images: Tensor, aug: Augmentation, generator: torch.Generator) -> Tensor:
+    """Brightness, contrast and saturation factors on pixels in 0..255, one draw a picture."""
+
+    def factor(amount: float) -> Tensor:
+        drawn = 1 + _uniform(images.shape[0], amount, generator)
+        return drawn.view(-1, 1, 1, 1).to(images.device)
+
+    images = images * factor(aug.brightness)
+    contrast = factor(aug.contrast)
+    images = images * contrast + images.mean((1, 2, 3), keepdim=True) * (1 - contrast)
+    saturation = factor(aug.saturation)
+    luma = torch.tensor([0.299, 0.587, 0.114], device=images.device).view(1, 3, 1, 1)
+    grey = (images * luma).sum(1, keepdim=True)
+    return (images * saturation + grey * (1 - saturation)).clamp_(0, 255)
+
+
+def _erase(images: Tensor, aug: Augmentation, generator: torch.Generator) -> Tensor:
+    """Fill a rectangle of 2 to 15 % of the area with mid grey, with probability `aug.erase`."""
+    n, _, height, width = images.shape
+    chosen = torch.rand(n, generator=generator) < aug.erase
+    area = 0.02 + 0.13 * torch.rand(n, generator=generator)
+    ratio = torch.exp(_uniform(n, math.log(2.0), generator))
+    tall, wide = (area * ratio).sqrt(), (area / ratio).sqrt()
+    top = torch.rand(n, generator=generator) * (1 - tall)
+    left = torch.rand(n, generator=generator) * (1 - wide)
+    y = ((torch.arange(height) + 0.5) / height).view(1, -1, 1)
+    x = ((torch.arange(width) + 0.5) / width).view(1, 1, -1)
+    top, left, tall, wide = (v.view(-1, 1, 1) for v in (top, left, tall, wide))
+    inside = (y >= top) & (y < top + tall) & (x >= left) & (x < left + wide)
+    mask = (inside & chosen.view(-1, 1, 1)).unsqueeze(1).to(images.device)
+    return images.masked_fill(mask, 127.5)
+
+
+def augment(
+    images: Tensor, side: int, augmentation: Augmentation, generator: torch.Generator
+) -> Tensor:
+    """Augment float pixels `(N, 3, H, W)` in 0..255 to `(N, 3, side, side)`.
+
+    All randomness comes from the (CPU) generator, so the draws do not depend on the device.
+    """
+    if augmentation.moves_pixels:
+        images = _move(images, side, augmentation, generator)
+    if max(augmentation.brightness, augmentation.contrast, augmentation.saturation) > 0:
+        images = _colour(images, augmentation, generator)
+    if augmentation.erase > 0:
+        images = _erase(images, augmentation, generator)
+    return images
+
+
+def training_batch(
+    rows: list[Row],
+    preprocessing: Preprocessing,
+    augmentation: Augmentation,
+    stored: int,
+    generator: torch.Generator,
+    device: torch.device,
+) -> Batch:
+    """One augmented batch; without augmentation it equals `Preprocessing.to_tensor`.
+
+    Chips pass through side `stored` whether they come from the stream or from memory, so a
+    cache changes nothing.
+    """
+    side = preprocessing.image_size
+    before = stored if augmentation.moves_pixels else side
+    chips = np.stack([resize_chip(resize_chip(decode_row(row), stored), before) for row in rows])
+    pixels = torch.from_numpy(chips).to(device).permute(0, 3, 1, 2)
+    pixels = pixels.to(torch.float32, memory_format=torch.channels_last)
+    pixels = augment(pixels, side, augmentation, generator)
+    targets = torch.tensor([row.targets for row in rows]).to(device)
+    return Batch(preprocessing.normalize(pixels), targets)

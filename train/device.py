@@ -1,0 +1,51 @@
+"""Where and how the arithmetic runs."""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+import sys
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+
+
+def choose_device(name: str | None = None) -> torch.device:
+    """The named device, or a CUDA device where there is one, or the CPU.
+
+    Raises:
+        ValueError: when CUDA is asked for and absent.
+    """
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device 'cuda' asked for, but PyTorch sees no CUDA device; use 'cpu'")
+    return device
+
+
+def autocast(device: torch.device) -> AbstractContextManager[object]:
+    """bfloat16 on CUDA; nothing on a CPU, where it is far slower without bf16 units."""
+    if device.type == "cuda":
+        return torch.autocast("cuda", dtype=torch.bfloat16)
+    return nullcontext()
+
+
+def keep_freed_memory() -> None:
+    """Tell glibc not to hand large freed blocks back to the system after each batch.
+
+    Otherwise every batch faults its large temporaries in anew. Has no effect elsewhere.
+    """
+    if not sys.platform.startswith("linux") or platform.libc_ver()[0] != "glibc":
+        return
+    libc = ctypes.CDLL("libc.so.6")
+    trim_threshold, mmap_max, unlimited = -1, -4, 2**31 - 1
+    libc.mallopt(trim_threshold, unlimited)
+    libc.mallopt(mmap_max, 0)
+
+
+def hardware(device: torch.device) -> str:
+    """A short description for the card."""
+    if device.type == "cuda":
+        return f"1 × {torch.cuda.get_device_name(device)}"
+    return f"CPU, {torch.get_num_threads()} threads"

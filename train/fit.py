@@ -1,0 +1,54 @@
+"""Train a network by a named recipe, with checkpoints that a later call can go on from."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+
+from train.device import choose_device
+from train.loop import Settings, Stopped, fit
+from train.predict import add_data_arguments, source_of
+from train.recipe import RECIPES
+
+log = logging.getLogger("train")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `python -m train fit`."""
+    parser.add_argument("--recipe", choices=sorted(RECIPES), default="ours")
+    parser.add_argument("--output", type=Path, required=True, help="folder of this run")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint")
+    parser.add_argument(
+        "--cache",
+        choices=["none", "memory"],
+        default="none",
+        help="keep decoded pictures in memory after the first epoch (same results, faster)",
+    )
+    parser.add_argument(
+        "--checkpoint-every", type=int, default=200, metavar="STEPS", help="(%(default)s)"
+    )
+    add_data_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Carry out `python -m train fit`; 3 means stopped by a signal, ready to resume."""
+    if args.checkpoint_every < 1:
+        raise ValueError("--checkpoint-every must be at least 1")
+    settings = Settings(
+        output=args.output,
+        source=source_of(args),
+        seed=args.seed,
+        device=choose_device(args.device),
+        cache_memory=args.cache == "memory",
+        checkpoint_every=args.checkpoint_every,
+        resume=args.resume,
+    )
+    try:
+        folder = fit(RECIPES[args.recipe](), settings)
+    except Stopped:
+        log.info("stopped; go on with the same command and --resume")
+        return 3
+    log.info("weights -> %s", folder)
+    return 0

@@ -1,0 +1,400 @@
+"""`fit`: the training loop, from a recipe to a weights folder."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from faceattr import __version__, labels
+from faceattr.model import LightweightMTLNet224, ModelConfig
+from faceattr.preprocessing import Preprocessing
+from train.batches import MemoryRows, chunked, stored_side, training_batch
+from train.calibration import fit_temperature
+from train.checkpoint import (
+    CHECKPOINT_NAME,
+    CheckpointError,
+    load_checkpoint,
+    save_checkpoint,
+    write_atomically,
+)
+from train.device import autocast, hardware, keep_freed_memory
+from train.predict import logits_of
+from train.recipe import Recipe
+from train.samples import Rows, Source, count_rows
+from train.steps import learning_rate, make_average, make_optimizer, task_losses
+
+log = logging.getLogger("train")
+HISTORY_NAME = "history.jsonl"
+_LOG_SECONDS = 30.0
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; the message says why and what to do."""
+
+
+class Stopped(Exception):  # noqa: N818 - not an error: the run was asked to stop and did
+    """A signal asked the run to stop; its checkpoint is written."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run is given besides its recipe.
+
+    Attributes:
+        output: folder of the run: checkpoint, history, and finally `model/`.
+        source: the data.
+        seed: of initial weights, order and augmentation.
+        device: where to train.
+        cache_memory: keep decoded chips in memory after the first epoch.
+        checkpoint_every: steps between checkpoints within an epoch; each epoch ends with one.
+        resume: go on from the checkpoint in `output`.
+    """
+
+    output: Path
+    source: Source
+    seed: int = 0
+    device: torch.device = torch.device("cpu")
+    cache_memory: bool = False
+    checkpoint_every: int = 200
+    resume: bool = False
+
+
+@dataclass
+class Progress:
+    """Where a run stands: everything but tensors."""
+
+    epoch: int = 0
+    batch: int = 0
+    seconds: float = 0.0
+    loss_sums: dict[str, float] | None = None
+    best: float = -math.inf
+    finished: bool = False
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Collect SIGTERM and SIGINT instead of dying in the middle of a step."""
+    received: list[int] = []
+
+    def note(number: int, _frame: FrameType | None) -> None:
+        received.append(number)
+
+    before = {s: signal.signal(s, note) for s in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _git_commit() -> str | None:
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    return found.stdout.strip() or None
+
+
+class Trainer:
+    """One run; `run()` trains to the end or until it is told to stop."""
+
+    def __init__(self, recipe: Recipe, settings: Settings) -> None:
+        self.recipe, self.settings = recipe, settings
+        keep_freed_memory()
+        torch.manual_seed(settings.seed)
+        config = ModelConfig(
+            widths=recipe.widths,
+            hidden=recipe.hidden,
+            preprocessing=Preprocessing(image_size=recipe.image_size),
+        )
+        self.model = LightweightMTLNet224(config).to(
+            settings.device, memory_format=torch.channels_last
+        )
+        self.optimizer = make_optimizer(self.model, recipe)
+        decay = recipe.ema_decay
+        self.average = None if decay is None else make_average(self.model, decay)
+        self.stored = stored_side(recipe.image_size, recipe.augmentation)
+        self.rows = self._open_rows()
+        self.holdout = MemoryRows(settings.source, "holdout", 224)
+        self.row_count = count_rows(settings.source, "train")
+        self.batches = self.row_count // recipe.batch_size
+        if self.batches == 0:
+            raise TrainingError(
+                f"{self.row_count} training rows do not fill one batch of {recipe.batch_size}"
+            )
+        self.progress = Progress()
+        self.history: list[dict[str, Any]] = []
+
+    def _open_rows(self) -> Rows:
+        if self.settings.cache_memory:
+            return MemoryRows(self.settings.source, "train", self.stored)
+        return Rows(self.settings.source, "train")
+
+    @property
+    def evaluated(self) -> LightweightMTLNet224:
+        """The weights that are evaluated and kept: the average where there is one."""
+        if self.average is None:
+            return self.model
+        module = self.average.module
+        assert isinstance(module, LightweightMTLNet224)
+        return module
+
+    def _identity(self) -> dict[str, Any]:
+        """What must not change between a checkpoint and its resumption."""
+        facts = {
+            "recipe": self.recipe.to_dict(),
+            "seed": self.settings.seed,
+            "data": self.settings.source.describe("train", self.row_count),
+        }
+        return dict(json.loads(json.dumps(facts)))
+
+    def save(self) -> None:
+        """Write the checkpoint."""
+        average = None if self.average is None else self.average.state_dict()
+        save_checkpoint(
+            self.settings.output,
+            {
+                "identity": self._identity(),
+                "progress": vars(self.progress),
+                "history": self.history,
+                "model": self.model.state_dict(),
+                "average": average,
+                "optimizer": self.optimizer.state_dict(),
+                "torch_rng": torch.get_rng_state(),
+                "versions": {"faceattr": __version__, "torch": torch.__version__},
+            },
+        )
+
+    def resume(self) -> None:
+        """Go back to the state of the checkpoint.
+
+        Raises:
+            CheckpointError: when it belongs to another recipe, seed or data set.
+        """
+        state = load_checkpoint(self.settings.output)
+        mine, saved = self._identity(), state["identity"]
+        if changed := [key for key in mine if mine[key] != saved.get(key)]:
+            raise CheckpointError(
+                f"the checkpoint in {self.settings.output} was written with another "
+                f"{' and '.join(changed)}; resume with the same, or use another folder"
+            )
+        self.model.load_state_dict(state["model"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        torch.set_rng_state(state["torch_rng"])
+        self.progress = Progress(**state["progress"])
+        self.history = state["history"]
+        log.info("resumed at epoch %d, batch %d", self.progress.epoch + 1, self.progress.batch)
+
+    def _step(self, rows: list[Any], side: int) -> dict[str, float]:
+        """One optimiser step; losses by task."""
+        recipe, progress = self.recipe, self.progress
+        entropy = np.random.SeedSequence((self.settings.seed, progress.epoch, progress.batch))
+        generator = torch.Generator().manual_seed(int(entropy.generate_state(1)[0]))
+        images, targets = training_batch(
+            rows,
+            Preprocessing(image_size=side),
+            recipe.augmentation,
+            self.stored,
+            generator,
+            self.settings.device,
+        )
+        rate = learning_rate(recipe, progress.epoch + progress.batch / self.batches)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.zero_grad(set_to_none=True)
+        with autocast(self.settings.device):
+            logits = self.model(images)
+        losses = task_losses(logits, targets, recipe.label_smoothing)
+        total = torch.stack(list(losses.values())).sum()
+        values = {name: float(loss.detach()) for name, loss in losses.items()}
+        if not math.isfinite(sum(values.values())):
+            raise TrainingError(
+                f"the loss is not finite at epoch {progress.epoch + 1}, batch "
+                f"{progress.batch + 1}: {values}; the last checkpoint is from before, lower "
+                "the learning rate"
+            )
+        total.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        if self.average is not None:
+            self.average.update_parameters(self.model)
+        return values
+
+    def _train_epoch(self, signals: list[int]) -> None:
+        """Train the rest of the current epoch, from `progress.batch` on."""
+        recipe, progress = self.recipe, self.progress
+        self.model.train()
+        if progress.loss_sums is None:
+            progress.loss_sums = {task.name: 0.0 for task in labels.TASKS}
+        rows = self.rows.shuffled(self.settings.seed, progress.epoch, recipe.shuffle_buffer)
+        chunks = chunked(rows, recipe.batch_size, skip=progress.batch)
+        side = recipe.size_at(progress.epoch)
+        title = f"epoch {progress.epoch + 1}/{recipe.epochs} at {side} px"
+        bar = tqdm(
+            total=self.batches,
+            initial=progress.batch,
+            desc=title,
+            unit="batch",
+            disable=not sys.stderr.isatty(),
+        )
+        started = said = time.monotonic()
+        before = progress.seconds
+        with bar:
+            for chunk in chunks:
+                for name, value in self._step(chunk, side).items():
+                    progress.loss_sums[name] += value
+                progress.batch += 1
+                now = time.monotonic()
+                progress.seconds = before + now - started
+                means = {n: f"{s / progress.batch:.3f}" for n, s in progress.loss_sums.items()}
+                bar.update()
+                bar.set_postfix(means)
+                if bar.disable and now - said > _LOG_SECONDS:
+                    log.info("%s: batch %d/%d %s", title, progress.batch, self.batches, means)
+                    said = now
+                if signals:
+                    self.save()
+                    raise Stopped
+                if progress.batch % self.settings.checkpoint_every == 0:
+                    self.save()
+        if progress.batch != self.batches:
+            raise TrainingError(
+                f"expected {self.batches} batches of training rows, the stream gave "
+                f"{progress.batch}; does the data set number its pictures from 1.jpg on?"
+            )
+
+    def _finish_epoch(self) -> None:
+        """Measure on the holdout, keep the best weights, write history and checkpoint."""
+        progress, recipe = self.progress, self.recipe
+        started = time.monotonic()
+        side = recipe.size_at(progress.epoch)
+        sums = progress.loss_sums or {}
+        train = {name: value / self.batches for name, value in sums.items()}
+        accuracy, loss, logits, targets = self._measure(side)
+        entry = {
+            "epoch": progress.epoch + 1,
+            "image_size": side,
+            "train_loss": {k: round(v, 6) for k, v in train.items()},
+            "holdout_loss": loss,
+            "holdout_accuracy": accuracy,
+        }
+        self.history.append(entry)
+        mean = sum(accuracy.values()) / len(accuracy)
+        if side == recipe.image_size and mean > progress.best:
+            progress.best = mean
+            self._keep(logits, targets, progress.epoch + 1, accuracy)
+        stopped = self._gained_too_little()
+        progress.seconds += time.monotonic() - started
+        progress.epoch, progress.batch, progress.loss_sums = progress.epoch + 1, 0, None
+        progress.finished = stopped or progress.epoch == recipe.epochs
+        lines = "".join(json.dumps(item) + "\n" for item in self.history)
+        write_atomically(self.settings.output / HISTORY_NAME, lines.encode())
+        self.save()
+        log.info("%s", json.dumps(entry))
+
+    def _gained_too_little(self) -> bool:
+        if self.recipe.min_gain is None or len(self.history) < 2:
+            return False
+        previous, last = (sum(h["train_loss"].values()) for h in self.history[-2:])
+        if previous - last >= self.recipe.min_gain:
+            return False
+        log.info("training loss fell by less than %g: stopping", self.recipe.min_gain)
+        return True
+
+    def _measure(
+        self, side: int
+    ) -> tuple[dict[str, float], dict[str, float], dict[str, torch.Tensor], torch.Tensor]:
+        rows = list(self.holdout.in_order())
+        logits = logits_of(
+            self.evaluated, rows, Preprocessing(image_size=side), self.settings.device
+        )
+        targets = torch.tensor([row.targets for row in rows])
+        losses = task_losses(logits, targets)
+        accuracy = {}
+        for column, task in enumerate(labels.TASKS):
+            right = logits[task.name].argmax(1) == targets[:, column]
+            accuracy[task.name] = round(float(right.double().mean()), 6)
+        return accuracy, {n: round(float(v), 6) for n, v in losses.items()}, logits, targets
+
+    def _keep(
+        self,
+        logits: dict[str, torch.Tensor],
+        targets: torch.Tensor,
+        epoch: int,
+        accuracy: dict[str, float],
+    ) -> None:
+        """Write the evaluated weights with temperatures fitted on the holdout."""
+        temperatures = {
+            task.name: fit_temperature(logits[task.name].numpy(), targets[:, column].numpy())
+            for column, task in enumerate(labels.TASKS)
+        }
+        kept = self.evaluated
+        kept.config = kept.config.replace(
+            temperatures=temperatures,
+            training={
+                "recipe": self.recipe.name,
+                "seed": self.settings.seed,
+                "epoch": epoch,
+                "epochs": self.recipe.epochs,
+                "batch_size": self.recipe.batch_size,
+                "image_size": self.recipe.image_size,
+                "dataset": {
+                    **self.settings.source.describe("train", self.row_count),
+                    "holdout_rows": len(targets),
+                },
+                "holdout_accuracy": accuracy,
+                "hardware": hardware(self.settings.device),
+                "wall_seconds": round(self.progress.seconds),
+                "git_commit": _git_commit(),
+                "versions": {"faceattr": __version__, "torch": torch.__version__},
+            },
+        )
+        kept.save_pretrained(self.settings.output / "model")
+
+    def run(self) -> Path:
+        """Train until done; returns the folder with the best weights.
+
+        Raises:
+            Stopped: on SIGTERM or SIGINT, with the checkpoint written.
+            TrainingError: for a loss that is not finite, or too few rows.
+        """
+        with _signals() as signals:
+            while not self.progress.finished:
+                self._train_epoch(signals)
+                self._finish_epoch()
+                if signals and not self.progress.finished:
+                    raise Stopped
+        return self.settings.output / "model"
+
+
+def fit(recipe: Recipe, settings: Settings) -> Path:
+    """Train by a recipe and return the weights folder, `settings.output / "model"`.
+
+    Raises:
+        CheckpointError: when `output` holds a run and `resume` is off, or it does not fit.
+        TrainingError: see `Trainer.run`.
+        Stopped: when a signal ended the run; `resume` goes on.
+    """
+    settings.output.mkdir(parents=True, exist_ok=True)
+    if (settings.output / CHECKPOINT_NAME).exists() and not settings.resume:
+        raise CheckpointError(
+            f"{settings.output} already holds a run; add --resume to go on, or choose another"
+        )
+    trainer = Trainer(recipe, settings)
+    if settings.resume:
+        trainer.resume()
+    return trainer.run()

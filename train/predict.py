@@ -1,0 +1,139 @@
+"""Weights and a split to a table: one Parquet row per face with all probabilities."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import get_args
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from faceattr import labels
+from faceattr.hub import find_weights, load_files
+from faceattr.model import LightweightMTLNet224
+from faceattr.preprocessing import Preprocessing
+from train.batches import decode_row
+from train.device import autocast, choose_device
+from train.samples import Part, Row, Rows, Source, count_rows
+
+log = logging.getLogger("train")
+_BATCH = 64
+
+
+def logits_of(
+    model: LightweightMTLNet224,
+    rows: list[Row],
+    preprocessing: Preprocessing,
+    device: torch.device,
+) -> dict[str, Tensor]:
+    """Logits `(rows, classes)` by task, float32 on the CPU; the model is left in eval mode."""
+    model.eval()
+    parts: dict[str, list[Tensor]] = {task.name: [] for task in labels.TASKS}
+    with torch.inference_mode(), autocast(device):
+        for start in range(0, len(rows), _BATCH):
+            chips = [decode_row(row) for row in rows[start : start + _BATCH]]
+            images = preprocessing.to_tensor(chips).to(device, memory_format=torch.channels_last)
+            for name, logits in model(images).items():
+                parts[name].append(logits.float().cpu())
+    return {name: torch.cat(found).clone() for name, found in parts.items()}
+
+
+def _probabilities(model: LightweightMTLNet224, logits: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {
+        name: (values / model.config.temperatures[name]).softmax(1)
+        for name, values in logits.items()
+    }
+
+
+def _table(first: int, rows: list[Row], probabilities: dict[str, Tensor]) -> pa.Table:
+    columns: dict[str, object] = {
+        "row": list(range(first, first + len(rows))),
+        "file": [row.file for row in rows],
+        "service_test": [row.service_test for row in rows],
+    }
+    for position, task in enumerate(labels.TASKS):
+        columns[f"{task.name}_true"] = [task.classes[row.targets[position]] for row in rows]
+        for index, name in enumerate(task.classes):
+            columns[f"{task.name}:{name}"] = probabilities[task.name][:, index].numpy()
+    return pa.table(columns)
+
+
+def predict(
+    weights: str | None, source: Source, part: Part, output: Path, device: torch.device
+) -> int:
+    """Write the predictions table of a part of the data set; returns its number of rows.
+
+    Columns: `row` (place in the part), `file`, `service_test`, `<task>_true` (class name) and
+    one calibrated probability per class named `<task>:<class>`. The schema's metadata key
+    "faceattr" holds JSON: the weights' name and SHA-256, their config and the data set's facts.
+    """
+    files = find_weights(weights)
+    model = load_files(files).to(device, memory_format=torch.channels_last)
+    total = count_rows(source, part)
+    tables = []
+    done = 0
+    bar = tqdm(total=total, unit="face", desc="predict", disable=not sys.stderr.isatty())
+    with bar:
+        for rows in _groups(Rows(source, part).in_order()):
+            logits = logits_of(model, rows, model.config.preprocessing, device)
+            tables.append(_table(done, rows, _probabilities(model, logits)))
+            done += len(rows)
+            bar.update(len(rows))
+    facts = {
+        "model": files.name,
+        "weights_sha256": hashlib.sha256(files.weights.read_bytes()).hexdigest(),
+        "config": model.config.to_dict(),
+        "dataset": source.describe(part, done),
+        "augmentation": "none",
+    }
+    table = pa.concat_tables(tables).replace_schema_metadata({"faceattr": json.dumps(facts)})
+    output.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, output)
+    log.info("%d faces -> %s", done, output)
+    return done
+
+
+def _groups(rows: Iterator[Row]) -> Iterator[list[Row]]:
+    while group := list(islice(rows, 512)):
+        yield group
+
+
+def add_data_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options that choose the data set and the device; shared with `fit`."""
+    default = Source()
+    parser.add_argument("--data", default=default.path, help="Hub id or folder (%(default)s)")
+    parser.add_argument("--data-config", default=default.config, help="margin (%(default)s)")
+    parser.add_argument(
+        "--data-revision", default=default.revision, help="commit of a Hub data set"
+    )
+    parser.add_argument("--device", help="cpu or cuda; by default a GPU where there is one")
+
+
+def source_of(args: argparse.Namespace) -> Source:
+    """The data set that `add_data_arguments` describes."""
+    return Source(args.data, args.data_config, args.data_revision)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `python -m train predict`."""
+    parser.add_argument(
+        "--weights", help="folder or Hub id; by default the weights in the repository"
+    )
+    parser.add_argument("--part", choices=get_args(Part), default="validation")
+    parser.add_argument("--output", type=Path, required=True, help="Parquet file to write")
+    add_data_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Carry out `python -m train predict`."""
+    predict(args.weights, source_of(args), args.part, args.output, choose_device(args.device))
