@@ -39,3 +39,11 @@ def photos_dir() -> Path:
 def yunet_path() -> Path:
     """A YuNet model file."""
     return next(iter(sorted(_optional("models").glob("*yunet*.onnx"))))
+
+
+@pytest.fixture(scope="session")
+def tiny_fairface(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """120 + 30 made-up rows in FairFace's layout; needs no test data."""
+    from synthetic import write_fairface
+
+    return write_fairface(tmp_path_factory.mktemp("fairface"))

@@ -174,7 +174,7 @@ class Trainer:
                 "average": average,
                 "optimizer": self.optimizer.state_dict(),
                 "torch_rng": torch.get_rng_state(),
-                "versions": {"faceattr": __version__, "torch": torch.__version__},
+                "versions": {"faceattr": __version__, "torch": str(torch.__version__)},
             },
         )
 
@@ -360,7 +360,7 @@ class Trainer:
                 "hardware": hardware(self.settings.device),
                 "wall_seconds": round(self.progress.seconds),
                 "git_commit": _git_commit(),
-                "versions": {"faceattr": __version__, "torch": torch.__version__},
+                "versions": {"faceattr": __version__, "torch": str(torch.__version__)},
             },
         )
         kept.save_pretrained(self.settings.output / "model")

@@ -1,0 +1,106 @@
+"""Classify the faces of pictures from the command line: `python -m faceattr PHOTO...`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from faceattr import __version__
+from faceattr.drawing import annotate
+from faceattr.errors import FaceAttrError
+from faceattr.images import decode_image
+from faceattr.pipeline import FacePipeline
+from faceattr.results import FaceResult
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m faceattr",
+        description="Find every face in pictures and print its perceived gender, age group and "
+        "race with probabilities. Labels are how FairFace's annotators perceived faces, not "
+        "who people are.",
+    )
+    parser.add_argument("photos", nargs="+", metavar="PHOTO", help="picture files")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line and picture")
+    parser.add_argument(
+        "--detector",
+        choices=["auto", "yunet", "haar", "none"],
+        default="auto",
+        help="none: each picture already is one face chip (default: %(default)s)",
+    )
+    parser.add_argument("--model", help="weights folder or Hub id; by default the bundled weights")
+    parser.add_argument("--revision", help="commit of the Hub repository")
+    parser.add_argument("--device", help="cpu (default) or cuda")
+    parser.add_argument(
+        "--save-annotated", type=Path, metavar="DIR", help="write pictures with numbered boxes"
+    )
+    parser.add_argument("--version", action="version", version=f"faceattr {__version__}")
+    return parser
+
+
+def _table(name: str, faces: Sequence[FaceResult]) -> str:
+    lines = [f"{name}: {len(faces)} face{'' if len(faces) == 1 else 's'}"]
+    for number, face in enumerate(faces, start=1):
+        box = face.box
+        place = f"{box.x:.0f},{box.y:.0f} {box.width:.0f}×{box.height:.0f}"
+        answers = "  ".join(f"{a.display_label:<15} {a.probability:>4.0%}" for a in face.attributes)
+        lines.append(f"  {number:>3}  {place:<20} {answers}")
+    return "\n".join(lines)
+
+
+def _save_annotated(photo: str, number: int, folder: Path, faces: Sequence[FaceResult]) -> None:
+    """Write `<number>-<stem>.png`; the number keeps equal names from different folders apart."""
+    picture = annotate(decode_image(photo), [face.box for face in faces])
+    Image.fromarray(picture).save(folder / f"{number:03d}-{Path(photo).stem}.png")
+
+
+def _classify(pipeline: FacePipeline, photo: str, *, is_chip: bool) -> list[FaceResult]:
+    return pipeline.classify_crops([photo]) if is_chip else pipeline(photo)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Returns:
+        0 when every picture was read, 1 when at least one was not, 2 when nothing could start.
+    """
+    args = _parser().parse_args(argv)
+    is_chip = args.detector == "none"
+    try:
+        pipeline = FacePipeline.from_pretrained(
+            args.model, args.revision, "haar" if is_chip else args.detector, args.device
+        )
+        if args.save_annotated:
+            args.save_annotated.mkdir(parents=True, exist_ok=True)
+    except (FaceAttrError, OSError, RuntimeError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if pipeline.info.detector_note and not is_chip:
+        print(f"note: {pipeline.info.detector_note}", file=sys.stderr)
+    failed = 0
+    for number, photo in enumerate(args.photos, start=1):
+        try:
+            faces = _classify(pipeline, photo, is_chip=is_chip)
+            if args.save_annotated:
+                _save_annotated(photo, number, args.save_annotated, faces)
+        except (FaceAttrError, OSError) as error:
+            failed += 1
+            print(f"error: {photo}: {error}", file=sys.stderr)
+            if args.json:
+                print(json.dumps({"photo": photo, "error": str(error)}), flush=True)
+            continue
+        if args.json:
+            record = {"photo": photo, "faces": [face.to_dict() for face in faces]}
+            print(json.dumps(record, ensure_ascii=False), flush=True)
+        else:
+            print(_table(photo, faces), flush=True)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

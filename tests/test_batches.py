@@ -1,0 +1,96 @@
+import numpy as np
+import pytest
+import torch
+
+from faceattr.preprocessing import Preprocessing
+from train.batches import augment, decode_row, stored_side, training_batch
+from train.recipe import Augmentation
+from train.samples import Rows, Source
+
+CPU = torch.device("cpu")
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture
+def rows(tiny_fairface):
+    return list(Rows(Source(str(tiny_fairface)), "train").in_order())[:8]
+
+
+@pytest.fixture
+def images():
+    return torch.rand(4, 3, 32, 32, generator=seeded()) * 255
+
+
+def test_without_augmentation_a_batch_is_what_the_pipeline_sees(rows):
+    settings = Preprocessing(image_size=32)
+    none = Augmentation()
+    batch = training_batch(rows, settings, none, stored_side(32, none), seeded(), CPU)
+    expected = settings.to_tensor([decode_row(row) for row in rows])
+    torch.testing.assert_close(batch.images, expected, rtol=0, atol=0)
+    assert batch.targets.tolist() == [list(row.targets) for row in rows]
+
+
+def test_a_sure_flip_is_the_mirror_image(images):
+    flipped = augment(images, 32, Augmentation(flip=1.0), seeded())
+    torch.testing.assert_close(flipped, images.flip(3), rtol=0, atol=1e-3)
+
+
+def test_rotation_keeps_a_centred_disc_and_moves_a_corner():
+    y, x = torch.meshgrid(torch.arange(33.0), torch.arange(33.0), indexing="ij")
+    disc = (((y - 16) ** 2 + (x - 16) ** 2) < 100).float().expand(1, 3, 33, 33) * 255
+    corner = torch.zeros(1, 3, 33, 33)
+    corner[..., :8, :8] = 255
+    turn = Augmentation(rotation=90.0)
+    assert (augment(disc, 33, turn, seeded(2)) - disc).abs().mean() < 6
+    assert (augment(corner, 33, turn, seeded(2)) - corner).abs().mean() > 6
+
+
+def test_shift_moves_by_a_fraction_of_the_side():
+    images = torch.zeros(64, 3, 40, 40)
+    images[..., 20, 20] = 255
+    moved = augment(images, 40, Augmentation(shift=0.1), seeded())
+    weights = moved[:, 0] / moved[:, 0].sum((1, 2), keepdim=True)
+    columns = (weights.sum(1) * torch.arange(40)).sum(1) - 20
+    assert columns.abs().max() <= 4.01
+    assert columns.min() < -3
+    assert columns.max() > 3
+
+
+def test_colour_changes_stay_in_range_and_differ_between_pictures(images):
+    same = images[:1].expand(4, 3, 32, 32)
+    changed = augment(
+        same, 32, Augmentation(brightness=0.3, contrast=0.3, saturation=0.3), seeded()
+    )
+    assert changed.min() >= 0
+    assert changed.max() <= 255
+    assert (changed[0] - changed[1]).abs().mean() > 1
+
+
+def test_erasing_greys_between_two_and_fifteen_percent(images):
+    erased = augment(images + 1000, 32, Augmentation(erase=1.0), seeded())
+    share = (erased == 127.5).all(1).double().mean((1, 2))
+    assert share.min() > 0.005
+    assert share.max() < 0.2
+
+
+def test_the_same_generator_gives_the_same_pictures(rows):
+    some = Augmentation(0.5, 10.0, 0.1, 0.05, 0.2, 0.2, 0.2, 0.5)
+    settings = Preprocessing(image_size=32)
+    batches = [training_batch(rows, settings, some, 36, seeded(s), CPU).images for s in (5, 5, 6)]
+    assert torch.equal(batches[0], batches[1])
+    assert not torch.equal(batches[0], batches[2])
+
+
+@pytest.mark.parametrize("values", [{"flip": 1.5}, {"rotation": -1.0}, {"shift": 2.0}])
+def test_impossible_amounts_are_refused(values):
+    with pytest.raises(ValueError, match="must lie in 0 to"):
+        Augmentation(**values)
+
+
+def test_moving_chips_wait_an_eighth_larger():
+    assert stored_side(112, Augmentation(flip=0.5)) == 128
+    assert stored_side(112, Augmentation()) == 112
+    assert np.isclose(128 / 112, 8 / 7)

@@ -1,0 +1,284 @@
+import json
+import math
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from predictions_table import TRAINING, columns, table
+from scipy.stats import binomtest
+
+from faceattr.labels import AGE, GENDER, RACE, TASKS
+from train.__main__ import main
+from train.evaluate import Predictions, calibration, evaluate, read_predictions
+from train.subgroups import Cell, wilson_interval
+from train.tables import TableError
+
+
+@pytest.fixture
+def data():
+    return columns()
+
+
+def store(path, content, **changes):
+    pq.write_table(table(content, **changes), path)
+    return path
+
+
+def evaluated(tmp_path, content):
+    return evaluate(read_predictions(store(tmp_path / "p.parquet", content)))
+
+
+def answers(content, task):
+    """Label and likeliest class of each face by name, with plain loops over the columns."""
+    pairs = []
+    for index in range(len(content["row"])):
+        best = max(task.classes, key=lambda name: content[f"{task.name}:{name}"][index])
+        pairs.append((content[f"{task.name}_true"][index], best))
+    return pairs
+
+
+@pytest.mark.parametrize(
+    ("correct", "count", "low", "high"),
+    # Newcombe, Statistics in Medicine 17 (1998), table I, method 3.
+    [
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0000, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ],
+)
+def test_wilson_interval_gives_the_published_values(correct, count, low, high):
+    assert [round(end, 4) for end in wilson_interval(correct, count)] == [low, high]
+
+
+@pytest.mark.parametrize(("correct", "count"), [(0, 1), (1, 1), (7, 9), (5000, 5000), (4400, 5000)])
+@pytest.mark.parametrize("confidence", [0.8, 0.95, 0.99])
+def test_wilson_interval_agrees_with_scipy(correct, count, confidence):
+    expected = binomtest(correct, count).proportion_ci(confidence, method="wilson")
+    found = wilson_interval(correct, count, confidence)
+    assert found == pytest.approx((expected.low, expected.high), abs=1e-12)
+    assert 0 <= found[0] <= correct / count <= found[1] <= 1
+
+
+@pytest.mark.parametrize("arguments", [(1, 0), (3, 2), (-1, 2), (1, 2, 1.0)])
+def test_wilson_interval_refuses_impossible_counts(arguments):
+    with pytest.raises(ValueError, match="expected 0 <= correct <= count"):
+        wilson_interval(*arguments)
+
+
+def test_an_empty_cell_has_no_accuracy():
+    assert Cell.of(np.zeros(0, dtype=bool)).to_dict() == {
+        "n": 0,
+        "correct": 0,
+        "accuracy": None,
+        "low": None,
+        "high": None,
+    }
+
+
+@pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
+def test_overall_metrics_agree_with_plain_loops(tmp_path, data, task):
+    found = evaluated(tmp_path, data)["overall"][task.name]
+    pairs = answers(data, task)
+    recalls, scores = [], []
+    for name in task.classes:
+        hits = sum(true == best == name for true, best in pairs)
+        wanted = sum(true == name for true, _ in pairs)
+        given = sum(best == name for _, best in pairs)
+        recalls.append(hits / wanted)
+        scores.append(2 * hits / (wanted + given))
+    correct = sum(true == best for true, best in pairs)
+    assert (found["n"], found["correct"]) == (len(pairs), correct)
+    assert found["accuracy"] == round(correct / len(pairs), 6)
+    assert found["balanced_accuracy"] == round(sum(recalls) / len(recalls), 6)
+    assert found["macro_f1"] == round(sum(scores) / len(scores), 6)
+
+
+def test_results_on_service_test_rows_count_only_those(tmp_path, data):
+    report = evaluated(tmp_path, data)
+    for task in TASKS:
+        pairs = [p for p, m in zip(answers(data, task), data["service_test"], strict=True) if m]
+        assert report["service_test"][task.name]["n"] == len(pairs) < 400
+        assert report["service_test"][task.name]["correct"] == sum(a == b for a, b in pairs)
+
+
+def test_a_table_without_service_test_rows_has_null_results_there(tmp_path, data):
+    data["service_test"] = [False] * 400
+    found = evaluated(tmp_path, data)["service_test"]["age"]
+    assert found["n"] == 0
+    assert found["accuracy"] is found["balanced_accuracy"] is found["macro_f1"] is None
+
+
+@pytest.mark.parametrize(
+    ("number", "task", "down", "across"),
+    [("4.1", GENDER, AGE, RACE), ("4.2", AGE, GENDER, RACE), ("4.3", RACE, GENDER, AGE)],
+)
+def test_the_reports_tables_agree_with_plain_loops(tmp_path, data, number, task, down, across):
+    found = evaluated(tmp_path, data)["subgroups"][number]
+    assert found["task"] == task.name
+    assert found["rows"] == {"task": down.name, "classes": list(down.classes)}
+    assert found["columns"] == {"task": across.name, "classes": list(across.classes)}
+    pairs = answers(data, task)
+    for i, row in enumerate(down.classes):
+        for j, column in enumerate(across.classes):
+            group = [
+                true == best
+                for k, (true, best) in enumerate(pairs)
+                if data[f"{down.name}_true"][k] == row and data[f"{across.name}_true"][k] == column
+            ]
+            cell = found["cells"][i][j]
+            assert (cell["n"], cell["correct"]) == (len(group), sum(group))
+            if group:
+                low, high = binomtest(sum(group), len(group)).proportion_ci(method="wilson")
+                assert cell["low"] == pytest.approx(low, abs=1e-6)
+                assert cell["high"] == pytest.approx(high, abs=1e-6)
+
+
+def test_confusion_counts_have_labels_down_and_predictions_across(tmp_path, data):
+    report = evaluated(tmp_path, data)
+    genders = data["gender_true"]
+    for task in TASKS:
+        groups = {"overall": (report["confusion"]["overall"], range(400))}
+        for name in GENDER.classes if task is not GENDER else ():
+            rows = [k for k in range(400) if genders[k] == name]
+            groups[name] = (report["confusion"]["by_gender"][name], rows)
+        pairs = answers(data, task)
+        for matrices, rows in groups.values():
+            chosen = [pairs[k] for k in rows]
+            assert matrices[task.name]["classes"] == list(task.classes)
+            assert matrices[task.name]["counts"] == [
+                [chosen.count((true, best)) for best in task.classes] for true in task.classes
+            ]
+
+
+def test_a_gender_without_faces_has_a_confusion_matrix_of_zeros(tmp_path, data):
+    data["gender_true"] = ["Male"] * 400
+    found = evaluated(tmp_path, data)["confusion"]["by_gender"]["Female"]["race"]["counts"]
+    assert found == [[0] * 7] * 7
+
+
+def test_recall_by_class_counts_the_faces_of_that_label(tmp_path, data):
+    found = evaluated(tmp_path, data)["per_class"]["age"]
+    pairs = answers(data, AGE)
+    assert [(entry["class"], entry["n"], entry["correct"]) for entry in found] == [
+        (name, sum(t == name for t, _ in pairs), sum(t == b == name for t, b in pairs))
+        for name in AGE.classes
+    ]
+
+
+def test_calibration_error_agrees_with_a_hand_count():
+    # Two faces at 0.95, one of them right; two at 0.65, both right: (0.45 + 0.35) / 2.
+    top = np.array([0.95, 0.95, 0.65, 0.65])
+    found = calibration(np.stack([top, 1 - top], axis=1), np.array([0, 1, 0, 0]))
+    assert found["expected_calibration_error"] == pytest.approx(0.4)
+    assert [(b["n"], b["accuracy"]) for b in found["reliability"] if b["n"]] == [(2, 1.0), (2, 0.5)]
+
+
+def test_calibration_error_agrees_with_plain_loops(data):
+    values = np.stack([data[f"race:{name}"] for name in RACE.classes], axis=1).astype(float)
+    true = np.array([RACE.classes.index(name) for name in data["race_true"]])
+    bins = {}
+    for row, label in zip(values.tolist(), true.tolist(), strict=True):
+        top = max(row)
+        bins.setdefault(math.ceil(top * 15), []).append((top, row.index(top) == label))
+    expected = sum(abs(sum(p for p, _ in b) - sum(c for _, c in b)) for b in bins.values()) / 400
+    found = calibration(values, true)
+    assert found["expected_calibration_error"] == pytest.approx(expected)
+    assert sum(b["n"] for b in found["reliability"]) == 400
+
+
+def test_certain_and_right_predictions_are_perfectly_calibrated_and_in_the_last_bin():
+    found = calibration(np.eye(2), np.array([0, 1]))
+    assert found["expected_calibration_error"] == 0.0
+    assert found["reliability"][-1]["n"] == 2
+
+
+def test_equal_probabilities_mean_the_first_class():
+    half = np.full((1, 2), 0.5)
+    predictions = Predictions(np.array([False]), {"gender": np.array([0])}, {"gender": half}, {})
+    assert predictions.predicted(GENDER).tolist() == [0]
+
+
+def test_the_report_compares_with_the_reports_own_accuracies(tmp_path, data):
+    report = evaluated(tmp_path, data)
+    found = report["report_comparison"]
+    assert found["rows"] == 10_954
+    assert {n: v["report"] for n, v in found["accuracy"].items()} == {
+        "gender": 0.8735,
+        "age": 0.5083,
+        "race": 0.5933,
+    }
+    for name, values in found["accuracy"].items():
+        assert values["here"] == report["overall"][name]["accuracy"]
+        assert values["difference"] == pytest.approx(values["here"] - values["report"], abs=2e-6)
+
+
+def test_metadata_is_passed_through_unrounded(tmp_path, data):
+    report = evaluated(tmp_path, data)
+    assert report["schema"] == 1
+    assert report["training"] == TRAINING
+    assert report["weights_sha256"] == "ab" * 32
+    assert report["dataset"]["rows"] == 400
+
+
+def test_evaluating_twice_writes_the_same_bytes(tmp_path, data):
+    source = store(tmp_path / "p.parquet", data)
+    outputs = [tmp_path / "a.json", tmp_path / "new" / "b.json"]
+    for output in outputs:
+        assert main(["evaluate", str(source), "--output", str(output)]) == 0
+    assert outputs[0].read_bytes() == outputs[1].read_bytes()
+    assert json.loads(outputs[0].read_text(encoding="utf-8"))["overall"]["gender"]["n"] == 400
+
+
+def spoil(data, column, row, value):
+    data[column] = list(data[column])
+    data[column][row] = value
+
+
+@pytest.mark.parametrize(
+    ("column", "row", "value", "message"),
+    [
+        ("race:White", 5, math.nan, "'race' are not all finite in 1 rows, first in line 5"),
+        ("age:0-2", 6, -0.25, "'age' do not all lie in 0 to 1"),
+        ("gender:Male", 7, 0.99999, "'gender' do not sum to 1.*'8.jpg'"),
+        ("race_true", 8, "Martian", "'race_true': 'Martian' is not a class of 'race'"),
+        ("race_true", 8, None, r"\['race_true'\] have missing values"),
+        ("row", 9, 0, "'row' must be unique, 1 values"),
+        ("file", 9, "1.jpg", "'file' must be unique"),
+    ],
+)
+def test_a_spoilt_value_is_named(tmp_path, data, column, row, value, message):
+    data["gender:Male"][7] = 0.25
+    data["gender:Female"][7] = 0.75
+    spoil(data, column, row, value)
+    with pytest.raises(TableError, match=message):
+        read_predictions(store(tmp_path / "p.parquet", data))
+
+
+def test_missing_and_unknown_columns_are_named(tmp_path, data):
+    data["race:Martian"] = data["race:White"]
+    with pytest.raises(TableError, match=r"\['race:Martian'\] belong to no class"):
+        read_predictions(store(tmp_path / "p.parquet", data))
+    del data["race:White"]
+    with pytest.raises(TableError, match=r"\['race:White'\] are missing"):
+        read_predictions(store(tmp_path / "p.parquet", data))
+
+
+def test_metadata_that_is_absent_or_does_not_fit_is_refused(tmp_path, data):
+    path = tmp_path / "p.parquet"
+    pq.write_table(table(data).replace_schema_metadata(None), path)
+    with pytest.raises(TableError, match="no key 'faceattr'.*python -m train predict"):
+        read_predictions(path)
+    with pytest.raises(TableError, match=r"'config' lacks \['training'\]"):
+        read_predictions(store(path, data, config={}))
+    facts = {"id": "x", "config": "0.25", "split": "validation", "revision": None, "rows": 401}
+    with pytest.raises(TableError, match="says 401 rows, the table holds 400"):
+        read_predictions(store(path, data, dataset=facts))
+
+
+def test_a_file_that_is_no_parquet_is_an_error_without_a_traceback(tmp_path, capsys):
+    path = tmp_path / "p.parquet"
+    path.write_bytes(b"not a table")
+    assert main(["evaluate", str(path), "--output", str(tmp_path / "r.json")]) == 1
+    assert "p.parquet is no table of predictions" in capsys.readouterr().err
+    assert not (tmp_path / "r.json").exists()

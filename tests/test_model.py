@@ -1,0 +1,195 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from faceattr.errors import WeightsError
+from faceattr.hub import find_weights, load_model
+from faceattr.labels import RACE, TASKS
+from faceattr.model import LightweightMTLNet224, ModelConfig
+from faceattr.preprocessing import Preprocessing
+
+TINY = ModelConfig(
+    widths=(4, 4, 4, 8, 8, 8, 8), hidden=8, preprocessing=Preprocessing(image_size=32)
+)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    torch.manual_seed(0)
+    LightweightMTLNet224(TINY).save_pretrained(tmp_path / "tiny")
+    return tmp_path / "tiny"
+
+
+def edit_config(folder, **changes):
+    path = folder / "config.json"
+    values = json.loads(path.read_text())
+    values.update(changes)
+    path.write_text(json.dumps(values))
+
+
+def edit_weights(folder, edit):
+    state = load_file(folder / "model.safetensors")
+    edit(state)
+    save_file(state, folder / "model.safetensors")
+
+
+class ReportNet(nn.Module):
+    """The report's listing 6.1, as an independent oracle."""
+
+    def __init__(self):
+        super().__init__()
+        shapes = [(3, 64, 2), (64, 128, 1), (128, 128, 2), (128, 256, 1)]
+        shapes += [(256, 256, 2), (256, 512, 1), (512, 512, 2)]
+        self.blocks = nn.ModuleList()
+        for inside, outside, stride in shapes:
+            depthwise = nn.Conv2d(inside, inside, 3, stride, 1, groups=inside, bias=False)
+            pointwise = nn.Conv2d(inside, outside, 1, bias=False)
+            self.blocks.append(nn.Sequential(depthwise, pointwise, nn.BatchNorm2d(outside)))
+        self.fc = nn.Linear(512, 256)
+        self.gender_fc = nn.Linear(256, 2)
+        self.age_fc = nn.Linear(256, 9)
+        self.ethnicity_fc = nn.Linear(256, 7)
+
+    def forward(self, x):
+        for block in self.blocks:
+            x = F.relu(block(x))
+        x = F.relu(self.fc(torch.flatten(F.adaptive_avg_pool2d(x, 1), 1)))
+        return self.gender_fc(x), self.age_fc(x), self.ethnicity_fc(x)
+
+
+def test_has_the_reports_number_of_parameters():
+    assert sum(p.numel() for p in LightweightMTLNet224().parameters()) == 668077
+
+
+def test_computes_what_the_reports_listing_computes():
+    torch.manual_seed(1)
+    ours, listing = LightweightMTLNet224().eval(), ReportNet().eval()
+    values = iter(list(listing.state_dict().values()))
+    ours.load_state_dict({key: next(values) for key in ours.state_dict()})
+    x = torch.randn(2, 3, 224, 224)
+    with torch.inference_mode():
+        answers, expected = ours(x), listing(x)
+    assert list(answers) == ["gender", "age", "race"]
+    for answer, wanted in zip(answers.values(), expected, strict=True):
+        torch.testing.assert_close(answer, wanted, rtol=0, atol=0)
+
+
+def test_saved_and_loaded_weights_give_the_same_logits(folder):
+    torch.manual_seed(0)
+    before = LightweightMTLNet224(TINY).eval()
+    after = LightweightMTLNet224.from_pretrained(folder)
+    x = torch.randn(3, 3, 32, 32)
+    with torch.inference_mode():
+        for name, logits in before(x).items():
+            assert torch.equal(logits, after(x)[name])
+    assert after.config == TINY
+    assert not after.training
+
+
+def test_probabilities_use_the_temperature_and_our_class_order():
+    swapped = tuple(reversed(RACE.classes))
+    classes = {**TINY.classes, "race": swapped}
+    temperatures = {"gender": 1.0, "age": 1.0, "race": 2.5}
+    model = LightweightMTLNet224(TINY.replace(classes=classes, temperatures=temperatures)).eval()
+    x = torch.randn(2, 3, 32, 32)
+    with torch.inference_mode():
+        logits = model(x)["race"].numpy().astype(np.float64)
+        found = model.probabilities(x)["race"].numpy()
+    expected = np.exp(logits / 2.5)
+    expected = (expected / expected.sum(1, keepdims=True))[:, ::-1]
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda s: s.pop("fc.bias"), "missing.*fc.bias"),
+        (lambda s: s.update(extra=torch.zeros(1)), "unexpected.*extra"),
+        (lambda s: s.update({"fc.bias": torch.zeros(3)}), r"fc.bias: expected \(8,\), came \(3,\)"),
+    ],
+)
+def test_weights_that_do_not_fit_are_named(folder, edit, message):
+    edit_weights(folder, edit)
+    with pytest.raises(WeightsError, match=message):
+        load_model(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"colour": "blue"}, "unknown config keys.*colour"),
+        ({"architecture": "ResNet"}, "unknown architecture 'ResNet'"),
+        ({"widths": [1, 2]}, "seven positive widths"),
+        ({"hidden": "many"}, "wrong type"),
+        ({"temperatures": {"gender": 1.0}}, "temperatures: expected the tasks"),
+        ({"temperatures": {"gender": 0.0, "age": 1, "race": 1}}, "above zero"),
+        ({"preprocessing": {"image_size": 32}}, "preprocessing: expected the keys"),
+    ],
+)
+def test_a_config_that_is_not_ours_is_refused(folder, changes, message):
+    edit_config(folder, **changes)
+    with pytest.raises(WeightsError, match=message):
+        load_model(folder)
+
+
+def test_unknown_class_names_are_refused(folder):
+    classes = {task.name: list(task.classes) for task in TASKS}
+    classes["race"][0] = "Martian"
+    edit_config(folder, classes=classes)
+    with pytest.raises(WeightsError, match="'race'.*Martian"):
+        load_model(folder)
+
+
+def test_a_missing_class_is_refused(folder):
+    classes = {task.name: list(task.classes) for task in TASKS}
+    classes["age"].pop()
+    edit_config(folder, classes=classes)
+    with pytest.raises(WeightsError, match="more than 70.*missing"):
+        load_model(folder)
+
+
+def test_a_cut_off_weights_file_is_refused(folder):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(WeightsError, match="damaged"):
+        load_model(folder)
+
+
+def test_a_folder_without_weights_names_the_file(tmp_path):
+    with pytest.raises(WeightsError, match=r"config.json is missing"):
+        load_model(tmp_path)
+
+
+def test_a_revision_for_local_weights_is_refused(folder):
+    with pytest.raises(WeightsError, match="is local"):
+        load_model(folder, revision="main")
+
+
+def test_a_name_that_is_no_hub_id_is_refused():
+    with pytest.raises(WeightsError, match="neither a folder here nor a Hub id"):
+        load_model("no/such/folder")
+
+
+def test_bundled_weights_load_and_know_their_run():
+    model = load_model()
+    assert isinstance(model, LightweightMTLNet224)
+    assert find_weights().weights.stat().st_size < 3_000_000
+    assert model.config.training["recipe"] in {"ours", "report"}
+
+
+def test_bundled_weights_give_the_stored_logits():
+    """A golden point: fails when network code, weights or preprocessing drift apart."""
+    golden = json.loads((find_weights().config.parent / "golden.json").read_text())
+    side = load_model().config.preprocessing.image_size
+    ramp = np.add.outer(np.arange(side), np.arange(side)) % 256
+    chip = np.stack([ramp, ramp[::-1], 255 - ramp], 2).astype(np.uint8)
+    model = load_model()
+    with torch.inference_mode():
+        logits = model(model.config.preprocessing.to_tensor([chip]))
+    for name, values in golden["logits"].items():
+        np.testing.assert_allclose(logits[name][0].numpy(), values, atol=1e-4)

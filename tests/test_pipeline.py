@@ -1,0 +1,180 @@
+import io
+import json
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from faceattr.detection import load_detector
+from PIL import Image
+
+from faceattr.__main__ import main
+from faceattr.errors import FaceAttrError, ImageDecodeError
+from faceattr.labels import TASKS
+from faceattr.model import LightweightMTLNet224, ModelConfig
+from faceattr.pipeline import FacePipeline
+from faceattr.preprocessing import Preprocessing
+from faceattr.results import Detection, FaceBox
+
+TINY = ModelConfig(
+    widths=(4, 4, 4, 8, 8, 8, 8), hidden=8, preprocessing=Preprocessing(image_size=32)
+)
+
+
+class CornerDetector:
+    """Finds one face in the left upper corner of each picture wider than 100 pixels."""
+
+    name = "corner"
+
+    def detect(self, image):
+        if image.shape[1] <= 100:
+            return []
+        box = FaceBox(10, 10, 60, 60)
+        points = ((28.0, 33.0), (52.0, 33.0), (40.0, 46.0), (31.0, 58.0), (49.0, 58.0))
+        return [Detection(box, 0.9, points, self.name)]
+
+
+@pytest.fixture
+def pipeline():
+    torch.manual_seed(0)
+    return FacePipeline(LightweightMTLNet224(TINY), CornerDetector())
+
+
+def picture(width=160, height=120, seed=0):
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+
+
+def test_a_face_has_everything_the_api_promises(pipeline):
+    (face,) = pipeline(picture())
+    assert face.box == FaceBox(10, 10, 60, 60)
+    assert (face.score, face.detector) == (0.9, "corner")
+    assert face.crop.shape == (224, 224, 3)
+    for task in TASKS:
+        attribute = getattr(face, task.name)
+        assert list(attribute.probabilities) == list(task.classes)
+        assert sum(attribute.probabilities.values()) == pytest.approx(1, abs=1e-5)
+        assert attribute.probability == attribute.probabilities[attribute.label]
+
+
+def test_no_face_is_an_empty_list(pipeline):
+    assert pipeline(picture(width=80)) == []
+
+
+def test_a_batch_gives_each_picture_its_own_answer(pipeline):
+    pictures = [picture(seed=s, width=w) for s, w in enumerate((160, 80, 200, 160))]
+    together = pipeline.predict_batch(pictures)
+    assert [len(faces) for faces in together] == [1, 0, 1, 1]
+    for alone, faces in zip(map(pipeline, pictures), together, strict=True):
+        for one, other in zip(alone, faces, strict=True):
+            assert np.array_equal(one.crop, other.crop)
+            assert one.race.probability == pytest.approx(other.race.probability, abs=1e-6)
+
+
+def test_more_faces_than_one_chunk_keep_their_order(pipeline):
+    chips = [picture(64, 64, seed) for seed in range(37)]
+    together = [face.age.probability for face in pipeline.classify_crops(chips)]
+    alone = [pipeline.classify_crops([chip])[0].age.probability for chip in chips]
+    np.testing.assert_allclose(together, alone, atol=1e-6)
+
+
+def test_a_chip_is_classified_as_training_saw_it(pipeline):
+    chip = picture(224, 224)
+    (face,) = pipeline.classify_crops([chip])
+    with torch.inference_mode():
+        batch = pipeline.model.config.preprocessing.to_tensor([chip])
+        expected = pipeline.model.probabilities(batch)["age"][0]
+    np.testing.assert_allclose(list(face.age.probabilities.values()), expected, atol=1e-6)
+    assert (face.box, face.score) == (FaceBox(0, 0, 224, 224), None)
+
+
+def test_a_chip_that_is_not_square_is_padded_with_its_edge(pipeline):
+    (face,) = pipeline.classify_crops([picture(60, 100)])
+    assert face.crop.shape == (100, 100, 3)
+    assert np.array_equal(face.crop[:, 0], face.crop[:, 20])
+    assert np.array_equal(face.crop[:, 20:80], picture(60, 100))
+
+
+def test_a_bad_picture_of_a_batch_is_numbered(pipeline):
+    with pytest.raises(ImageDecodeError, match="picture 2 of 2"):
+        pipeline.predict_batch([picture(), b"not a picture"])
+
+
+def test_every_way_in_gives_the_same_answer(pipeline, tmp_path):
+    image = picture()
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG")
+    path = tmp_path / "photo.png"
+    path.write_bytes(buffer.getvalue())
+    sources = [image, Image.fromarray(image), buffer.getvalue(), path, str(path)]
+    answers = {json.dumps(pipeline(source)[0].to_dict()) for source in sources}
+    assert len(answers) == 1
+
+
+def test_an_unknown_detector_is_refused():
+    with pytest.raises(FaceAttrError, match="retina"):
+        load_detector("retina")
+
+
+def test_bundled_weights_read_real_chips(fairface_dir):
+    """About nine in ten perceived genders of real validation rows; chance is five in ten."""
+    from itertools import islice
+
+    from train.samples import Rows, Source
+
+    rows = list(islice(Rows(Source(str(fairface_dir)), "validation").in_order(), 100))
+    pipeline = FacePipeline.from_pretrained(detector="haar")
+    faces = pipeline.classify_crops([row.image for row in rows])
+    right = [
+        TASKS[0].classes[row.targets[0]] == f.gender.label
+        for row, f in zip(rows, faces, strict=True)
+    ]
+    assert np.mean(right) > 0.8
+
+
+@pytest.fixture
+def photos(tmp_path):
+    for name in ("one.png", "two.png"):
+        Image.fromarray(picture(seed=len(name))).save(tmp_path / name)
+    (tmp_path / "bad.jpg").write_bytes(b"this is no picture")
+    return tmp_path
+
+
+def test_command_line_goes_on_after_a_bad_file(photos, capsys):
+    names = [str(photos / n) for n in ("one.png", "bad.jpg", "two.png")]
+    status = main(["--json", "--detector", "none", *names])
+    out, err = capsys.readouterr()
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert status == 1
+    assert [line["photo"] for line in lines] == names
+    assert [len(line.get("faces", [])) for line in lines] == [1, 0, 1]
+    assert "bad.jpg" in lines[1]["error"]
+    assert "bad.jpg" in err
+
+
+def test_command_line_prints_a_table_and_saves_boxes(photos, capsys):
+    folder = photos / "boxes"
+    status = main(["--detector", "none", "--save-annotated", str(folder), str(photos / "one.png")])
+    out = capsys.readouterr().out
+    assert status == 0
+    assert "one.png: 1 face" in out
+    assert "%" in out
+    assert Image.open(folder / "001-one.png").size == (160, 120)
+
+
+def test_command_line_says_what_is_wrong_with_a_model(photos, capsys):
+    assert main(["--model", str(photos), str(photos / "one.png")]) == 2
+    assert "config.json is missing" in capsys.readouterr().err
+
+
+def test_group_photos_give_one_result_a_face(photos_dir, yunet_path, monkeypatch):
+    monkeypatch.setenv("FACEATTR_YUNET", str(yunet_path))
+    pipeline = FacePipeline.from_pretrained()
+    boxes = json.loads((photos_dir / "boxes.json").read_text())
+    results = pipeline.predict_batch([photos_dir / name for name in boxes])
+    assert [len(faces) for faces in results] == [len(labelled) for labelled in boxes.values()]
+    for faces in results:
+        areas = [face.box.area for face in faces]
+        assert areas == sorted(areas, reverse=True)
+        assert all(face.detector == "yunet" and face.landmarks for face in faces)

@@ -1,0 +1,103 @@
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from synthetic import HUB_CLASSES
+
+from faceattr import labels
+from faceattr.preprocessing import resize_chip
+from train.batches import MemoryRows, chunked, decode_row
+from train.samples import (
+    HOLDOUT_UP_TO,
+    DataError,
+    Rows,
+    Source,
+    count_rows,
+    in_holdout,
+    shuffle_buffered,
+)
+
+
+@pytest.fixture
+def source(tiny_fairface):
+    return Source(str(tiny_fairface))
+
+
+def test_holdout_has_two_thousand_rows_of_the_whole_training_split():
+    assert sum(in_holdout(f"{n}.jpg") for n in range(1, 86_745)) == 2_000
+    assert not in_holdout(f"{HOLDOUT_UP_TO + 20}.jpg")
+
+
+def test_a_file_name_that_is_no_number_is_refused():
+    with pytest.raises(DataError, match=r"numbered pictures.*'face\.jpg'"):
+        in_holdout("face.jpg")
+
+
+def test_parts_divide_the_training_split(source):
+    train = [row.file for row in Rows(source, "train").in_order()]
+    holdout = [row.file for row in Rows(source, "holdout").in_order()]
+    assert holdout == [f"{n}.jpg" for n in range(20, 121, 20)]
+    assert sorted(train + holdout) == sorted(f"{n}.jpg" for n in range(1, 121))
+    assert [count_rows(source, p) for p in ("train", "holdout", "validation")] == [114, 6, 30]
+
+
+def test_labels_are_mapped_by_name(source, tiny_fairface):
+    stored = pq.read_table(sorted((tiny_fairface / "0.25").glob("validation-*")))
+    for row, raw in zip(Rows(source, "validation").in_order(), stored.to_pylist(), strict=True):
+        for target, task in zip(row.targets, labels.TASKS, strict=True):
+            assert task.classes[target] == HUB_CLASSES[task.name][raw[task.name]]
+        assert row.image == raw["image"]["bytes"]
+        assert row.service_test == raw["service_test"]
+
+
+def test_each_epoch_has_each_row_once_in_its_own_repeatable_order(source):
+    rows = Rows(source, "train")
+    orders = [[r.file for r in rows.shuffled(3, epoch, 32)] for epoch in (0, 0, 1)]
+    assert orders[0] == orders[1] != orders[2]
+    assert sorted(orders[0]) == sorted(orders[2]) == sorted(r.file for r in rows.in_order())
+
+
+def test_a_buffer_of_all_rows_shuffles_evenly():
+    rng = np.random.default_rng(0)
+    places = np.array([list(shuffle_buffered(range(10), 10, rng)).index(0) for _ in range(5_000)])
+    assert np.abs(np.bincount(places, minlength=10) / 5_000 - 0.1).max() < 0.02
+
+
+def test_memory_gives_the_streams_order_and_pixels(source):
+    stream, memory = Rows(source, "train"), MemoryRows(source, "train", 36)
+    for epoch in (0, 1):
+        pairs = zip(stream.shuffled(1, epoch, 16), memory.shuffled(1, epoch, 16), strict=True)
+        for streamed, kept in pairs:
+            assert (streamed.file, streamed.targets) == (kept.file, kept.targets)
+            assert np.array_equal(resize_chip(decode_row(streamed), 36), kept.image)
+
+
+def test_skipped_batches_are_those_already_done():
+    whole = list(chunked(range(23), 5))
+    assert whole == [list(range(i, i + 5)) for i in (0, 5, 10, 15)]
+    assert list(chunked(range(23), 5, skip=2)) == whole[2:]
+
+
+def test_a_row_that_does_not_decode_is_named(source):
+    row = next(Rows(source, "train").in_order())._replace(image=b"not a picture")
+    with pytest.raises(DataError, match=r"'1\.jpg'.*13 bytes"):
+        decode_row(row)
+
+
+def test_a_folder_that_is_no_data_set_is_refused(tmp_path):
+    with pytest.raises(DataError, match="cannot open split 'train'"):
+        Source(str(tmp_path)).stream("train")
+
+
+def test_real_rows_agree_with_the_label_files(fairface_dir):
+    expected = (fairface_dir / "labels" / "validation.csv").read_text().splitlines()[1:4]
+    for row, line in zip(
+        Rows(Source(str(fairface_dir)), "validation").in_order(), expected, strict=False
+    ):
+        file, age, gender, race, test = line.split(",")
+        names = [t.classes[i] for t, i in zip(labels.TASKS, row.targets, strict=True)]
+        assert (file, names, test) == (
+            f"val/{row.file}",
+            [gender, age, race],
+            str(row.service_test),
+        )
+        assert decode_row(row).shape == (224, 224, 3)
