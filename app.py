@@ -79,25 +79,25 @@ faces are larger than about 30 pixels, mostly turned to the camera, and not stro
 </div>"""
 
 
-class Picture(gr.Image):
-    """`gr.Image` that hands over the uploaded file untouched.
+def uploaded(payload: ImageData | None) -> str | bytes | None:
+    """Path of an upload, or the bytes of a `data:` URL, in place of `gr.Image.preprocess`.
 
     Gradio's own decoding gives wrong pixels for some files and opens them before any limit is
-    checked; `decode_image` does both properly.
+    checked; `decode_image` does both properly. Gradio has checked before that the path lies in
+    its own folder of uploads.
+
+    Raises:
+        gr.Error: when the `data:` URL is not valid base64.
     """
-
-    is_template = True
-
-    def preprocess(self, payload: ImageData | None) -> str | bytes | None:
-        """Path of the upload, the bytes of a `data:` URL, or None."""
-        if payload is None:
-            return None
-        if payload.url and payload.url.startswith("data:"):
-            try:
-                return base64.b64decode(payload.url.partition(",")[2], validate=True)
-            except binascii.Error as error:
-                raise gr.Error("the data: URL is not valid base64") from error
-        return payload.path
+    if payload is None:
+        return None
+    if payload.url and payload.url.startswith("data:"):
+        try:
+            return base64.b64decode(payload.url.partition(",")[2], validate=True)
+        except binascii.Error as error:
+            raise gr.Error("the data: URL is not valid base64") from error
+    path: str | None = payload.path
+    return path
 
 
 def _decode(picture: str | bytes | None) -> NDArray[np.uint8]:
@@ -229,13 +229,14 @@ def build_demo(pipeline: FacePipeline, note: str | None = None) -> gr.Blocks:
         gr.Markdown(INTRO)
         with gr.Row():
             with gr.Column(scale=1, min_width=320):
-                picture = Picture(
+                picture = gr.Image(
                     label="Your photo",
                     sources=["upload", "webcam", "clipboard"],
                     type="filepath",
                     image_mode=None,
                     height=360,
                 )
+                picture.preprocess = uploaded
                 button = gr.Button("Find faces", variant="primary")
             with gr.Column(scale=2, min_width=320):
                 result = gr.HTML(elem_id="result", min_height=120)

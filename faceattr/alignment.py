@@ -2,7 +2,7 @@
 
 FairFace's pictures are chips: the face upright, its landmarks near fixed places, a margin around
 it. What stands here as a fraction of the chip's side was measured on the first 1,000 validation
-chips (margin 0.25) by `python scripts/measure_detection.py --chips DATASET_DIR`, as medians.
+chips (margin 0.25) by `python -m scripts.measure_detection --chips DATASET_DIR`, as medians.
 Coordinates are continuous: a pixel's left edge is an integer, its centre lies half a pixel on.
 """
 
@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from faceattr.images import require_rgb
 from faceattr.results import LANDMARKS, Detection, FaceBox
 
 CHIP_SIDE = 224
@@ -49,10 +50,7 @@ def align_face(
     Returns:
         RGB uint8 `(size, size, 3)`.
     """
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
-        raise ValueError(
-            f"expected a uint8 image (H, W, 3), came shape {image.shape} and dtype {image.dtype}"
-        )
+    require_rgb(image)
     if detection.landmarks is None:
         matrix = box_transform(detection.box)
     else:

@@ -39,8 +39,7 @@ def annotate(
         right, bottom = left + box.width * scale, top + box.height * scale
         draw.rectangle((left, top, right, bottom), outline=_INK, width=line + 2)
         draw.rectangle((left, top, right, bottom), outline=_COLOUR, width=line)
-        size = float(np.clip((right - left) * 0.3, 12, 28))
-        font = ImageFont.load_default(size)
+        font = ImageFont.load_default(float(np.clip((right - left) * 0.3, 12, 28)))
         x, y = max(0.0, left), max(0.0, top)
         tag = draw.textbbox((x + 3, y + 1), str(number), font=font)
         draw.rectangle((x, y, tag[2] + 3, tag[3] + 3), fill=_COLOUR)

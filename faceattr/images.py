@@ -88,6 +88,18 @@ def decode_image(
         return np.array(_to_rgb(_upright(image), name), dtype=np.uint8, order="C")
 
 
+def require_rgb(image: NDArray[Any]) -> None:
+    """Refuse what is not a picture as `decode_image` returns it.
+
+    Raises:
+        ValueError: unless the array is uint8 `(H, W, 3)` with at least one pixel.
+    """
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
+        raise ValueError(
+            f"expected a uint8 image (H, W, 3), came shape {image.shape} and dtype {image.dtype}"
+        )
+
+
 def _shown_name(path: str | os.PathLike[str]) -> str:
     """The file's own name for a message; folders of a server are nobody's business."""
     name = Path(os.fsdecode(path)).name
@@ -204,7 +216,8 @@ def _from_array(array: NDArray[Any], max_pixels: int) -> Image.Image:
 
 def _to_8_bits(values: NDArray[Any], white: int) -> NDArray[np.uint8]:
     """Scale 0..`white` to 0..255, to the nearest."""
-    return np.rint(values.astype(np.float32) * np.float32(255 / white)).astype(np.uint8)
+    scaled: NDArray[np.uint8] = np.rint(values.astype(np.float64) * (255 / white)).astype(np.uint8)
+    return scaled
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -222,6 +235,8 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     """Any mode → RGB, transparent parts on white."""
     if image.mode.startswith("I") or image.mode == "F":
         image = _deep_to_grey(image, name)
+    if image.mode == "La":
+        image = image.convert("LA")
     if image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image.convert("RGBA"))

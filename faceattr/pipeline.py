@@ -54,7 +54,7 @@ class FacePipeline:
         device: str | torch.device | None = None,
     ) -> None:
         self.device = torch.device(device or "cpu")
-        self.model = model.eval().to(self.device, memory_format=torch.channels_last)
+        self.model = model.eval().to(self.device).to(memory_format=torch.channels_last)
         self.detector = detector
         status: DetectorStatus | None = getattr(detector, "status", None)
         self.info = PipelineInfo(
@@ -119,7 +119,8 @@ class FacePipeline:
         rows = iter(self._classify(crops))
         remaining = iter(crops)
         return [
-            [self._result(face, next(remaining), next(rows)) for face in faces] for faces in found
+            [_result(face.box, face, next(remaining), next(rows)) for face in faces]
+            for faces in found
         ]
 
     def classify_crops(self, crops: Sequence[ImageSource]) -> list[FaceResult]:
@@ -158,10 +159,6 @@ class FacePipeline:
                     )
                 )
         return rows
-
-    @staticmethod
-    def _result(face: Detection, crop: NDArray[np.uint8], row: tuple[Attribute, ...]) -> FaceResult:
-        return _result(face.box, face, crop, row)
 
 
 def _square(chip: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -120,6 +120,7 @@ def test_no_placeholder_or_missing_value_is_left_in_the_card(report):
     assert not re.search(r"\{\{|\{%|\bNone\b|\bnan\b|Undefined", text)
     assert 'from_pretrained("someone/faces")' in text
     assert not re.search(r"\n{4,}|[ \t]\n", text)
+    assert text.endswith("do not edit.\n")
 
 
 def test_the_template_holds_no_measured_number():

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -86,6 +88,30 @@ def test_a_row_that_does_not_decode_is_named(source):
 def test_a_folder_that_is_no_data_set_is_refused(tmp_path):
     with pytest.raises(DataError, match="cannot open split 'train'"):
         Source(str(tmp_path)).stream("train")
+
+
+def test_a_hub_data_set_is_pinned_to_its_commit(monkeypatch):
+    asked = []
+
+    def dataset_info(self, repo_id, revision=None):
+        asked.append((repo_id, revision))
+        return SimpleNamespace(sha="c" * 40)
+
+    monkeypatch.setattr("train.samples.HfApi.dataset_info", dataset_info)
+    pinned = Source("user/faces").pinned()
+    assert pinned.revision == "c" * 40
+    assert asked == [("user/faces", None)]
+    assert pinned.describe("train", 5)["revision"] == "c" * 40
+
+
+def test_a_local_folder_has_no_revision(source):
+    assert source.pinned() == source
+    assert "/" not in str(source.describe("train", 5)["id"])
+
+
+def test_a_name_that_is_nowhere_is_refused():
+    with pytest.raises(DataError, match="no folder here"):
+        Source("not/a/data/set").pinned()
 
 
 def test_real_rows_agree_with_the_label_files(fairface_dir):

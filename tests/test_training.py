@@ -208,7 +208,7 @@ def test_average_starts_fast_and_slows_to_its_decay():
         average.update_parameters(layer)
         weight = min(0.9, (1 + step) / (10 + step))
         expected = float(step) if expected is None else weight * expected + (1 - weight) * step
-    assert float(average.module.weight) == pytest.approx(expected, rel=1e-5)
+    assert float(average.module.weight.detach()) == pytest.approx(expected, rel=1e-5)
 
 
 def test_temperature_undoes_overconfidence():

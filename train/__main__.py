@@ -7,6 +7,8 @@ import importlib
 import logging
 import sys
 
+from faceattr.errors import FaceAttrError
+
 COMMANDS = {
     "fit": ("train.fit", "train a network by a recipe"),
     "predict": ("train.predict", "weights -> one row of probabilities per face"),
@@ -27,7 +29,8 @@ def main(argv: list[str] | None = None) -> int:
     chosen = parser.parse_known_args(arguments[:1])[0].command
     module = importlib.import_module(COMMANDS[chosen][0])
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    logging.getLogger("httpx2").setLevel(logging.WARNING)
+    for noisy in ("httpx", "httpx2", "huggingface_hub"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
     command = argparse.ArgumentParser(
         prog=f"python -m train {chosen}",
         description=module.__doc__,
@@ -37,7 +40,9 @@ def main(argv: list[str] | None = None) -> int:
     args = command.parse_args(arguments[1:])
     try:
         return int(module.run(args) or 0)
-    except (RuntimeError, ValueError, OSError) as error:
+    except BrokenPipeError:
+        return 0
+    except (FaceAttrError, RuntimeError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
 

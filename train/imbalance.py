@@ -116,6 +116,17 @@ def _flag(text: str) -> bool:
     return text == "True"
 
 
+def _canonical(row: Mapping[str, str | None], known: dict[tuple[str, str], str]) -> tuple[str, ...]:
+    """Canonical (age, gender, race) of a line; `known` remembers the spellings met so far."""
+    cell = []
+    for task in ATTRIBUTES:
+        key = (task.name, row[task.name] or "")
+        if key not in known:
+            known[key] = task.classes[task.index(key[1])]
+        cell.append(known[key])
+    return tuple(cell)
+
+
 def read_labels(path: Path) -> Labels:
     """Count the labels of a CSV file with the columns of `COLUMNS`.
 
@@ -123,6 +134,7 @@ def read_labels(path: Path) -> Labels:
         TableError: naming a missing column, or the line of an unknown label or repeated file.
     """
     joint: Counter[tuple[str, ...]] = Counter()
+    known: dict[tuple[str, str], str] = {}
     files: set[str] = set()
     marked = 0
     with path.open(newline="", encoding="utf-8") as stream:
@@ -131,7 +143,7 @@ def read_labels(path: Path) -> Labels:
             raise TableError(f"{path}: expected the columns {list(COLUMNS)}, {missing} missing")
         for row in reader:
             try:
-                joint[tuple(t.classes[t.index(row[t.name] or "")] for t in ATTRIBUTES)] += 1
+                joint[_canonical(row, known)] += 1
                 marked += _flag(row["service_test"])
             except (LabelError, TableError) as error:
                 raise TableError(f"{path}, line {reader.line_num}: {error}") from error

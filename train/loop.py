@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -120,8 +120,8 @@ class Trainer:
             hidden=recipe.hidden,
             preprocessing=Preprocessing(image_size=recipe.image_size),
         )
-        self.model = LightweightMTLNet224(config).to(
-            settings.device, memory_format=torch.channels_last
+        self.model = (
+            LightweightMTLNet224(config).to(settings.device).to(memory_format=torch.channels_last)
         )
         self.optimizer = make_optimizer(self.model, recipe)
         decay = recipe.ema_decay
@@ -148,9 +148,7 @@ class Trainer:
         """The weights that are evaluated and kept: the average where there is one."""
         if self.average is None:
             return self.model
-        module = self.average.module
-        assert isinstance(module, LightweightMTLNet224)
-        return module
+        return cast(LightweightMTLNet224, self.average.module)
 
     def _identity(self) -> dict[str, Any]:
         """What must not change between a checkpoint and its resumption."""

@@ -78,7 +78,7 @@ def predict(
     "faceattr" holds JSON: the weights' name and SHA-256, their config and the data set's facts.
     """
     files = find_weights(weights)
-    model = load_files(files).to(device, memory_format=torch.channels_last)
+    model = load_files(files).to(device).to(memory_format=torch.channels_last)
     total = count_rows(source, part)
     tables = []
     done = 0
@@ -120,8 +120,8 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def source_of(args: argparse.Namespace) -> Source:
-    """The data set that `add_data_arguments` describes."""
-    return Source(args.data, args.data_config, args.data_revision)
+    """The data set that `add_data_arguments` describes, at a fixed commit."""
+    return Source(args.data, args.data_config, args.data_revision).pinned()
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -7,12 +7,15 @@ shuffle buffer has to be saved.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+import httpx2
 import numpy as np
 from datasets import IterableDataset, load_dataset
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from numpy.typing import NDArray
 
 from faceattr import labels
@@ -67,12 +70,38 @@ class Source:
     Attributes:
         path: Hub id, or a local folder of the same layout.
         config: crop margin of the pictures, "0.25" or "1.25".
-        revision: commit of the Hub data set; None for a local folder.
+        revision: branch, tag or commit of the Hub data set; `pinned()` makes it a commit.
     """
 
     path: str = HUB_ID
     config: str = MARGIN
     revision: str | None = None
+
+    @property
+    def is_local(self) -> bool:
+        """Whether `path` is a folder here rather than a Hub id."""
+        return Path(self.path).is_dir()
+
+    def pinned(self) -> Source:
+        """The same source at a fixed commit: the Hub's newest one unless `revision` is given.
+
+        The commit is written into checkpoints and reports, and a run that goes on after the
+        data set has changed is refused.
+
+        Raises:
+            DataError: when the Hub cannot say which commit that is.
+        """
+        if self.is_local:
+            return replace(self, revision=None)
+        try:
+            commit = HfApi().dataset_info(self.path, revision=self.revision).sha
+        except (HfHubHTTPError, HFValidationError, OSError, httpx2.HTTPError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise DataError(
+                f"{self.path!r} is no folder here, and the Hub gave no commit of a data set of "
+                f"that name: {reason}; check the name, the revision and the connection"
+            ) from error
+        return replace(self, revision=commit)
 
     def stream(self, split: str, columns: list[str] | None = None) -> IterableDataset:
         """Open a split for streaming.
@@ -81,10 +110,14 @@ class Source:
             DataError: when it cannot be opened.
         """
         options = {} if columns is None else {"columns": columns}
-        revision = None if Path(self.path).is_dir() else self.revision
         try:
             return load_dataset(
-                self.path, self.config, split=split, streaming=True, revision=revision, **options
+                self.path,
+                self.config,
+                split=split,
+                streaming=True,
+                revision=self.revision,
+                **options,
             )
         except (OSError, ValueError) as error:
             raise DataError(
@@ -94,12 +127,11 @@ class Source:
 
     def describe(self, split: str, rows: int) -> dict[str, str | int | None]:
         """Facts for reports; a local folder is named by its last part only."""
-        local = Path(self.path).is_dir()
         return {
-            "id": Path(self.path).name if local else self.path,
+            "id": Path(self.path).name if self.is_local else self.path,
             "config": self.config,
             "split": split,
-            "revision": None if local else self.revision,
+            "revision": self.revision,
             "rows": rows,
         }
 
@@ -108,7 +140,7 @@ def count_rows(source: Source, part: Part) -> int:
     """Number of rows of a part, from one small column; pictures are not read."""
     split = "validation" if part == "validation" else "train"
     stream = source.stream(split, columns=["service_test"]).with_format("arrow")
-    total = sum(table.num_rows for table in stream.iter(batch_size=10_000))
+    total = sum(int(table.num_rows) for table in stream.iter(batch_size=10_000))
     if part == "validation":
         return total
     held = min(total, HOLDOUT_UP_TO) // HOLDOUT_EVERY
@@ -125,10 +157,10 @@ class Rows:
         self._stream = source.stream(self.split).decode(False)
         self._maps = []
         for task in labels.TASKS:
-            feature = (self._stream.features or {}).get(task.name)
-            if not hasattr(feature, "names"):
+            names = getattr((self._stream.features or {}).get(task.name), "names", None)
+            if names is None:
                 raise DataError(f"column {task.name!r} of {source.path!r} has no class names")
-            self._maps.append(task.indices(feature.names))
+            self._maps.append(task.indices(names))
 
     @property
     def shards(self) -> int:
@@ -141,14 +173,14 @@ class Rows:
         for table in shard.iter(batch_size=_READ_ROWS):
             yield from self._rows(table.to_pydict())
 
-    def _rows(self, columns: dict[str, list[object]]) -> Iterator[Row]:
+    def _rows(self, columns: dict[str, list[Any]]) -> Iterator[Row]:
         targets = [
-            [mapping[value] for value in columns[task.name]]  # type: ignore[index]
+            [mapping[value] for value in columns[task.name]]
             for task, mapping in zip(labels.TASKS, self._maps, strict=True)
         ]
         values = zip(columns["image"], zip(*targets, strict=True), strict=True)
         for (image, target), test in zip(values, columns["service_test"], strict=True):
-            file, data = image["path"], image["bytes"]  # type: ignore[index]
+            file, data = image["path"], image["bytes"]
             if self.part == "validation" or in_holdout(file) == (self.part == "holdout"):
                 yield Row(file, data, target, bool(test))
 

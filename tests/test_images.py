@@ -1,0 +1,378 @@
+"""Decoding: every source and mode, upright, limits first, one kind of error."""
+
+import struct
+import zlib
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps, features
+
+from faceattr.errors import ImageDecodeError
+from faceattr.images import decode_image, require_rgb
+
+RED, WHITE = (255, 0, 0), (255, 255, 255)
+
+
+def encode(image, kind="PNG", **options):
+    stream = BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+@pytest.fixture(scope="module")
+def noise():
+    return np.random.default_rng(0).integers(0, 256, (23, 31, 3), dtype=np.uint8)
+
+
+def ramp16():
+    return (np.arange(256, dtype=np.uint16) * 257).reshape(16, 16)
+
+
+def test_path_bytes_pil_and_array_give_the_same_pixels(tmp_path, noise):
+    data = encode(Image.fromarray(noise))
+    file = tmp_path / "a.png"
+    file.write_bytes(data)
+    for source in (
+        file,
+        str(file),
+        data,
+        bytearray(data),
+        memoryview(data),
+        Image.fromarray(noise),
+        noise,
+    ):
+        pixels = decode_image(source)
+        np.testing.assert_array_equal(pixels, noise)
+        assert pixels.dtype == np.uint8
+        assert pixels.flags["C_CONTIGUOUS"]
+
+
+def test_result_shares_no_memory_with_an_array(noise):
+    assert not np.shares_memory(decode_image(noise), noise)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "GIF", "WEBP", "JPEG", "AVIF"])
+def test_every_allowed_format_is_read(kind):
+    if kind == "AVIF" and not features.check("avif"):
+        pytest.skip("this build of Pillow has no AVIF")
+    image = Image.new("RGB", (40, 30), (200, 100, 50))
+    pixels = decode_image(encode(image, kind))
+    assert pixels.shape == (30, 40, 3)
+    assert np.abs(pixels.astype(int) - (200, 100, 50)).max() <= 8
+
+
+def test_first_frame_of_an_animation_and_first_page_of_a_tiff_are_read():
+    pages = [Image.new("RGB", (8, 8), c) for c in (RED, WHITE)]
+    for kind in ("GIF", "TIFF", "MPO"):
+        pixels = decode_image(encode(pages[0], kind, save_all=True, append_images=pages[1:]))
+        assert np.abs(pixels.astype(int) - RED).max() <= 3
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_undone_in_files(kind, orientation):
+    blocks = np.kron(np.arange(6, dtype=np.uint8).reshape(2, 3) * 50, np.ones((16, 16), np.uint8))
+    upright = Image.fromarray(blocks).convert("RGB")
+    # Store what a camera held that way records: the inverse of what viewers apply.
+    inverse = {1: 1, 2: 2, 3: 3, 4: 4, 5: 5, 6: 8, 7: 7, 8: 6}[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = inverse
+    turned = upright.copy()
+    turned.info["exif"] = exif.tobytes()
+    stored = ImageOps.exif_transpose(turned)
+    exif[0x0112] = orientation
+    lossless = {"lossless": True} if kind == "WEBP" else {}
+    data = encode(stored, kind, exif=exif.tobytes(), **lossless)
+    pixels = decode_image(data)
+    assert pixels.shape == (32, 48, 3)
+    assert np.abs(pixels[8::16, 8::16].astype(int) - np.asarray(upright)[8::16, 8::16]).max() <= 3
+    with Image.open(BytesIO(data)) as opened:
+        np.testing.assert_array_equal(decode_image(opened), pixels)
+
+
+def test_damaged_exif_does_not_refuse_the_picture(noise):
+    data = encode(Image.fromarray(noise), exif=b"Exif\x00\x00II*\x00\xff\xff\xff\x7f")
+    np.testing.assert_array_equal(decode_image(data), noise)
+
+
+def test_grey_modes_become_equal_channels():
+    grey = Image.linear_gradient("L")
+    expected = np.repeat(np.asarray(grey)[:, :, None], 3, axis=2)
+    np.testing.assert_array_equal(decode_image(grey), expected)
+    for mode in ("I", "F"):
+        np.testing.assert_array_equal(decode_image(grey.convert(mode)), expected)
+    bits = decode_image(grey.point(lambda v: 255 * (v > 99)).convert("1"))
+    np.testing.assert_array_equal(bits, np.where(expected > 99, 255, 0))
+
+
+def test_16_bits_are_scaled_and_not_clipped():
+    expected = np.arange(256).reshape(16, 16)
+    for source in (
+        encode(Image.fromarray(ramp16())),
+        encode(Image.fromarray(ramp16()), "TIFF"),
+        Image.fromarray(ramp16()),
+        Image.fromarray(ramp16().astype(np.int32)),
+        ramp16(),
+        ramp16().astype(">u2"),
+    ):
+        np.testing.assert_array_equal(decode_image(source)[:, :, 1], expected)
+
+
+def test_transparent_sample_of_a_16_bit_picture_is_white():
+    image = Image.fromarray(ramp16())
+    image.info["transparency"] = 0
+    pixels = decode_image(image)
+    assert tuple(pixels[0, 0]) == WHITE
+    assert tuple(pixels[0, 1]) == (1, 1, 1)
+
+
+def test_unit_floats_of_mode_f_are_scaled():
+    image = Image.fromarray(np.linspace(0, 1, 256, dtype=np.float32).reshape(16, 16))
+    np.testing.assert_array_equal(decode_image(image)[:, :, 0], np.arange(256).reshape(16, 16))
+
+
+@pytest.mark.parametrize("bad", [-1.0, 70000.0, np.nan, np.inf])
+def test_mode_f_outside_its_range_is_refused(bad):
+    image = Image.fromarray(np.full((4, 4), bad, dtype=np.float32))
+    with pytest.raises(ImageDecodeError, match="0 to 65535"):
+        decode_image(image)
+
+
+@pytest.mark.parametrize("mode", ["LA", "La", "RGBA", "RGBa"])
+def test_transparent_parts_become_white(mode):
+    rgba = Image.new("RGBA", (4, 2), (0, 0, 0, 255))
+    rgba.paste((10, 20, 30, 0), (0, 0, 2, 2))
+    image = rgba.convert("LA").convert(mode) if mode[0] == "L" else rgba.convert(mode)
+    pixels = decode_image(image)
+    assert (pixels[:, :2] == 255).all()
+    assert (pixels[:, 2:] == 0).all()
+
+
+def test_palette_with_alpha_is_laid_on_white():
+    image = Image.new("PA", (2, 1))
+    image.putpalette([*RED, 0, 0, 255])
+    image.putpixel((0, 0), (0, 255))
+    image.putpixel((1, 0), (1, 0))
+    np.testing.assert_array_equal(decode_image(image), [[RED, WHITE]])
+
+
+def test_half_transparent_black_on_white_is_middle_grey():
+    image = Image.new("RGBA", (2, 2), (0, 0, 0, 128))
+    assert (decode_image(encode(image)) == 127).all()
+
+
+def test_transparent_palette_entry_becomes_white():
+    image = Image.new("P", (2, 1))
+    image.putpalette([*RED, 0, 0, 255])
+    image.putpixel((1, 0), 1)
+    for kind in ("PNG", "GIF"):
+        pixels = decode_image(encode(image, kind, transparency=1))
+        np.testing.assert_array_equal(pixels, [[RED, WHITE]])
+    pixels = decode_image(encode(image, transparency=b"\xff\x00"))
+    np.testing.assert_array_equal(pixels, [[RED, WHITE]])
+
+
+def test_cmyk_and_ycbcr_become_rgb():
+    for mode in ("CMYK", "YCbCr", "HSV"):
+        pixels = decode_image(Image.new("RGB", (8, 8), RED).convert(mode))
+        assert np.abs(pixels.astype(int) - RED).max() <= 2
+    jpeg = encode(Image.new("RGB", (8, 8), RED).convert("CMYK"), "JPEG", quality=100)
+    assert np.abs(decode_image(jpeg).astype(int) - RED).max() <= 8
+
+
+@pytest.mark.parametrize(
+    ("array", "expected"),
+    [
+        (np.array([[True, False]]), [[255, 0]]),
+        (np.array([[0.0, 0.5, 1.0]]), [[0, 128, 255]]),
+        (np.array([[0.0, 1.0]], dtype=np.float16), [[0, 255]]),
+        (np.array([[[7], [9]]], dtype=np.uint8), [[7, 9]]),
+        (np.array([[0, 65535, 32896]], dtype=np.uint16), [[0, 255, 128]]),
+        (np.array([[[0, 0, 0, 0], [9, 9, 9, 255]]], dtype=np.uint8), [[255, 9]]),
+    ],
+)
+def test_arrays_of_other_kinds_are_scaled(array, expected):
+    np.testing.assert_array_equal(decode_image(array)[:, :, 0], expected)
+
+
+def test_strided_arrays_are_read(noise):
+    np.testing.assert_array_equal(decode_image(noise[::2, ::-1]), noise[::2, ::-1])
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros((4, 4), np.int64),
+        np.zeros((4, 4, 2), np.uint8),
+        np.zeros((1, 4, 4, 3), np.uint8),
+        np.zeros(4, np.uint8),
+        np.zeros((4, 4, 3), np.complex64),
+        np.array([["a"]]),
+        np.array([[object()]]),
+        np.full((4, 4), 1.01),
+        np.full((4, 4), -0.01),
+        np.full((4, 4), np.nan),
+    ],
+)
+def test_other_arrays_are_refused_with_shape_and_dtype(array):
+    with pytest.raises(ImageDecodeError) as caught:
+        decode_image(array)
+    assert str(array.shape) in str(caught.value)
+    assert str(array.dtype) in str(caught.value)
+
+
+@pytest.mark.parametrize("shape", [(0, 4, 3), (4, 0), (0, 0, 4)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_empty_arrays_are_refused(shape, dtype):
+    with pytest.raises(ImageDecodeError, match="at least one pixel"):
+        decode_image(np.zeros(shape, dtype))
+
+
+def test_other_types_are_refused_by_name():
+    for source in (None, 3, [1, 2], {"image": 1}):
+        with pytest.raises(ImageDecodeError, match=type(source).__name__):
+            decode_image(source)
+
+
+def test_bytes_limit_is_checked_before_a_file_is_read(tmp_path, monkeypatch):
+    file = tmp_path / "large.png"
+    with file.open("wb") as stream:
+        stream.truncate(2_000)
+
+    def fail(*_args, **_kwargs):
+        raise AssertionError("the file was opened")
+
+    monkeypatch.setattr(Path, "open", fail)
+    with pytest.raises(ImageDecodeError, match="at most 1,000 bytes, came 2,000"):
+        decode_image(file, max_bytes=1_000)
+
+
+def test_bytes_limit_holds_for_bytes(noise):
+    data = encode(Image.fromarray(noise))
+    assert decode_image(data, max_bytes=len(data)).shape == noise.shape
+    for source in (data, memoryview(data)):
+        with pytest.raises(ImageDecodeError, match=f"came {len(data):,}"):
+            decode_image(source, max_bytes=len(data) - 1)
+
+
+def png_header(width, height):
+    def chunk(kind, body):
+        return (
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        )
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("side", [7_000, 10_000, 60_000])
+def test_pixel_limit_is_read_from_the_header(side, monkeypatch):
+    def fail(_self):
+        raise AssertionError("pixels were decoded")
+
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", fail)
+    with pytest.raises(ImageDecodeError, match="pixels"):
+        decode_image(png_header(side, side))
+
+
+def test_pixel_limit_holds_for_arrays_and_pil_images(noise):
+    for source in (noise, Image.fromarray(noise)):
+        assert decode_image(source, max_pixels=23 * 31).shape == noise.shape
+        with pytest.raises(ImageDecodeError, match="31 x 23"):
+            decode_image(source, max_pixels=23 * 31 - 1)
+
+
+def test_pictures_above_pillows_own_warning_give_no_warning():
+    # 100 megapixels lie between our limit and Pillow's error; pytest makes warnings errors.
+    with pytest.raises(ImageDecodeError, match="10000 x 10000"):
+        decode_image(png_header(10_000, 10_000))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF"])
+@pytest.mark.parametrize("share", [0.02, 0.3, 0.7])
+def test_truncated_pictures_are_an_error(kind, share, noise):
+    if kind == "AVIF" and not features.check("avif"):
+        pytest.skip("this build of Pillow has no AVIF")
+    data = encode(Image.fromarray(np.tile(noise, (4, 4, 1))), kind)
+    with pytest.raises(ImageDecodeError):
+        decode_image(data[: int(len(data) * share)])
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF"])
+def test_damaged_pictures_give_pixels_or_our_error(kind, noise):
+    data = np.frombuffer(encode(Image.fromarray(noise), kind), np.uint8)
+    rng = np.random.default_rng(1)
+    outcomes = set()
+    for _ in range(60):
+        broken = data.copy()
+        broken[rng.integers(0, len(data), 12)] = rng.integers(0, 256, 12)
+        try:
+            outcomes.add(decode_image(broken.tobytes(), max_pixels=10_000).ndim)
+        except ImageDecodeError:
+            outcomes.add("refused")
+    assert "refused" in outcomes
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"hello, this is text\n" * 9,
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n",
+        b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+        b"P5 2 2 255 abcd",
+        b"\x00",
+    ],
+)
+def test_what_is_no_allowed_picture_is_refused(data):
+    with pytest.raises(ImageDecodeError, match="not a picture; expected one of JPEG"):
+        decode_image(data)
+
+
+def test_empty_bytes_are_refused(tmp_path):
+    (tmp_path / "empty.jpg").write_bytes(b"")
+    for source in (b"", tmp_path / "empty.jpg"):
+        with pytest.raises(ImageDecodeError, match="0 bytes"):
+            decode_image(source)
+
+
+def test_missing_files_and_folders_are_refused_without_naming_the_folder(tmp_path):
+    cases = [tmp_path / "gone.png", tmp_path, tmp_path / "no\0name", str(tmp_path / ("x" * 5000))]
+    for source in cases:
+        with pytest.raises(ImageDecodeError) as caught:
+            decode_image(source)
+        assert str(tmp_path) not in str(caught.value)
+        assert len(str(caught.value)) < 250
+    with pytest.raises(ImageDecodeError, match="no file 'gone.png'"):
+        decode_image(cases[0])
+    with pytest.raises(ImageDecodeError, match="not a regular file"):
+        decode_image(tmp_path)
+
+
+def test_closed_pil_images_are_refused(tmp_path, noise):
+    file = tmp_path / "a.png"
+    file.write_bytes(encode(Image.fromarray(noise)))
+    image = Image.open(file)
+    image.close()
+    with pytest.raises(ImageDecodeError, match="the PIL image"):
+        decode_image(image)
+
+
+def test_empty_pil_images_are_refused():
+    with pytest.raises(ImageDecodeError, match="at least one pixel"):
+        decode_image(Image.new("RGB", (0, 5)))
+
+
+def test_the_callers_pil_image_is_left_as_it_was():
+    image = Image.new("RGBA", (3, 2), (1, 2, 3, 0))
+    decode_image(image)
+    assert image.mode == "RGBA"
+    assert image.getpixel((0, 0)) == (1, 2, 3, 0)
+
+
+def test_require_rgb_names_what_came():
+    require_rgb(np.zeros((1, 1, 3), np.uint8))
+    for bad in (np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8)):
+        with pytest.raises(ValueError, match=str(bad.dtype)):
+            require_rgb(bad)
