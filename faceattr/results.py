@@ -60,8 +60,8 @@ class Detection:
 
     Attributes:
         box: where it is.
-        score: the detector's confidence; YuNet's lies in 0 to 1, Haar's is the sum of the
-            cascade's level weights, which has no upper limit. Compare within a detector only.
+        score: the detector's confidence; YuNet's lies in 0 to 1, Haar's is its number of raw
+            hits, 6 or more. Compare within a detector only.
         landmarks: five `(x, y)` points in pixels in the order of `LANDMARKS`, or None where
             the detector gives none (Haar).
         detector: name of the detector, "yunet" or "haar".

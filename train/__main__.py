@@ -15,6 +15,7 @@ COMMANDS = {
     "evaluate": ("train.evaluate", "predictions -> report.json"),
     "imbalance": ("train.imbalance", "how unevenly labels are spread"),
     "card": ("train.card", "report.json -> model card"),
+    "results": ("train.results", "reports -> comparison table in a Markdown file"),
     "publish": ("train.publish", "weights folder -> Hub repository"),
 }
 

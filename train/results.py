@@ -1,0 +1,67 @@
+"""Reports to one comparison table, written between the markers of a Markdown file.
+
+Markers: `<!-- results -->` and `<!-- /results -->`, each on a line of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from faceattr.labels import AGE, GENDER, RACE
+from train.card import percent
+from train.evaluate import REPORT_ACCURACY, REPORT_ROWS
+from train.tables import TableError, markdown_table, read_json, write_text
+
+log = logging.getLogger("train")
+
+START, END = "<!-- results -->", "<!-- /results -->"
+ORDER = (GENDER, RACE, AGE)
+
+
+def _row(report: dict[str, Any]) -> list[str]:
+    training, dataset = report["training"], report["dataset"]
+    cells = []
+    for task in ORDER:
+        found = report["overall"][task.name]
+        interval = f"{percent(found['low'])} to {percent(found['high'])}"
+        cells.append(f"**{percent(found['accuracy'], 2)}** ({interval})")
+    name = f"`{training['recipe']}`, {training['image_size']} px"
+    return [name, f"{training['dataset']['rows']:,}", f"{dataset['rows']:,}", *cells]
+
+
+def comparison(reports: Sequence[dict[str, Any]]) -> str:
+    """A Markdown table: a line for each report, and the report that this project follows."""
+    published = [percent(REPORT_ACCURACY[task.name], 2) for task in ORDER]
+    rows = [_row(report) for report in reports]
+    rows.append(["Kemprai 2024", "about 85,000", f"{REPORT_ROWS:,}", *published])
+    header = ["", "Training rows", "Validation rows", "Gender %", "Race %", "Age group %"]
+    return markdown_table(header, rows)
+
+
+def insert(text: str, table: str) -> str:
+    """Replace what stands between the markers.
+
+    Raises:
+        TableError: when the markers are missing or out of order.
+    """
+    start, end = text.find(START), text.find(END)
+    if not 0 <= start < end:
+        raise TableError(f"expected the lines {START} and {END}, in this order")
+    return f"{text[: start + len(START)]}\n{table.strip()}\n{text[end:]}"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `python -m train results`."""
+    parser.add_argument("reports", nargs="+", type=Path, metavar="REPORT.json")
+    parser.add_argument("--into", type=Path, required=True, help="Markdown file with the markers")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Carry out `python -m train results`."""
+    table = comparison([read_json(path) for path in args.reports])
+    write_text(args.into, insert(args.into.read_text(encoding="utf-8"), table))
+    log.info("-> %s", args.into)
