@@ -176,8 +176,12 @@ class LightweightMTLNet224(nn.Module):
 
     def probabilities(self, x: Tensor) -> dict[str, Tensor]:
         """Calibrated probabilities `(N, classes)` by task; columns in `faceattr.labels` order."""
+        return self.calibrate(self(x))
+
+    def calibrate(self, logits_by_task: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Logits to probabilities: divide by the temperature, softmax, order as in labels."""
         result = {}
-        for name, logits in self(x).items():
+        for name, logits in logits_by_task.items():
             scaled = (logits.float() / self.config.temperatures[name]).softmax(dim=1)
             order = labels.task(name).indices(self.config.classes[name])
             result[name] = torch.empty_like(scaled)

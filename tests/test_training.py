@@ -147,8 +147,33 @@ def test_a_loss_that_is_not_finite_stops_with_its_place(tmp_path, tiny_fairface,
         return {n: v * float("nan") for n, v in task_losses(logits, targets, smoothing).items()}
 
     monkeypatch.setattr("train.loop.task_losses", broken)
-    with pytest.raises(TrainingError, match=r"not finite at epoch 1, batch 1.*learning rate"):
+    with pytest.raises(TrainingError, match=r"not finite at epoch 1, batch 1.*learning_rate"):
         fit(smoke(), settings(tmp_path, tiny_fairface))
+
+
+def test_a_gradient_that_is_not_finite_never_reaches_the_weights(
+    tmp_path, tiny_fairface, monkeypatch
+):
+    step, calls = torch.optim.AdamW.step, []
+
+    def counting(self, *args, **kwargs):
+        calls.append(1)
+        return step(self, *args, **kwargs)
+
+    def exploding(logits, targets, smoothing):
+        losses = task_losses(logits, targets, smoothing)
+        if len(calls) == 3:
+            logits["age"].register_hook(lambda gradient: gradient * float("inf"))
+        return losses
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", counting)
+    monkeypatch.setattr("train.loop.task_losses", exploding)
+    with pytest.raises(TrainingError, match=r"batch 4.*weights were not changed"):
+        fit(smoke(), settings(tmp_path, tiny_fairface, checkpoint_every=1))
+    assert len(calls) == 3
+    saved = load_checkpoint(tmp_path)
+    assert saved["progress"]["batch"] == 3
+    assert all(value.isfinite().all() for value in saved["model"].values())
 
 
 def test_too_few_rows_for_a_batch_is_an_error(tmp_path, tiny_fairface):
@@ -157,7 +182,7 @@ def test_too_few_rows_for_a_batch_is_an_error(tmp_path, tiny_fairface):
 
 
 def test_the_reports_rule_stops_when_the_loss_falls_too_little(tmp_path, tiny_fairface):
-    lazy = replace(smoke(), epochs=9, min_gain=5.0, learning_rate=1e-6)
+    lazy = replace(smoke(), epochs=9, min_gain=5.0, learning_rate=1e-6, stages=(Stage(0, 32),))
     fit(lazy, settings(tmp_path, tiny_fairface))
     assert len((tmp_path / "history.jsonl").read_text().splitlines()) == 2
 
@@ -244,6 +269,8 @@ def test_report_recipe_is_the_reports():
         {"ema_decay": 1.0},
         {"stages": ()},
         {"stages": (Stage(1, 64),)},
+        {"stages": (Stage(0, 24), Stage(2, 32))},
+        {"min_gain": 0.1},
         {"stages": (Stage(0, 64), Stage(0, 96))},
     ],
 )

@@ -60,7 +60,7 @@ class MemoryRows(Rows):
 
 
 def stored_side(image_size: int, augmentation: Augmentation) -> int:
-    """Side at which chips wait for augmentation: an eighth above the input's for resampling."""
+    """Side at which chips wait for augmentation: a seventh above the input's for resampling."""
     return image_size * 8 // 7 if augmentation.moves_pixels else image_size
 
 
@@ -147,10 +147,11 @@ def training_batch(
     generator: torch.Generator,
     device: torch.device,
 ) -> Batch:
-    """One augmented batch; without augmentation it equals `Preprocessing.to_tensor`.
+    """One augmented batch.
 
-    Chips pass through side `stored` whether they come from the stream or from memory, so a
-    cache changes nothing.
+    Without augmentation it equals `Preprocessing.to_tensor` at the last stage's size. Chips
+    pass through side `stored` whether they come from the stream or from memory, so a cache
+    changes nothing.
     """
     side = preprocessing.image_size
     before = stored if augmentation.moves_pixels else side

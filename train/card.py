@@ -30,6 +30,7 @@ FEW_FACES = 30
 """Groups of fewer faces are marked, and left out where the card names best and worst."""
 
 TRAINING_KEYS = (
+    "settings",
     "recipe",
     "seed",
     "epoch",
@@ -62,9 +63,10 @@ def check(report: Json, config: Json) -> None:
         raise TableError(f"the config's training facts lack {missing}; expected those of `fit`")
     if missing := [key for key in ("rows", "holdout_rows") if key not in training["dataset"]]:
         raise TableError(f"the config's training data set lacks {missing}")
-    if report["training"] != training:
+    sections = ("training", "preprocessing", "temperatures")
+    if changed := [key for key in sections if report.get(key) != config.get(key)]:
         raise TableError(
-            "report and config describe different weights: their training facts differ. "
+            f"report and config describe different weights: {' and '.join(changed)} differ. "
             "Predict and evaluate with these weights, then write the card."
         )
     split = report["dataset"]["split"]
@@ -234,8 +236,10 @@ def _data_facts(report: Json, training: Json) -> dict[str, Any]:
     """Which part of FairFace the weights were trained and measured on."""
     dataset = training["dataset"]
     read = dataset["rows"] + dataset["holdout_rows"]
+    local = "" if dataset["id"] == FAIRFACE else f", read from a local copy (`{dataset['id']}`)"
     return {
         "fairface": FAIRFACE,
+        "local": local,
         "trained_rows": f"{dataset['rows']:,}",
         "holdout_rows": f"{dataset['holdout_rows']:,}",
         "read_rows": f"{read:,}",
@@ -250,6 +254,23 @@ def _data_facts(report: Json, training: Json) -> dict[str, Any]:
     }
 
 
+def _settings(settings: Json) -> str:
+    """The recipe in a few words."""
+    sizes = ", ".join(
+        f"{s['image_size']} px from epoch {s['epoch'] + 1}" for s in settings["stages"]
+    )
+    words = [
+        f"batches of {settings['batch_size']}",
+        f"{settings['optimizer']} at {settings['learning_rate']:g} ({settings['schedule']})",
+        f"weight decay {settings['weight_decay']:g}",
+        f"label smoothing {settings['label_smoothing']:g}",
+        f"averaged weights {settings['ema_decay'] or 'off'}",
+        f"pictures at {sizes}",
+    ]
+    changes = [f"{k} {v:g}" for k, v in settings["augmentation"].items() if v]
+    return "; ".join([*words, "augmentation " + (", ".join(changes) or "none")])
+
+
 def _context(report: Json, config: Json, repo_id: str | None) -> dict[str, Any]:
     training = config["training"]
     return {
@@ -257,6 +278,10 @@ def _context(report: Json, config: Json, repo_id: str | None) -> dict[str, Any]:
         "repo_id": repo_id,
         "classes": [(TITLES[t.name], ", ".join(map(t.display_name, t.classes))) for t in TASKS],
         "training": training,
+        "settings": _settings(training["settings"]),
+        "temperatures": ", ".join(
+            f"{TITLES[name].lower()} {value:g}" for name, value in config["temperatures"].items()
+        ),
         "image_size": config["preprocessing"]["image_size"],
         "duration": duration(training["wall_seconds"]),
         "versions": ", ".join(f"{name} {v}" for name, v in sorted(training["versions"].items())),

@@ -97,7 +97,11 @@ def _metadata(table: pa.Table) -> dict[str, Any]:
         raise TableError(f"the metadata 'faceattr' is no JSON: {error}") from error
     if not isinstance(facts, dict):
         raise TableError("the metadata 'faceattr' is no JSON object")
-    for where, keys in (("", METADATA_KEYS), ("dataset", DATASET_KEYS), ("config", ("training",))):
+    for where, keys in (
+        ("", METADATA_KEYS),
+        ("dataset", DATASET_KEYS),
+        ("config", ("training", "preprocessing", "temperatures")),
+    ):
         values = facts[where] if where else facts
         if missing := [key for key in keys if key not in values]:
             raise TableError(f"metadata {where or 'faceattr'!r} lacks {missing}")
@@ -316,6 +320,8 @@ def evaluate(predictions: Predictions) -> dict[str, Any]:
         "dataset": {key: metadata["dataset"][key] for key in DATASET_KEYS},
         "augmentation": metadata["augmentation"],
         "training": metadata["config"]["training"],
+        "preprocessing": metadata["config"]["preprocessing"],
+        "temperatures": metadata["config"]["temperatures"],
         **rounded(measured),
     }
 

@@ -6,6 +6,7 @@ import argparse
 import logging
 from pathlib import Path
 
+from train.checkpoint import load_checkpoint
 from train.device import choose_device
 from train.loop import Settings, Stopped, fit
 from train.predict import add_data_arguments, source_of
@@ -16,9 +17,16 @@ log = logging.getLogger("train")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `python -m train fit`."""
-    parser.add_argument("--recipe", choices=sorted(RECIPES), default="ours")
+    described = "; ".join(
+        f"{name}: {(recipe.__doc__ or '').splitlines()[0]}" for name, recipe in RECIPES.items()
+    )
+    parser.add_argument(
+        "--recipe", choices=sorted(RECIPES), default="ours", help=f"{described} (%(default)s)"
+    )
     parser.add_argument("--output", type=Path, required=True, help="folder of this run")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of weights, order and augmentation (%(default)s)"
+    )
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint")
     parser.add_argument(
         "--cache",
@@ -36,6 +44,9 @@ def run(args: argparse.Namespace) -> int:
     """Carry out `python -m train fit`; 3 means stopped by a signal, ready to resume."""
     if args.checkpoint_every < 1:
         raise ValueError("--checkpoint-every must be at least 1")
+    if args.resume and args.data_revision is None:
+        # The Hub's newest commit may be another one by now.
+        args.data_revision = load_checkpoint(args.output)["identity"]["data"]["revision"]
     settings = Settings(
         output=args.output,
         source=source_of(args),

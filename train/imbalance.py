@@ -160,7 +160,7 @@ def stream_labels(path: str, config: str, revision: str | None, split: str) -> L
     # Reading label files needs neither datasets nor torch, which it imports.
     from train.samples import Source
 
-    rows = Source(path, config, revision).stream(split, columns=list(COLUMNS[1:]))
+    rows = Source(path, config, revision).pinned().stream(split, columns=list(COLUMNS[1:]))
     names = [rows.features[task.name].names for task in ATTRIBUTES]
     maps = [task.indices(found) for task, found in zip(ATTRIBUTES, names, strict=True)]
     joint: Counter[tuple[str, ...]] = Counter()

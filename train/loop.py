@@ -35,7 +35,7 @@ from train.checkpoint import (
 from train.device import autocast, hardware, keep_freed_memory
 from train.predict import logits_of
 from train.recipe import Recipe
-from train.samples import Rows, Source, count_rows
+from train.samples import HOLDOUT_EVERY, Rows, Source, count_rows
 from train.steps import learning_rate, make_average, make_optimizer, task_losses
 
 log = logging.getLogger("train")
@@ -88,24 +88,38 @@ class Progress:
 
 @contextmanager
 def _signals() -> Iterator[list[int]]:
-    """Collect SIGTERM and SIGINT instead of dying in the middle of a step."""
+    """Collect the first SIGTERM or SIGINT instead of dying in mid-step; a second ends at once."""
     received: list[int] = []
 
     def note(number: int, _frame: FrameType | None) -> None:
         received.append(number)
+        restore()
 
     before = {s: signal.signal(s, note) for s in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield received
-    finally:
+
+    def restore() -> None:
         for number, handler in before.items():
             signal.signal(number, handler)
 
+    try:
+        yield received
+    finally:
+        restore()
+
 
 def _git_commit() -> str | None:
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    found = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
-    return found.stdout.strip() or None
+    """The commit of this checkout, with "-dirty" where files differ from it; None without git."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)
+        changes = subprocess.run(
+            [*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True
+        )
+    except OSError:
+        return None
+    if head.returncode:
+        return None
+    return head.stdout.strip() + ("-dirty" if changes.stdout else "")
 
 
 class Trainer:
@@ -128,14 +142,19 @@ class Trainer:
         self.average = None if decay is None else make_average(self.model, decay)
         self.stored = stored_side(recipe.image_size, recipe.augmentation)
         self.rows = self._open_rows()
-        self.holdout = MemoryRows(settings.source, "holdout", 224)
+        self.holdout = list(Rows(settings.source, "holdout").in_order())
         self.row_count = count_rows(settings.source, "train")
         self.batches = self.row_count // recipe.batch_size
         if self.batches == 0:
             raise TrainingError(
                 f"{self.row_count} training rows do not fill one batch of {recipe.batch_size}"
             )
+        if not self.holdout:
+            raise TrainingError(
+                f"no row is left for the holdout; expected at least {HOLDOUT_EVERY} training rows"
+            )
         self.progress = Progress()
+        self.git_commit = _git_commit()
         self.history: list[dict[str, Any]] = []
 
     def _open_rows(self) -> Rows:
@@ -168,6 +187,7 @@ class Trainer:
                 "identity": self._identity(),
                 "progress": vars(self.progress),
                 "history": self.history,
+                "git_commit": self.git_commit,
                 "model": self.model.state_dict(),
                 "average": average,
                 "optimizer": self.optimizer.state_dict(),
@@ -196,6 +216,7 @@ class Trainer:
         torch.set_rng_state(state["torch_rng"])
         self.progress = Progress(**state["progress"])
         self.history = state["history"]
+        self.git_commit = state["git_commit"]
         log.info("resumed at epoch %d, batch %d", self.progress.epoch + 1, self.progress.batch)
 
     def _step(self, rows: list[Any], side: int) -> dict[str, float]:
@@ -220,13 +241,15 @@ class Trainer:
         losses = task_losses(logits, targets, recipe.label_smoothing)
         total = torch.stack(list(losses.values())).sum()
         values = {name: float(loss.detach()) for name, loss in losses.items()}
-        if not math.isfinite(sum(values.values())):
-            raise TrainingError(
-                f"the loss is not finite at epoch {progress.epoch + 1}, batch "
-                f"{progress.batch + 1}: {values}; the last checkpoint is from before, lower "
-                "the learning rate"
-            )
         total.backward()  # type: ignore[no-untyped-call]
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        norm = float(torch.nn.utils.get_total_norm(gradients))
+        if not math.isfinite(sum(values.values()) + norm):
+            raise TrainingError(
+                f"the loss or its gradient is not finite at epoch {progress.epoch + 1}, batch "
+                f"{progress.batch + 1}: {values}, gradient norm {norm}; the weights were not "
+                "changed by it. Lower the recipe's learning_rate and start in a new folder"
+            )
         self.optimizer.step()
         if self.average is not None:
             self.average.update_parameters(self.model)
@@ -253,6 +276,11 @@ class Trainer:
         before = progress.seconds
         with bar:
             for chunk in chunks:
+                if progress.batch == self.batches:
+                    raise TrainingError(
+                        f"the stream goes on after the {self.row_count} training rows counted "
+                        "before; does the data set number its pictures from 1.jpg on?"
+                    )
                 for name, value in self._step(chunk, side).items():
                     progress.loss_sums[name] += value
                 progress.batch += 1
@@ -299,7 +327,7 @@ class Trainer:
         progress.seconds += time.monotonic() - started
         progress.epoch, progress.batch, progress.loss_sums = progress.epoch + 1, 0, None
         progress.finished = stopped or progress.epoch == recipe.epochs
-        lines = "".join(json.dumps(item) + "\n" for item in self.history)
+        lines = "".join(json.dumps(item, allow_nan=False) + "\n" for item in self.history)
         write_atomically(self.settings.output / HISTORY_NAME, lines.encode())
         self.save()
         log.info("%s", json.dumps(entry))
@@ -316,11 +344,9 @@ class Trainer:
     def _measure(
         self, side: int
     ) -> tuple[dict[str, float], dict[str, float], dict[str, torch.Tensor], torch.Tensor]:
-        rows = list(self.holdout.in_order())
-        logits = logits_of(
-            self.evaluated, rows, Preprocessing(image_size=side), self.settings.device
-        )
-        targets = torch.tensor([row.targets for row in rows])
+        preprocessing = Preprocessing(image_size=side)
+        logits = logits_of(self.evaluated, self.holdout, preprocessing, self.settings.device)
+        targets = torch.tensor([row.targets for row in self.holdout])
         losses = task_losses(logits, targets)
         accuracy = {}
         for column, task in enumerate(labels.TASKS):
@@ -348,8 +374,8 @@ class Trainer:
                 "seed": self.settings.seed,
                 "epoch": epoch,
                 "epochs": self.recipe.epochs,
-                "batch_size": self.recipe.batch_size,
                 "image_size": self.recipe.image_size,
+                "settings": self._identity()["recipe"],
                 "dataset": {
                     **self.settings.source.describe("train", self.row_count),
                     "holdout_rows": len(targets),
@@ -357,7 +383,7 @@ class Trainer:
                 "holdout_accuracy": accuracy,
                 "hardware": hardware(self.settings.device),
                 "wall_seconds": round(self.progress.seconds),
-                "git_commit": _git_commit(),
+                "git_commit": self.git_commit,
                 "versions": {"faceattr": __version__, "torch": str(torch.__version__)},
             },
         )

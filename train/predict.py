@@ -23,7 +23,7 @@ from faceattr.hub import find_weights, load_files
 from faceattr.model import LightweightMTLNet224
 from faceattr.preprocessing import Preprocessing
 from train.batches import decode_row
-from train.device import autocast, choose_device
+from train.device import choose_device
 from train.samples import Part, Row, Rows, Source, count_rows
 
 log = logging.getLogger("train")
@@ -36,23 +36,19 @@ def logits_of(
     preprocessing: Preprocessing,
     device: torch.device,
 ) -> dict[str, Tensor]:
-    """Logits `(rows, classes)` by task, float32 on the CPU; the model is left in eval mode."""
+    """Logits `(rows, classes)` by task on the CPU; the model is left in eval mode.
+
+    Computed in float32 on every device, as the pipeline does.
+    """
     model.eval()
     parts: dict[str, list[Tensor]] = {task.name: [] for task in labels.TASKS}
-    with torch.inference_mode(), autocast(device):
+    with torch.inference_mode():
         for start in range(0, len(rows), _BATCH):
             chips = [decode_row(row) for row in rows[start : start + _BATCH]]
             images = preprocessing.to_tensor(chips).to(device, memory_format=torch.channels_last)
             for name, logits in model(images).items():
                 parts[name].append(logits.float().cpu())
     return {name: torch.cat(found).clone() for name, found in parts.items()}
-
-
-def _probabilities(model: LightweightMTLNet224, logits: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {
-        name: (values / model.config.temperatures[name]).softmax(1)
-        for name, values in logits.items()
-    }
 
 
 def _table(first: int, rows: list[Row], probabilities: dict[str, Tensor]) -> pa.Table:
@@ -86,7 +82,7 @@ def predict(
     with bar:
         for rows in _groups(Rows(source, part).in_order()):
             logits = logits_of(model, rows, model.config.preprocessing, device)
-            tables.append(_table(done, rows, _probabilities(model, logits)))
+            tables.append(_table(done, rows, model.calibrate(logits)))
             done += len(rows)
             bar.update(len(rows))
     facts = {

@@ -95,14 +95,20 @@ def check_folder(folder: Path) -> dict[str, Path]:
             f"{REPORT_NAME}, `python -m train card` writes {CARD_NAME}."
         )
     load_model(folder)
-    _check_report(folder / REPORT_NAME, folder / WEIGHTS_NAME)
-    load_card(folder / CARD_NAME, ModelCard)
+    digest = _check_report(folder / REPORT_NAME, folder / WEIGHTS_NAME)
+    card = load_card(folder / CARD_NAME, ModelCard)
+    if digest not in card.text:
+        raise PublishError(
+            f"{CARD_NAME} is not about these weights: it does not name their SHA-256 {digest}. "
+            "Write it again with `python -m train card`."
+        )
     figures = sorted(path for pattern in FIGURES for path in folder.glob(pattern))
     paths = [folder / name for name in REQUIRED] + figures
     return {path.relative_to(folder).as_posix(): path for path in paths}
 
 
-def _check_report(report: Path, weights: Path) -> None:
+def _check_report(report: Path, weights: Path) -> str:
+    """SHA-256 of the weights, if the report describes them."""
     try:
         described = json.loads(report.read_text(encoding="utf-8"))["weights_sha256"]
     except (ValueError, KeyError, TypeError) as error:
@@ -116,6 +122,7 @@ def _check_report(report: Path, weights: Path) -> None:
             f"the report describes other weights: {report} was written for SHA-256 {described}, "
             f"{weights.name} has {found}. Evaluate these weights and write the card again."
         )
+    return found
 
 
 def load_card(path: Path, kind: type[RepoCard]) -> RepoCard:

@@ -107,6 +107,10 @@ class Recipe:
         starts = [stage.epoch for stage in self.stages]
         if not starts or starts[0] != 0 or sorted(set(starts)) != starts:
             raise ValueError(f"stages must start at epoch 0 and go on upwards, came {starts}")
+        if starts[-1] >= self.epochs:
+            raise ValueError(f"the last stage must start before epoch {self.epochs}, came {starts}")
+        if self.min_gain is not None and len(starts) > 1:
+            raise ValueError("min_gain compares losses of one input size: stages must be one")
 
     @property
     def image_size(self) -> int:

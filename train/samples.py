@@ -147,6 +147,13 @@ def count_rows(source: Source, part: Part) -> int:
     return held if part == "holdout" else total - held
 
 
+def _mapped(task: labels.Task, mapping: tuple[int, ...], value: int | None) -> int:
+    """Our class position for a data set's; datasets stores an absent label as -1."""
+    if value is None or not 0 <= value < len(mapping):
+        raise DataError(f"a row has no {task.name} label: came {value!r}")
+    return mapping[value]
+
+
 class Rows:
     """One part of the data set, shard by shard."""
 
@@ -157,6 +164,8 @@ class Rows:
         self._stream = source.stream(self.split).decode(False)
         self._maps = []
         for task in labels.TASKS:
+            if task.name not in (self._stream.features or {}):
+                raise DataError(f"{source.path!r} has no column {task.name!r}")
             names = getattr((self._stream.features or {}).get(task.name), "names", None)
             if names is None:
                 raise DataError(f"column {task.name!r} of {source.path!r} has no class names")
@@ -175,7 +184,7 @@ class Rows:
 
     def _rows(self, columns: dict[str, list[Any]]) -> Iterator[Row]:
         targets = [
-            [mapping[value] for value in columns[task.name]]
+            [_mapped(task, mapping, value) for value in columns[task.name]]
             for task, mapping in zip(labels.TASKS, self._maps, strict=True)
         ]
         values = zip(columns["image"], zip(*targets, strict=True), strict=True)

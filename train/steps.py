@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +12,8 @@ from torch.optim.swa_utils import AveragedModel
 
 from faceattr import labels
 from train.recipe import Recipe
+
+Tensors: TypeAlias = tuple[Tensor, ...] | list[Tensor]
 
 
 def task_losses(
@@ -55,11 +58,12 @@ def make_average(model: nn.Module, decay: float) -> AveragedModel:
     forgotten (as tf.train.ExponentialMovingAverage does with `num_updates`).
     """
 
-    def average(averaged: Tensor, current: Tensor, steps: Tensor | int) -> Tensor:
+    def average(averaged: Tensors, current: Tensors, steps: Tensor | int) -> None:
         n = float(steps)
         weight = min(decay, (1 + n) / (10 + n))
-        if not averaged.is_floating_point():
-            return current
-        return torch.lerp(current, averaged, weight)
+        if averaged[0].is_floating_point():
+            torch._foreach_lerp_(list(averaged), list(current), 1 - weight)
+        else:
+            torch._foreach_copy_(list(averaged), list(current))
 
-    return AveragedModel(model, avg_fn=average, use_buffers=True)
+    return AveragedModel(model, multi_avg_fn=average, use_buffers=True)
