@@ -67,7 +67,7 @@ def finished(tmp_path_factory, tiny_fairface):
 
 def test_a_run_leaves_weights_history_and_facts(finished):
     model = load_model(finished / "model")
-    assert model.config.preprocessing.image_size == 32
+    assert model.config.preprocessing.image_size in {24, 32}
     facts = model.config.training
     assert facts["dataset"]["rows"] == 114
     assert facts["dataset"]["holdout_rows"] == 6

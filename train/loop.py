@@ -86,6 +86,22 @@ class Progress:
     finished: bool = False
 
 
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """Weights on the holdout: accuracy and loss (nats) by task, logits and targets of its rows."""
+
+    image_size: int
+    accuracy: dict[str, float]
+    loss: dict[str, float]
+    logits: dict[str, torch.Tensor]
+    targets: torch.Tensor
+
+    @property
+    def mean(self) -> float:
+        """Mean accuracy of the tasks, by which weights are selected."""
+        return sum(self.accuracy.values()) / len(self.accuracy)
+
+
 @contextmanager
 def _signals() -> Iterator[list[int]]:
     """Collect the first SIGTERM or SIGINT instead of dying in mid-step; a second ends at once."""
@@ -310,19 +326,17 @@ class Trainer:
         side = recipe.size_at(progress.epoch)
         sums = progress.loss_sums or {}
         train = {name: value / self.batches for name, value in sums.items()}
-        accuracy, loss, logits, targets = self._measure(side)
+        measured = self._measure(side)
         entry = {
             "epoch": progress.epoch + 1,
             "image_size": side,
             "train_loss": {k: round(v, 6) for k, v in train.items()},
-            "holdout_loss": loss,
-            "holdout_accuracy": accuracy,
+            "holdout_loss": measured.loss,
+            "holdout_accuracy": measured.accuracy,
         }
         self.history.append(entry)
-        mean = sum(accuracy.values()) / len(accuracy)
-        if side == recipe.image_size and mean > progress.best:
-            progress.best = mean
-            self._keep(logits, targets, progress.epoch + 1, accuracy)
+        if side == recipe.image_size:
+            self._keep_if_best(measured)
         stopped = self._gained_too_little()
         progress.seconds += time.monotonic() - started
         progress.epoch, progress.batch, progress.loss_sums = progress.epoch + 1, 0, None
@@ -341,9 +355,8 @@ class Trainer:
         log.info("training loss fell by less than %g: stopping", self.recipe.min_gain)
         return True
 
-    def _measure(
-        self, side: int
-    ) -> tuple[dict[str, float], dict[str, float], dict[str, torch.Tensor], torch.Tensor]:
+    def _measure(self, side: int) -> Measured:
+        """The evaluated weights on the holdout, with pictures of `side` pixels."""
         preprocessing = Preprocessing(image_size=side)
         logits = logits_of(self.evaluated, self.holdout, preprocessing, self.settings.device)
         targets = torch.tensor([row.targets for row in self.holdout])
@@ -352,35 +365,44 @@ class Trainer:
         for column, task in enumerate(labels.TASKS):
             right = logits[task.name].argmax(1) == targets[:, column]
             accuracy[task.name] = round(float(right.double().mean()), 6)
-        return accuracy, {n: round(float(v), 6) for n, v in losses.items()}, logits, targets
+        loss = {name: round(float(value), 6) for name, value in losses.items()}
+        return Measured(side, accuracy, loss, logits, targets)
 
-    def _keep(
-        self,
-        logits: dict[str, torch.Tensor],
-        targets: torch.Tensor,
-        epoch: int,
-        accuracy: dict[str, float],
-    ) -> None:
+    def _keep_if_best(self, measured: Measured) -> None:
+        """Keep the weights if they do better than those kept before.
+
+        Weights that saw several sizes are tried at each, since the last is not always the best
+        to use them at (Touvron et al., "Fixing the train-test resolution discrepancy", 2019).
+        """
+        others = {stage.image_size for stage in self.recipe.stages} - {measured.image_size}
+        best = max((measured, *map(self._measure, sorted(others))), key=lambda m: m.mean)
+        if best.mean > self.progress.best:
+            self.progress.best = best.mean
+            self._keep(best)
+
+    def _keep(self, measured: Measured) -> None:
         """Write the evaluated weights with temperatures fitted on the holdout."""
-        temperatures = {
-            task.name: fit_temperature(logits[task.name].numpy(), targets[:, column].numpy())
-            for column, task in enumerate(labels.TASKS)
-        }
         kept = self.evaluated
         kept.config = kept.config.replace(
-            temperatures=temperatures,
+            preprocessing=Preprocessing(image_size=measured.image_size),
+            temperatures={
+                task.name: fit_temperature(
+                    measured.logits[task.name].numpy(), measured.targets[:, column].numpy()
+                )
+                for column, task in enumerate(labels.TASKS)
+            },
             training={
                 "recipe": self.recipe.name,
                 "seed": self.settings.seed,
-                "epoch": epoch,
+                "epoch": self.progress.epoch + 1,
                 "epochs": self.recipe.epochs,
-                "image_size": self.recipe.image_size,
+                "image_size": measured.image_size,
                 "settings": self._identity()["recipe"],
                 "dataset": {
                     **self.settings.source.describe("train", self.row_count),
-                    "holdout_rows": len(targets),
+                    "holdout_rows": len(self.holdout),
                 },
-                "holdout_accuracy": accuracy,
+                "holdout_accuracy": measured.accuracy,
                 "hardware": hardware(self.settings.device),
                 "wall_seconds": round(self.progress.seconds),
                 "git_commit": self.git_commit,

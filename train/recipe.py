@@ -72,7 +72,8 @@ class Recipe:
         min_gain: stop when the mean training loss fell by less than this since the previous
             epoch (report, section 3.4.5); None to run all epochs.
         augmentation: of the training chips.
-        stages: input size by epoch; the last one is the size the weights are made for.
+        stages: input size by epoch. Weights of the last stage are kept, for use at whichever of
+            the stages' sizes does best on the holdout.
         widths: of the network's seven layers.
         hidden: width of its shared fully connected layer.
         shuffle_buffer: rows held for shuffling the stream.
@@ -114,7 +115,7 @@ class Recipe:
 
     @property
     def image_size(self) -> int:
-        """Input side in pixels that the finished weights are made for."""
+        """Input side in pixels of the last stage."""
         return self.stages[-1].image_size
 
     def size_at(self, epoch: int) -> int:
