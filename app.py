@@ -9,16 +9,18 @@ copies of uploads are deleted within minutes.
 from __future__ import annotations
 
 import base64
-import binascii
 import html
 import io
+import logging
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 import numpy as np
 from gradio.data_classes import ImageData
+from gradio.utils import get_upload_folder
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -26,13 +28,14 @@ import faceattr
 from faceattr import labels
 from faceattr.drawing import annotate
 from faceattr.errors import FaceAttrError, ImageDecodeError, WeightsError
-from faceattr.images import decode_image
+from faceattr.images import MAX_BYTES, decode_image
 from faceattr.pipeline import FacePipeline, PipelineInfo
 from faceattr.results import Attribute, FaceResult
 
+log = logging.getLogger("faceattr")
 TITLE = "faceattr: perceived gender, age group and race"
 UPLOADS_CHECKED_S, UPLOADS_KEPT_S = 60, 300
-MAX_QUEUE = 32
+MAX_QUEUE, CONCURRENT = 32, 2
 
 CSS = """
 .faces {display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(280px, 1fr))}
@@ -75,7 +78,8 @@ training; temporary copies of uploads are deleted within minutes.
 """
 
 NO_FACE = """<div class="message" role="status"><strong>No face found.</strong> Try a photo in which
-faces are larger than about 30 pixels, mostly turned to the camera, and not strongly rotated.
+faces are wider than about a twentieth of the picture, mostly turned to the camera, and not
+strongly rotated.
 </div>"""
 
 
@@ -83,21 +87,33 @@ def uploaded(payload: ImageData | None) -> str | bytes | None:
     """Path of an upload, or the bytes of a `data:` URL, in place of `gr.Image.preprocess`.
 
     Gradio's own decoding gives wrong pixels for some files and opens them before any limit is
-    checked; `decode_image` does both properly. Gradio has checked before that the path lies in
-    its own folder of uploads.
+    checked; `decode_image` does both properly. Gradio checks a path only where the client says
+    that it is one of a file, so it is checked here.
 
     Raises:
-        gr.Error: when the `data:` URL is not valid base64.
+        gr.Error: for a path outside Gradio's folder of uploads, and for a `data:` URL that is
+            too long or not valid base64.
     """
     if payload is None:
         return None
     if payload.url and payload.url.startswith("data:"):
-        try:
-            return base64.b64decode(payload.url.partition(",")[2], validate=True)
-        except binascii.Error as error:
-            raise gr.Error("the data: URL is not valid base64") from error
-    path: str | None = payload.path
-    return path
+        return _from_data_url(payload.url)
+    if payload.path is None:
+        return None
+    uploads = Path(get_upload_folder()).resolve()
+    if not Path(payload.path).resolve().is_relative_to(uploads):
+        raise gr.Error("the path is not that of an uploaded file; upload the picture first")
+    return str(payload.path)
+
+
+def _from_data_url(url: str) -> bytes:
+    encoded = url.partition(",")[2]
+    if len(encoded) > MAX_BYTES * 4 / 3 + 4:
+        raise gr.Error(f"expected at most {MAX_BYTES:,} bytes in a data: URL, came more")
+    try:
+        return base64.b64decode(encoded, validate=True)
+    except ValueError:
+        raise gr.Error("the data: URL is not valid base64") from None
 
 
 def _decode(picture: str | bytes | None) -> NDArray[np.uint8]:
@@ -190,12 +206,19 @@ def load_pipeline() -> tuple[FacePipeline, str | None]:
         if model is None:
             raise
         fallback = FacePipeline.from_pretrained(detector=detector)
-        return fallback, f"FACEATTR_MODEL could not be loaded: {error}"
+        log.warning("FACEATTR_MODEL could not be loaded: %s", error)
+        return fallback, "The configured weights could not be loaded; these are the bundled ones."
     return pipeline, None
 
 
 def build_demo(pipeline: FacePipeline, note: str | None = None) -> gr.Blocks:
     """The page and the API endpoint `/predict`."""
+
+    def find(image: NDArray[np.uint8]) -> list[FaceResult]:
+        try:
+            return pipeline(image)
+        except FaceAttrError as error:
+            raise gr.Error(str(error)) from error
 
     def show(picture: str | bytes | None, progress: gr.Progress = gr.Progress()) -> str:  # noqa: B008
         if picture is None:
@@ -203,16 +226,13 @@ def build_demo(pipeline: FacePipeline, note: str | None = None) -> gr.Blocks:
         progress(0.1, desc="Reading the picture")
         image = _decode(picture)
         progress(0.3, desc="Finding and classifying faces")
-        try:
-            faces = pipeline(image)
-        except FaceAttrError as error:
-            raise gr.Error(str(error)) from error
+        faces = find(image)
         progress(0.9, desc="Drawing")
         return render_faces(image, faces)
 
     def predict(picture: str | bytes | None) -> dict[str, Any]:
         image = _decode(picture)
-        faces = pipeline(image)
+        faces = find(image)
         height, width = image.shape[:2]
         return {
             "width": width,
@@ -249,6 +269,8 @@ def build_demo(pipeline: FacePipeline, note: str | None = None) -> gr.Blocks:
             result,
             api_visibility="private",
             trigger_mode="always_last",
+            concurrency_id="faces",
+            concurrency_limit=CONCURRENT,
         )
         answer = gr.JSON(visible=False, label="faces")
         gr.Button(visible=False).click(
@@ -256,10 +278,12 @@ def build_demo(pipeline: FacePipeline, note: str | None = None) -> gr.Blocks:
             picture,
             answer,
             api_name="predict",
+            concurrency_id="faces",
+            concurrency_limit=CONCURRENT,
             api_description="Faces of one picture, largest first: box, score, landmarks and, "
             "for gender, age and race, label and calibrated probabilities.",
         )
-    demo.queue(max_size=MAX_QUEUE, default_concurrency_limit=2)
+    demo.queue(max_size=MAX_QUEUE)
     return demo
 
 

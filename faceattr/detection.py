@@ -44,6 +44,9 @@ is made for faces of about 10 to 300 px. In a 4,000 px photo that leaves YuNet f
 60 px and Haar those from about 150 px.
 """
 
+SMALLEST_SEEN = 10
+"""Pixels of the copy below which YuNet sees no face: a thinner copy is not looked at."""
+
 MIN_FACE = 24.0
 """Narrower boxes are dropped: pixels of the upright picture.
 
@@ -68,6 +71,7 @@ class FaceDetector(Protocol):
     """Finds the faces of a picture; safe to call from several threads."""
 
     name: str
+    status: DetectorStatus
 
     def detect(self, image: NDArray[np.uint8]) -> list[Detection]:
         """The faces of an upright RGB uint8 picture `(H, W, 3)`, largest box first."""
@@ -118,13 +122,17 @@ class YuNetDetector:
         """See `FaceDetector.detect`; the score lies in 0 to 1."""
         require_rgb(image)
         copy, scale = _resized(image, enlarge=1.0)
+        if min(copy.shape[:2]) < SMALLEST_SEEN:
+            return []
         bgr = cv2.cvtColor(copy, cv2.COLOR_RGB2BGR)
         with self._lock:
             self._network.setInputSize((copy.shape[1], copy.shape[0]))
             _, rows = self._network.detect(bgr)
+        rows = np.empty((0, 15)) if rows is None else rows
         found = []
-        # Rows of 15: box, then five points, all as x and y pairs, and the score.
-        for row in np.empty((0, 15)) if rows is None else rows:
+        # Rows of 15: box, then five points, all as x and y pairs, and the score. Boxes without
+        # bounds were seen once, on a copy one pixel high.
+        for row in rows[np.abs(rows).max(axis=1, initial=0) < 4 * DETECTION_SIDE]:
             x, y, right, down = (row[:4].reshape(2, 2) / scale).ravel().tolist()
             points = (row[4:14].reshape(len(LANDMARKS), 2) / scale).tolist()
             landmarks = tuple((px, py) for px, py in points)

@@ -1,4 +1,4 @@
-"""Every error that faceattr raises on purpose. Catch `FaceAttrError` to catch them all."""
+"""What bad input or a bad environment raises; `FaceAttrError` catches all of it."""
 
 
 class FaceAttrError(Exception):
@@ -7,10 +7,6 @@ class FaceAttrError(Exception):
 
 class ImageDecodeError(FaceAttrError):
     """The input is not a picture this package reads, or it exceeds a documented limit."""
-
-
-class NoFaceError(FaceAttrError):
-    """A face was required (`single=True` style calls) and none was found."""
 
 
 class WeightsError(FaceAttrError):

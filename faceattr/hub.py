@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx2
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError
@@ -15,6 +16,11 @@ from torch import Tensor
 from faceattr.errors import WeightsError
 from faceattr.model import CONFIG_NAME, WEIGHTS_NAME, LightweightMTLNet224, ModelConfig
 
+_ADVICE = {
+    401: "check the spelling of the name; a private repository needs HF_TOKEN",
+    403: "your token may not read it; ask for access or use another token",
+    404: "check the name and the revision",
+}
 BUNDLED = Path(__file__).parent / "weights"
 
 
@@ -47,7 +53,7 @@ def find_weights(model: str | Path | None = None, *, revision: str | None = None
     """
     if model is None or Path(model).is_dir():
         if revision is not None:
-            raise WeightsError(f"revision {revision!r} given, but {model or 'bundled'!r} is local")
+            raise WeightsError(f"revision {revision!r} given for local weights; leave it out")
         folder = BUNDLED if model is None else Path(model)
         for name in (CONFIG_NAME, WEIGHTS_NAME):
             if not (folder / name).is_file():
@@ -72,10 +78,16 @@ def _download(repo_id: str, revision: str | None) -> WeightsFiles:
             f"the Hub cannot be reached and {repo_id!r} is not in the local cache; "
             "check the connection, or give a local folder"
         ) from error
-    except (HfHubHTTPError, OSError) as error:
+    except HfHubHTTPError as error:
+        status = error.response.status_code
         raise WeightsError(
-            f"cannot download {repo_id!r} at revision {revision or 'main'!r}: "
-            f"{str(error).splitlines()[0]}; check the name, the revision and your access"
+            f"cannot download {repo_id!r} at revision {revision or 'main'!r}: the Hub answered "
+            f"HTTP {status}; {_ADVICE.get(status, 'try again later')}"
+        ) from error
+    except (OSError, httpx2.HTTPError) as error:
+        raise WeightsError(
+            f"cannot download {repo_id!r} at revision {revision or 'main'!r} "
+            f"({type(error).__name__}); check the connection and the disk, then try again"
         ) from error
     return WeightsFiles(config, weights, repo_id, commit)
 
@@ -117,7 +129,7 @@ def load_files(files: WeightsFiles) -> LightweightMTLNet224:
         state = load_file(files.weights)
     except (OSError, SafetensorError) as error:
         raise WeightsError(
-            f"{WEIGHTS_NAME} of {files.name!r} is damaged or no safetensors file: {error}"
+            f"{WEIGHTS_NAME} of {files.name!r} is damaged or no safetensors file; download it again"
         ) from error
     _load_strictly(network, state, files.name)
     return network.eval()

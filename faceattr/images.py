@@ -42,6 +42,7 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_ROWS = 256
 _WARNINGS_LOCK = threading.Lock()
 
 
@@ -216,7 +217,11 @@ def _from_array(array: NDArray[Any], max_pixels: int) -> Image.Image:
 
 def _to_8_bits(values: NDArray[Any], white: int) -> NDArray[np.uint8]:
     """Scale 0..`white` to 0..255, to the nearest."""
-    scaled: NDArray[np.uint8] = np.rint(values.astype(np.float64) * (255 / white)).astype(np.uint8)
+    scaled = np.empty(values.shape, np.uint8)
+    # A few rows at a time: doubles of a whole large picture take eight times its memory.
+    for start in range(0, len(values), _ROWS):
+        rows = values[start : start + _ROWS].astype(np.float64) * (255 / white)
+        scaled[start : start + _ROWS] = np.rint(rows)
     return scaled
 
 

@@ -15,8 +15,8 @@ from faceattr.errors import LabelError
 
 
 def _key(name: str) -> str:
-    """Fold spelling differences: case, spaces, underscores, slashes and dashes."""
-    return "".join(c for c in name.casefold() if c.isalnum() or c == "+")
+    """Fold spelling differences: case, spaces, underscores and slashes."""
+    return "".join(c for c in name.casefold() if c not in " _/")
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,8 +20,8 @@ from faceattr.preprocessing import Preprocessing
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
+_WIDEST = 8192
 REPORT_WIDTHS = (64, 128, 128, 256, 256, 512, 512)
-Model = TypeVar("Model", bound="LightweightMTLNet224")
 
 
 def _default_classes() -> dict[str, tuple[str, ...]]:
@@ -59,17 +60,18 @@ class ModelConfig:
             raise WeightsError(
                 f"unknown architecture {self.architecture!r}; expected 'LightweightMTLNet224'"
             )
-        if len(self.widths) != 7 or min(self.widths) < 1 or self.hidden < 1:
+        sizes = (*self.widths, self.hidden)
+        if len(sizes) != 8 or not all(type(n) is int and 1 <= n <= _WIDEST for n in sizes):
             raise WeightsError(
-                f"expected seven positive widths and a positive hidden width, "
-                f"came {list(self.widths)} and {self.hidden}"
+                f"expected seven positive widths and a hidden width, integers up to {_WIDEST}, "
+                f"came {list(self.widths)} and {self.hidden!r}"
             )
         self._check_tasks("classes", self.classes)
         self._check_tasks("temperatures", self.temperatures)
         for task in labels.TASKS:
             self._check_classes(task)
-            if not self.temperatures[task.name] > 0:
-                raise WeightsError(f"temperature of {task.name!r} must be above zero")
+            if not 0 < self.temperatures[task.name] < math.inf:
+                raise WeightsError(f"temperature of {task.name!r} must be finite and above zero")
 
     @staticmethod
     def _check_tasks(section: str, values: Mapping[str, object]) -> None:
@@ -101,8 +103,8 @@ class ModelConfig:
         try:
             return cls(
                 architecture=values["architecture"],
-                widths=tuple(int(width) for width in values["widths"]),
-                hidden=int(values["hidden"]),
+                widths=tuple(values["widths"]),
+                hidden=values["hidden"],
                 classes={task: tuple(names) for task, names in values["classes"].items()},
                 preprocessing=Preprocessing.from_dict(values["preprocessing"]),
                 temperatures={t: float(v) for t, v in values["temperatures"].items()},
@@ -199,12 +201,9 @@ class LightweightMTLNet224(nn.Module):
 
     @classmethod
     def from_pretrained(
-        cls: type[Model], model: str | Path | None = None, *, revision: str | None = None
-    ) -> Model:
+        cls, model: str | Path | None = None, *, revision: str | None = None
+    ) -> LightweightMTLNet224:
         """Load weights strictly; see `faceattr.hub.load_model` for the arguments and errors."""
         from faceattr.hub import load_model
 
-        loaded = load_model(model, revision=revision)
-        if not isinstance(loaded, cls):
-            raise WeightsError(f"expected {cls.__name__}, the weights are {type(loaded).__name__}")
-        return loaded
+        return load_model(model, revision=revision)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from faceattr import labels
 from faceattr.alignment import align_face
-from faceattr.detection import DetectorStatus, FaceDetector, load_detector
+from faceattr.detection import FaceDetector, load_detector
 from faceattr.errors import FaceAttrError
 from faceattr.hub import WeightsFiles, find_weights, load_files
 from faceattr.images import ImageSource, decode_image
@@ -56,12 +56,11 @@ class FacePipeline:
         self.device = torch.device(device or "cpu")
         self.model = model.eval().to(self.device).to(memory_format=torch.channels_last)
         self.detector = detector
-        status: DetectorStatus | None = getattr(detector, "status", None)
         self.info = PipelineInfo(
             model="unnamed" if files is None else files.name,
             revision=None if files is None else files.revision,
             detector=detector.name,
-            detector_note=None if status is None else status.fallback_reason,
+            detector_note=detector.status.fallback_reason,
         )
 
     @classmethod

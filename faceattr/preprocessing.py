@@ -5,6 +5,7 @@ Training, evaluation, the pipeline and the page all go through this module.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -45,10 +46,14 @@ class Preprocessing:
     std: tuple[float, float, float] = IMAGENET_STD
 
     def __post_init__(self) -> None:
-        if self.image_size < 16:
-            raise WeightsError(f"image_size must be at least 16 pixels, came {self.image_size}")
-        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
-            raise WeightsError("mean and std must hold three numbers, std above zero")
+        if type(self.image_size) is not int or not 16 <= self.image_size <= 1024:
+            raise WeightsError(
+                f"image_size must be a whole number from 16 to 1024, came {self.image_size!r}"
+            )
+        numbers = (*self.mean, *self.std)
+        finite = all(isinstance(n, float | int) and math.isfinite(n) for n in numbers)
+        if len(self.mean) != 3 or len(self.std) != 3 or not finite or min(self.std) <= 0:
+            raise WeightsError("mean and std must hold three finite numbers, std above zero")
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Preprocessing:
@@ -62,7 +67,7 @@ class Preprocessing:
             raise WeightsError(
                 f"preprocessing: expected the keys {sorted(known)}, came {sorted(values)}"
             )
-        return cls(int(values["image_size"]), tuple(values["mean"]), tuple(values["std"]))
+        return cls(values["image_size"], tuple(values["mean"]), tuple(values["std"]))
 
     def to_dict(self) -> dict[str, Any]:
         """The section of `config.json`."""

@@ -7,12 +7,12 @@ find_python() {
     local candidate
     for candidate in ${PYTHON:-} python3 python3.13 python3.12 python3.11 python3.10 python; do
         if command -v "$candidate" >/dev/null 2>&1 &&
-            "$candidate" -c 'import sys, venv; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then
+            "$candidate" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then
             printf '%s\n' "$candidate"
             return
         fi
     done
-    echo "error: Python 3.10 or newer with the venv module is needed; set PYTHON to its path" >&2
+    echo "error: Python 3.10 or newer with venv and ensurepip is needed (Debian: python3-venv); set PYTHON to its path" >&2
     return 1
 }
 
@@ -23,10 +23,10 @@ prepare() {
         echo "Using .venv"
         return
     fi
-    if [ ! -x .venv/bin/python ]; then
+    if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
         python=$(find_python)
         echo "Making .venv with $("$python" --version)"
-        "$python" -m venv .venv
+        "$python" -m venv --clear .venv
     fi
     echo "Installing faceattr[$EXTRAS] into .venv (PyTorch is large: a few minutes the first time)"
     .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[$EXTRAS]"

@@ -6,14 +6,15 @@ import numpy as np
 import pyarrow as pa
 
 from faceattr.labels import TASKS
+from train.recipe import ours
 
 TRAINING = {
     "recipe": "ours",
     "seed": 3,
     "epoch": 7,
     "epochs": 9,
-    "batch_size": 128,
     "image_size": 112,
+    "settings": json.loads(json.dumps(ours().to_dict())),
     "dataset": {
         "id": "fairface",
         "config": "0.25",

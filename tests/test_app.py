@@ -15,11 +15,13 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 
 import app
+from faceattr.detection import DetectorStatus
 from faceattr.model import LightweightMTLNet224, ModelConfig
 from faceattr.pipeline import FacePipeline, PipelineInfo
 from faceattr.preprocessing import Preprocessing
 from faceattr.results import Detection, FaceBox
 
+FILE = {"_type": "gradio.FileData"}
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 ARTIFACTS = Path(__file__).resolve().parents[1] / "artifacts"
 
@@ -35,6 +37,7 @@ class ColourDetector:
     """Finds a face wherever a picture's quarter is red."""
 
     name = "colour"
+    status = DetectorStatus("colour")
 
     def detect(self, image):
         height, width = image.shape[0] // 2, image.shape[1] // 2
@@ -125,8 +128,10 @@ def test_a_data_url_works_over_plain_http(server):
     assert len(answer["faces"]) == 1
 
 
-def test_a_path_of_the_server_is_refused(server):
-    body = json.dumps({"data": [{"path": "/etc/hostname"}]}).encode()
+@pytest.mark.parametrize("meta", [{}, {"meta": {"_type": "other"}}, {"meta": FILE}])
+def test_a_path_of_the_server_is_refused(server, tmp_path, meta):
+    path = saved(tmp_path / "secret.png", red_quarters(1))
+    body = json.dumps({"data": [{"path": str(path), **meta}]}).encode()
     headers = {"Content-Type": "application/json"}
     request = urllib.request.Request(f"{server}gradio_api/call/predict", body, headers)
     event = json.loads(urllib.request.urlopen(request).read())["event_id"]
@@ -146,7 +151,8 @@ def test_weights_that_cannot_be_had_fall_back_to_the_bundled_ones(monkeypatch):
     monkeypatch.setenv("FACEATTR_DETECTOR", "haar")
     pipeline, note = app.load_pipeline()
     assert pipeline.info.model == "bundled"
-    assert "no/such/folder" in note
+    assert "bundled" in note
+    assert "no/such/folder" not in note
 
 
 @pytest.fixture(scope="module")

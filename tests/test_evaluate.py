@@ -269,7 +269,9 @@ def test_metadata_that_is_absent_or_does_not_fit_is_refused(tmp_path, data):
     pq.write_table(table(data).replace_schema_metadata(None), path)
     with pytest.raises(TableError, match="no key 'faceattr'.*python -m train predict"):
         read_predictions(path)
-    with pytest.raises(TableError, match=r"'config' lacks \['training'\]"):
+    with pytest.raises(
+        TableError, match=r"'config' lacks \['training', 'preprocessing', 'temperatures'\]"
+    ):
         read_predictions(store(path, data, config={}))
     facts = {"id": "x", "config": "0.25", "split": "validation", "revision": None, "rows": 401}
     with pytest.raises(TableError, match="says 401 rows, the table holds 400"):

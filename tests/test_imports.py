@@ -22,7 +22,15 @@ ORDER = [
     "pipeline",
     "__main__",
 ]
-AFTER_PREDICTION = ["imbalance", "subgroups", "tables", "evaluate", "card", "calibration"]
+AFTER_PREDICTION = [
+    "imbalance",
+    "subgroups",
+    "tables",
+    "evaluate",
+    "card",
+    "calibration",
+    "results",
+]
 
 
 def imported(path: Path) -> set[str]:

@@ -38,6 +38,12 @@ def test_unknown_class_names_what_was_expected():
         RACE.index("Martian")
 
 
+@pytest.mark.parametrize("years", ["39", "02", "1019", "7"])
+def test_an_age_in_years_is_no_age_group(years):
+    with pytest.raises(LabelError, match="not a class of 'age'"):
+        AGE.index(years)
+
+
 def test_two_names_for_one_class_are_refused():
     with pytest.raises(LabelError, match="mean the same"):
         AGE.indices(["70+", "more than 70"])

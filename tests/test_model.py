@@ -126,7 +126,13 @@ def test_weights_that_do_not_fit_are_named(folder, edit, message):
         ({"colour": "blue"}, "unknown config keys.*colour"),
         ({"architecture": "ResNet"}, "unknown architecture 'ResNet'"),
         ({"widths": [1, 2]}, "seven positive widths"),
-        ({"hidden": "many"}, "wrong type"),
+        ({"widths": "1234567"}, "seven positive widths"),
+        ({"widths": [64.9] * 7}, "seven positive widths"),
+        ({"widths": [10**9] * 7}, "seven positive widths"),
+        ({"hidden": True}, "seven positive widths"),
+        ({"hidden": "many"}, "seven positive widths"),
+        ({"widths": 7}, "wrong type"),
+        ({"temperatures": {"gender": float("inf"), "age": 1, "race": 1}}, "finite"),
         ({"temperatures": {"gender": 1.0}}, "temperatures: expected the tasks"),
         ({"temperatures": {"gender": 0.0, "age": 1, "race": 1}}, "above zero"),
         ({"preprocessing": {"image_size": 32}}, "preprocessing: expected the keys"),
@@ -167,7 +173,7 @@ def test_a_folder_without_weights_names_the_file(tmp_path):
 
 
 def test_a_revision_for_local_weights_is_refused(folder):
-    with pytest.raises(WeightsError, match="is local"):
+    with pytest.raises(WeightsError, match="local weights"):
         load_model(folder, revision="main")
 
 

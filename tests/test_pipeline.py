@@ -5,10 +5,10 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from faceattr.detection import load_detector
 from PIL import Image
 
 from faceattr.__main__ import main
+from faceattr.detection import DetectorStatus, load_detector
 from faceattr.errors import FaceAttrError, ImageDecodeError
 from faceattr.labels import TASKS
 from faceattr.model import LightweightMTLNet224, ModelConfig
@@ -25,6 +25,7 @@ class CornerDetector:
     """Finds one face in the left upper corner of each picture wider than 100 pixels."""
 
     name = "corner"
+    status = DetectorStatus("corner")
 
     def detect(self, image):
         if image.shape[1] <= 100:
@@ -160,7 +161,8 @@ def test_command_line_prints_a_table_and_saves_boxes(photos, capsys):
     assert status == 0
     assert "one.png: 1 face" in out
     assert "%" in out
-    assert Image.open(folder / "001-one.png").size == (160, 120)
+    with Image.open(folder / "001-one.png") as annotated:
+        assert annotated.size == (160, 120)
 
 
 def test_command_line_says_what_is_wrong_with_a_model(photos, capsys):

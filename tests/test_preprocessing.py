@@ -27,7 +27,16 @@ def test_settings_survive_the_config_file():
     assert Preprocessing.from_dict(settings.to_dict()) == settings
 
 
-@pytest.mark.parametrize("changes", [{"image_size": 4}, {"std": (0.0, 1.0, 1.0)}, {"mean": (1,)}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"image_size": 4},
+        {"std": (0.0, 1.0, 1.0)},
+        {"mean": (1,)},
+        {"image_size": 32.7},
+        {"std": (1.0, 1.0, float("nan"))},
+    ],
+)
 def test_impossible_settings_are_refused(changes):
     with pytest.raises(WeightsError):
         Preprocessing(**changes)

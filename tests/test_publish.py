@@ -28,11 +28,12 @@ TINY = ModelConfig(widths=(4, 4, 4, 4, 4, 4, 4), hidden=8)
 
 
 def write_weights(folder: Path, seed: int, config: ModelConfig = TINY) -> None:
-    """Fresh weights, and a report that is theirs."""
+    """Fresh weights, and a report and a card that are theirs."""
     torch.manual_seed(seed)
     LightweightMTLNet224(config).save_pretrained(folder)
     digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
     (folder / "report.json").write_text(json.dumps({"weights_sha256": digest}))
+    (folder / "README.md").write_text(f"{CARD}\nSHA-256 {digest}\n")
 
 
 @pytest.fixture
@@ -40,7 +41,6 @@ def folder(tmp_path):
     """A folder in order, with one figure and one file that is nobody's business."""
     path = tmp_path / "weights"
     write_weights(path, seed=1)
-    (path / "README.md").write_text(CARD)
     (path / "figures").mkdir()
     (path / "figures" / "confusion.svg").write_text("<svg/>")
     (path / "checkpoint.pt").write_bytes(b"private")
@@ -156,10 +156,17 @@ def test_a_card_with_bad_metadata_is_refused(folder, text, problem):
 
 
 def test_a_card_the_hub_refuses_is_explained(hub, folder):
-    (folder / "README.md").write_text("---\npipeline_tag: [a, b]\n---\n")
+    card = (folder / "README.md").read_text()
+    (folder / "README.md").write_text(card.replace("image-classification", "[a, b]"))
     with pytest.raises(PublishError, match='"pipeline_tag" must be a string'):
         send(hub, folder)
     assert hub.asked("PUT", "") == hub.asked("POST", "/commit/") == 0
+
+
+def test_a_card_of_other_weights_is_refused(folder):
+    (folder / "README.md").write_text(CARD)
+    with pytest.raises(PublishError, match=r"README\.md is not about these weights"):
+        check_folder(folder)
 
 
 def test_without_a_token_nothing_is_sent(hub, folder):
