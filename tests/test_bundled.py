@@ -11,7 +11,7 @@ from train.card import make_card
 from train.results import START, TableError, comparison, insert
 
 ROOT = Path(__file__).resolve().parents[1]
-REPORTS = [BUNDLED / "report.json", ROOT / "docs" / "results" / "report-recipe.json"]
+REPORTS = [BUNDLED / "report.json", *sorted((ROOT / "docs" / "results").glob("*.json"))]
 
 
 def read(path):
