@@ -133,6 +133,7 @@ def report() -> Recipe:
     Adam at 1e-3, the plain sum of three cross-entropies, no augmentation, at most 10 epochs,
     stopped when the training loss falls by less than 0.1. The report does not state its batch
     size; 64 is ours. It trains at 96 pixels where the report used 224: a fifth of the cost.
+    The epoch that does best on the holdout is kept, as in every recipe here.
     """
     return Recipe(
         name="report",
