@@ -1,17 +1,10 @@
 import pytest
+from synthetic import HUB_CLASSES
 
 from faceattr.errors import LabelError
 from faceattr.labels import AGE, GENDER, RACE, TASKS, task
 
-HUB_RACES = [
-    "East Asian",
-    "Indian",
-    "Black",
-    "White",
-    "Middle Eastern",
-    "Latino_Hispanic",
-    "Southeast Asian",
-]
+HUB_RACES = HUB_CLASSES["race"]
 
 
 def test_maps_a_data_sets_order_by_name():
