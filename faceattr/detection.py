@@ -254,7 +254,7 @@ def _ask_hub() -> Path | str:
     thread.start()
     thread.join(HUB_LIMIT_S)
     if not outcome:
-        return f"the Hub did not answer within {HUB_LIMIT_S:g} s"
+        return f"its file did not arrive from the Hub within {HUB_LIMIT_S:g} s"
     return _verified(outcome[0]) if isinstance(outcome[0], Path) else outcome[0]
 
 
