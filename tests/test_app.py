@@ -169,6 +169,12 @@ def page():
         browser.close()
 
 
+def upload(page, photo, awaited):
+    """Give the page a photo and wait for what it should show."""
+    page.locator("input[type=file]").first.set_input_files(photo)
+    page.wait_for_selector(awaited)
+
+
 def screenshot(page, name):
     ARTIFACTS.mkdir(exist_ok=True)
     page.screenshot(path=ARTIFACTS / f"{name}.png", full_page=True)
@@ -177,10 +183,7 @@ def screenshot(page, name):
 @pytest.mark.browser
 def test_a_visitor_sees_one_card_a_face(server, page, tmp_path):
     page.goto(server)
-    page.locator("input[type=file]").first.set_input_files(
-        saved(tmp_path / "three.png", red_quarters(3))
-    )
-    page.wait_for_selector("#result .face")
+    upload(page, saved(tmp_path / "three.png", red_quarters(3)), "#result .face")
     assert page.locator("#result .face").count() == 3
     assert "3 faces found" in page.locator("#result").inner_text()
     card = page.locator("#result .face").first
@@ -198,10 +201,7 @@ def test_a_visitor_sees_one_card_a_face(server, page, tmp_path):
 @pytest.mark.browser
 def test_a_visitor_without_a_face_is_told_what_to_try(server, page, tmp_path):
     page.goto(server)
-    page.locator("input[type=file]").first.set_input_files(
-        saved(tmp_path / "none.png", red_quarters(0))
-    )
-    page.wait_for_selector("#result .message")
+    upload(page, saved(tmp_path / "none.png", red_quarters(0)), "#result .message")
     assert "No face found" in page.locator("#result").inner_text()
     screenshot(page, "no-face")
 
@@ -230,8 +230,7 @@ def test_a_group_photo_gives_one_card_a_face(page, photos_dir, yunet_path, monke
     try:
         page.goto(url)
         photo = photos_dir / "2008_004176.jpg"
-        page.locator("input[type=file]").first.set_input_files(photo)
-        page.wait_for_selector("#result .face")
+        upload(page, photo, "#result .face")
         labelled = json.loads((photos_dir / "boxes.json").read_text())[photo.name]
         assert page.locator("#result .face").count() == len(labelled)
         page.wait_for_timeout(500)
