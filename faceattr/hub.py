@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,14 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from faceattr.errors import WeightsError
-from faceattr.model import CONFIG_NAME, WEIGHTS_NAME, LightweightMTLNet224, ModelConfig
+from faceattr.model import (
+    ARCHITECTURES,
+    CONFIG_NAME,
+    WEIGHTS_NAME,
+    FaceAttributeModel,
+    ModelConfig,
+    build_model,
+)
 
 _ADVICE = {
     401: "check the spelling of the name; a private repository needs HF_TOKEN",
@@ -92,7 +100,7 @@ def _download(repo_id: str, revision: str | None) -> WeightsFiles:
     return WeightsFiles(config, weights, repo_id, commit)
 
 
-def _load_strictly(network: LightweightMTLNet224, state: dict[str, Tensor], origin: str) -> None:
+def _load_strictly(network: FaceAttributeModel, state: dict[str, Tensor], origin: str) -> None:
     expected = network.state_dict()
     missing = sorted(set(expected) - set(state))
     unexpected = sorted(set(state) - set(expected))
@@ -111,7 +119,10 @@ def _load_strictly(network: LightweightMTLNet224, state: dict[str, Tensor], orig
     network.load_state_dict(state, strict=True)
 
 
-def load_files(files: WeightsFiles) -> LightweightMTLNet224:
+def load_files(
+    files: WeightsFiles,
+    architectures: Mapping[str, type[FaceAttributeModel]] = ARCHITECTURES,
+) -> FaceAttributeModel:
     """Build the network that `files` describe, in evaluation mode.
 
     Raises:
@@ -124,7 +135,10 @@ def load_files(files: WeightsFiles) -> LightweightMTLNet224:
         raise WeightsError(f"{CONFIG_NAME} of {files.name!r} is not readable JSON") from error
     if not isinstance(values, dict):
         raise WeightsError(f"{CONFIG_NAME} of {files.name!r} must hold a JSON object")
-    network = LightweightMTLNet224(ModelConfig.from_dict(values))
+    config = ModelConfig.from_dict(values)
+    network = build_model(config, architectures)
+    if missing := sorted(set(network.config.sizes) - set(config.sizes)):
+        raise WeightsError(f"{CONFIG_NAME} of {files.name!r} lacks the sizes {missing}")
     try:
         state = load_file(files.weights)
     except (OSError, SafetensorError) as error:
@@ -137,7 +151,7 @@ def load_files(files: WeightsFiles) -> LightweightMTLNet224:
 
 def load_model(
     model: str | Path | None = None, *, revision: str | None = None
-) -> LightweightMTLNet224:
+) -> FaceAttributeModel:
     """Load a network in evaluation mode, strictly and from safetensors only.
 
     Args:

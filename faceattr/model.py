@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -20,8 +20,7 @@ from faceattr.preprocessing import Preprocessing
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
-_WIDEST = 8192
-REPORT_WIDTHS = (64, 128, 128, 256, 256, 512, 512)
+_LARGEST = 8192
 
 
 def _default_classes() -> dict[str, tuple[str, ...]]:
@@ -37,9 +36,8 @@ class ModelConfig:
     """Everything needed to rebuild a network and to use its logits rightly.
 
     Attributes:
-        architecture: name of the network class.
-        widths: output channels of the seven convolutional layers.
-        hidden: width of the shared fully connected layer.
+        architecture: name of the network class, a key of `ARCHITECTURES`.
+        sizes: values of that class's `Sizes`; those left out are its defaults.
         classes: class names by task in the order of the logits.
         preprocessing: how a chip becomes the input tensor.
         temperatures: by task, positive; logits are divided by them before the softmax
@@ -48,24 +46,13 @@ class ModelConfig:
     """
 
     architecture: str = "LightweightMTLNet224"
-    widths: tuple[int, ...] = REPORT_WIDTHS
-    hidden: int = 256
+    sizes: Mapping[str, Any] = field(default_factory=dict)
     classes: Mapping[str, tuple[str, ...]] = field(default_factory=_default_classes)
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     temperatures: Mapping[str, float] = field(default_factory=_default_temperatures)
     training: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.architecture != "LightweightMTLNet224":
-            raise WeightsError(
-                f"unknown architecture {self.architecture!r}; expected 'LightweightMTLNet224'"
-            )
-        sizes = (*self.widths, self.hidden)
-        if len(sizes) != 8 or not all(type(n) is int and 1 <= n <= _WIDEST for n in sizes):
-            raise WeightsError(
-                f"expected seven positive widths and a hidden width, integers up to {_WIDEST}, "
-                f"came {list(self.widths)} and {self.hidden!r}"
-            )
         self._check_tasks("classes", self.classes)
         self._check_tasks("temperatures", self.temperatures)
         for task in labels.TASKS:
@@ -102,9 +89,11 @@ class ModelConfig:
             raise WeightsError(f"config keys {missing} are missing")
         try:
             return cls(
-                architecture=values["architecture"],
-                widths=tuple(values["widths"]),
-                hidden=values["hidden"],
+                architecture=str(values["architecture"]),
+                sizes={
+                    name: tuple(size) if isinstance(size, list) else size
+                    for name, size in values["sizes"].items()
+                },
                 classes={task: tuple(names) for task, names in values["classes"].items()},
                 preprocessing=Preprocessing.from_dict(values["preprocessing"]),
                 temperatures={t: float(v) for t, v in values["temperatures"].items()},
@@ -117,8 +106,7 @@ class ModelConfig:
         """JSON-ready content of `config.json`."""
         return {
             "architecture": self.architecture,
-            "widths": list(self.widths),
-            "hidden": self.hidden,
+            "sizes": {k: list(v) if isinstance(v, tuple) else v for k, v in self.sizes.items()},
             "classes": {task: list(names) for task, names in self.classes.items()},
             "preprocessing": self.preprocessing.to_dict(),
             "temperatures": dict(self.temperatures),
@@ -130,51 +118,49 @@ class ModelConfig:
         return replace(self, **changes)
 
 
-class DepthwiseSeparableConv(nn.Module):
-    """3×3 depthwise, 1×1 pointwise, batch norm, ReLU (report, listing 6.1)."""
-
-    def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
-        super().__init__()
-        self.depthwise = nn.Conv2d(
-            in_channels, in_channels, 3, stride, padding=1, groups=in_channels, bias=False
-        )
-        self.pointwise = nn.Conv2d(in_channels, out_channels, 1, bias=False)
-        self.bn = nn.BatchNorm2d(out_channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`(N, C, H, W)` to `(N, out_channels, H/stride, W/stride)`."""
-        return F.relu(self.bn(self.pointwise(self.depthwise(x))), inplace=True)
+def _check_size(name: str, value: object, default: object) -> None:
+    """A size is a whole number from 1, or as many of them as the default has."""
+    if isinstance(default, tuple):
+        valid = isinstance(value, tuple) and len(value) == len(default)
+        wanted = f"{len(default)} whole numbers"
+    else:
+        valid, wanted = True, "a whole number"
+    numbers = value if isinstance(value, tuple) else (value,)
+    if not valid or not all(type(n) is int and 1 <= n <= _LARGEST for n in numbers):
+        raise WeightsError(f"size {name!r}: expected {wanted} from 1 to {_LARGEST}, came {value!r}")
 
 
-class LightweightMTLNet224(nn.Module):
-    """The report's network (section 3.3, listing 6.1): 668,077 parameters as configured there.
+class FaceAttributeModel(nn.Module):
+    """What all networks share: configuration, calibrated probabilities, saving and loading.
 
-    Seven depthwise separable convolutions, global average pooling, one shared fully connected
-    layer and a linear head per task. The average pool makes it accept other input sizes than
-    the 224 of its name; the size in use is `config.preprocessing.image_size`.
+    A network is a subclass with a frozen dataclass `Sizes` (whole numbers or tuples of them,
+    all with defaults) and a `forward` from normalised faces `(N, 3, S, S)` to logits
+    `(N, classes)` by task name, for any S; the size in use is `config.preprocessing.image_size`.
     """
 
-    STRIDES = (2, 1, 2, 1, 2, 1, 2)
+    Sizes: ClassVar[type[Any]]
 
     def __init__(self, config: ModelConfig | None = None) -> None:
         super().__init__()
-        self.config = config or ModelConfig()
-        channels = (3, *self.config.widths)
-        for number, stride in enumerate(self.STRIDES, start=1):
-            layer = DepthwiseSeparableConv(channels[number - 1], channels[number], stride)
-            self.add_module(f"conv{number}", layer)
-        self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.fc = nn.Linear(channels[-1], self.config.hidden)
-        self.heads = nn.ModuleDict(
-            {t.name: nn.Linear(self.config.hidden, len(t.classes)) for t in labels.TASKS}
-        )
+        name = type(self).__name__
+        config = config or ModelConfig(name)
+        if config.architecture != name:
+            raise WeightsError(f"expected a config for {name!r}, came {config.architecture!r}")
+        self.sizes = self._read_sizes(config.sizes)
+        self.config = config.replace(sizes=asdict(self.sizes))
+
+    @classmethod
+    def _read_sizes(cls, values: Mapping[str, Any]) -> Any:
+        defaults = asdict(cls.Sizes())
+        if unknown := sorted(set(values) - set(defaults)):
+            raise WeightsError(f"unknown sizes {unknown}; expected {sorted(defaults)}")
+        for name, value in values.items():
+            _check_size(name, value, defaults[name])
+        return cls.Sizes(**values)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Normalised faces `(N, 3, S, S)` to logits `(N, classes)` by task name."""
-        for number in range(1, len(self.STRIDES) + 1):
-            x = self.get_submodule(f"conv{number}")(x)
-        x = F.relu(self.fc(self.avgpool(x).flatten(1)))
-        return {name: head(x) for name, head in self.heads.items()}
+        raise NotImplementedError
 
     def probabilities(self, x: Tensor) -> dict[str, Tensor]:
         """Calibrated probabilities `(N, classes)` by task; columns in `faceattr.labels` order."""
@@ -199,11 +185,241 @@ class LightweightMTLNet224(nn.Module):
         text = json.dumps(self.config.to_dict(), indent=2, ensure_ascii=False)
         (target / CONFIG_NAME).write_text(text + "\n", encoding="utf-8")
 
-    @classmethod
+    @staticmethod
     def from_pretrained(
-        cls, model: str | Path | None = None, *, revision: str | None = None
-    ) -> LightweightMTLNet224:
-        """Load weights strictly; see `faceattr.hub.load_model` for the arguments and errors."""
+        model: str | Path | None = None, *, revision: str | None = None
+    ) -> FaceAttributeModel:
+        """Load a network of whichever class `config.json` names, strictly.
+
+        See `faceattr.hub.load_model` for the arguments and errors.
+        """
         from faceattr.hub import load_model
 
         return load_model(model, revision=revision)
+
+
+class DepthwiseSeparableConv(nn.Module):
+    """3×3 depthwise, 1×1 pointwise, batch norm, ReLU (report, listing 6.1)."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
+        super().__init__()
+        self.depthwise = nn.Conv2d(
+            in_channels, in_channels, 3, stride, padding=1, groups=in_channels, bias=False
+        )
+        self.pointwise = nn.Conv2d(in_channels, out_channels, 1, bias=False)
+        self.bn = nn.BatchNorm2d(out_channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(N, C, H, W)` to `(N, out_channels, H/stride, W/stride)`."""
+        return F.relu(self.bn(self.pointwise(self.depthwise(x))), inplace=True)
+
+
+class LightweightMTLNet224(FaceAttributeModel):
+    """The report's network (section 3.3, listing 6.1): 668,077 parameters as configured there.
+
+    Seven depthwise separable convolutions, global average pooling, one shared fully connected
+    layer and a linear head per task. The average pool makes it accept other input sizes than
+    the 224 of its name.
+    """
+
+    @dataclass(frozen=True)
+    class Sizes:
+        """Output channels of the seven convolutional layers; width of the shared layer."""
+
+        widths: tuple[int, ...] = (64, 128, 128, 256, 256, 512, 512)
+        hidden: int = 256
+
+    STRIDES = (2, 1, 2, 1, 2, 1, 2)
+
+    def __init__(self, config: ModelConfig | None = None) -> None:
+        super().__init__(config)
+        channels = (3, *self.sizes.widths)
+        for number, stride in enumerate(self.STRIDES, start=1):
+            layer = DepthwiseSeparableConv(channels[number - 1], channels[number], stride)
+            self.add_module(f"conv{number}", layer)
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(channels[-1], self.sizes.hidden)
+        self.heads = nn.ModuleDict(
+            {t.name: nn.Linear(self.sizes.hidden, len(t.classes)) for t in labels.TASKS}
+        )
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Normalised faces `(N, 3, S, S)` to logits `(N, classes)` by task name."""
+        for number in range(1, len(self.STRIDES) + 1):
+            x = self.get_submodule(f"conv{number}")(x)
+        x = F.relu(self.fc(self.avgpool(x).flatten(1)))
+        return {name: head(x) for name, head in self.heads.items()}
+
+
+class ConvNorm(nn.Sequential):
+    """Convolution without bias, batch norm, and an activation unless it is left out."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int,
+        stride: int = 1,
+        groups: int = 1,
+        activation: type[nn.Module] | None = nn.ReLU,
+    ) -> None:
+        padding = (kernel - 1) // 2
+        super().__init__(
+            nn.Conv2d(
+                in_channels, out_channels, kernel, stride, padding, groups=groups, bias=False
+            ),
+            nn.BatchNorm2d(out_channels),
+        )
+        if activation is not None:
+            self.append(activation(inplace=True))
+
+
+class SqueezeExcitation(nn.Module):
+    """Channels weighted by what the whole map holds (Hu et al., CVPR 2018)."""
+
+    def __init__(self, channels: int, squeezed: int) -> None:
+        super().__init__()
+        self.reduce = nn.Conv2d(channels, squeezed, 1)
+        self.expand = nn.Conv2d(squeezed, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(N, C, H, W)` to the same."""
+        weights = self.expand(F.relu(self.reduce(x.mean((2, 3), keepdim=True))))
+        return x * F.hardsigmoid(weights)
+
+
+class InvertedBottleneck(nn.Module):
+    """Residual block: widen, 3×3 depthwise, optional squeeze-excitation, narrow.
+
+    MobileNetV2 (Sandler et al., CVPR 2018, section 3.3) with MobileNetV3's activation.
+    """
+
+    def __init__(self, channels: int, expanded: int, squeezed: int = 0) -> None:
+        super().__init__()
+        act = nn.Hardswish
+        self.widen = ConvNorm(channels, expanded, 1, activation=act)
+        self.depthwise = ConvNorm(expanded, expanded, 3, groups=expanded, activation=act)
+        self.attention = SqueezeExcitation(expanded, squeezed) if squeezed else nn.Identity()
+        self.narrow = ConvNorm(expanded, channels, 1, activation=None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(N, C, H, W)` to the same."""
+        return x + self.narrow(self.attention(self.depthwise(self.widen(x))))
+
+
+class ResidualConv(nn.Module):
+    """Residual 3×3 convolution: on few channels a dense one costs less than a bottleneck."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = ConvNorm(channels, channels, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(N, C, H, W)` to the same."""
+        return x + self.conv(x)
+
+
+class TaskPool(nn.Module):
+    """Pools a map with one learned weight for each task, channel and place.
+
+    Faces are aligned, so places have a meaning: a global depthwise convolution as in
+    MobileFaceNets (Chen et al., 2018, section 3.2), here one for each task. Starts as the mean.
+    """
+
+    def __init__(self, channels: int, side: int) -> None:
+        super().__init__()
+        self.side = side
+        self.weight = nn.Parameter(torch.full((len(labels.TASKS), channels, side, side), side**-2))
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """`(N, C, H, W)` to `(N, C)` for each task; other maps are averaged to side × side."""
+        if x.shape[-2:] != (self.side, self.side):
+            x = F.adaptive_avg_pool2d(x, self.side)
+        return [(x * weight).sum((2, 3)) for weight in self.weight.to(x.dtype)]
+
+
+class FaceAttrNet(FaceAttributeModel):
+    """Our network: 652,802 parameters, 0.214 G multiply-adds at 224×224.
+
+    The report's network spends most of its time on wide maps at half the input's resolution and
+    has no residual connection. This one leaves that resolution after a narrow stem, keeps a
+    dense convolution while channels are few, and spends four fifths of its parameters on
+    residual inverted bottlenecks at a sixteenth of the resolution. Strided convolutions are
+    dense 2×2: about as cheap as strided depthwise ones in a forward pass and many times cheaper
+    in a backward pass on CPUs. Each task has its own learned spatial pooling and linear head.
+    """
+
+    @dataclass(frozen=True)
+    class Sizes:
+        """Channels and blocks.
+
+        Attributes:
+            stem: channels at 1/2 of the input's resolution.
+            widths: channels at 1/4, 1/8 and 1/16.
+            expanded: inner channels of the bottlenecks at 1/8 and 1/16.
+            depths: residual blocks at 1/4, 1/8 and 1/16.
+            squeezed: inner channels of the squeeze-excitation at 1/16.
+            features: channels that the heads see.
+            pool: side of the map they see.
+        """
+
+        stem: int = 16
+        widths: tuple[int, ...] = (40, 80, 128)
+        expanded: tuple[int, ...] = (160, 256)
+        depths: tuple[int, ...] = (1, 2, 6)
+        squeezed: int = 16
+        features: int = 192
+        pool: int = 7
+
+    def __init__(self, config: ModelConfig | None = None) -> None:
+        super().__init__(config)
+        sizes = self.sizes
+        quarter, eighth, sixteenth = sizes.widths
+        self.stem = nn.Sequential(
+            ConvNorm(3, sizes.stem, 3, stride=2), ConvNorm(sizes.stem, quarter, 3, stride=2)
+        )
+        self.stage1 = nn.Sequential(*(ResidualConv(quarter) for _ in range(sizes.depths[0])))
+        self.stage2 = nn.Sequential(
+            ConvNorm(quarter, eighth, 2, stride=2, activation=None),
+            *(InvertedBottleneck(eighth, sizes.expanded[0]) for _ in range(sizes.depths[1])),
+        )
+        self.stage3 = nn.Sequential(
+            ConvNorm(eighth, sixteenth, 2, stride=2, activation=None),
+            *(
+                InvertedBottleneck(sixteenth, sizes.expanded[1], sizes.squeezed)
+                for _ in range(sizes.depths[2])
+            ),
+        )
+        self.features = ConvNorm(sixteenth, sizes.features, 1, activation=nn.Hardswish)
+        self.pool = TaskPool(sizes.features, sizes.pool)
+        self.heads = nn.ModuleDict(
+            {t.name: nn.Linear(sizes.features, len(t.classes)) for t in labels.TASKS}
+        )
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Normalised faces `(N, 3, S, S)` to logits `(N, classes)` by task name."""
+        x = self.features(self.stage3(self.stage2(self.stage1(self.stem(x)))))
+        pooled = self.pool(x)
+        return {
+            name: head(part) for (name, head), part in zip(self.heads.items(), pooled, strict=True)
+        }
+
+
+ARCHITECTURES: dict[str, type[FaceAttributeModel]] = {
+    network.__name__: network for network in (LightweightMTLNet224, FaceAttrNet)
+}
+
+
+def build_model(
+    config: ModelConfig, architectures: Mapping[str, type[FaceAttributeModel]] = ARCHITECTURES
+) -> FaceAttributeModel:
+    """A network with random weights, of the class that the config names.
+
+    Raises:
+        WeightsError: for an unknown class or sizes that it does not take.
+    """
+    if config.architecture not in architectures:
+        raise WeightsError(
+            f"unknown architecture {config.architecture!r}; expected one of {sorted(architectures)}"
+        )
+    return architectures[config.architecture](config)

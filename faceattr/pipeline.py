@@ -16,7 +16,7 @@ from faceattr.detection import FaceDetector, load_detector
 from faceattr.errors import FaceAttrError
 from faceattr.hub import WeightsFiles, find_weights, load_files
 from faceattr.images import ImageSource, decode_image
-from faceattr.model import LightweightMTLNet224
+from faceattr.model import FaceAttributeModel
 from faceattr.results import Attribute, Detection, FaceBox, FaceResult
 
 _CHUNK = 16
@@ -47,7 +47,7 @@ class FacePipeline:
 
     def __init__(
         self,
-        model: LightweightMTLNet224,
+        model: FaceAttributeModel,
         detector: FaceDetector,
         *,
         files: WeightsFiles | None = None,

@@ -91,7 +91,7 @@ def _move(images: Tensor, side: int, aug: Augmentation, generator: torch.Generat
 
 
 def _colour(images: Tensor, aug: Augmentation, generator: torch.Generator) -> Tensor:
-    """Brightness, contrast and saturation factors on pixels in 0..255, one draw a picture."""
+    """Brightness, contrast and saturation of pixels in 0..255; one draw a picture."""
 
     def factor(amount: float) -> Tensor:
         drawn = 1 + _uniform(images.shape[0], amount, generator)
@@ -101,6 +101,9 @@ def _colour(images: Tensor, aug: Augmentation, generator: torch.Generator) -> Te
     contrast = factor(aug.contrast)
     images = images * contrast + images.mean((1, 2, 3), keepdim=True) * (1 - contrast)
     saturation = factor(aug.saturation)
+    if aug.grey > 0:
+        grey_ones = torch.rand(len(images), generator=generator) < aug.grey
+        saturation = saturation.masked_fill(grey_ones.view(-1, 1, 1, 1).to(images.device), 0.0)
     luma = torch.tensor([0.299, 0.587, 0.114], device=images.device).view(1, 3, 1, 1)
     grey = (images * luma).sum(1, keepdim=True)
     return (images * saturation + grey * (1 - saturation)).clamp_(0, 255)
@@ -123,6 +126,31 @@ def _erase(images: Tensor, aug: Augmentation, generator: torch.Generator) -> Ten
     return images.masked_fill(mask, 127.5)
 
 
+def degrade(
+    chip: NDArray[np.uint8], probability: float, rng: np.random.Generator
+) -> NDArray[np.uint8]:
+    """Lose detail as pictures on the web do: low resolution, blur, JPEG; each by chance.
+
+    Args:
+        chip: RGB uint8 `(S, S, 3)`; never changed in place.
+        probability: of each of the three.
+        rng: source of all draws.
+    """
+    chances, amounts = rng.random(3), rng.random(3)
+    side = chip.shape[0]
+    if chances[0] < probability:
+        small = max(8, round(side * (0.2 + 0.3 * amounts[0])))
+        chip = resize_chip(resize_chip(chip, small), side)
+    if chances[1] < probability:
+        sigma = side * (0.002 + 0.018 * amounts[1])
+        chip = np.asarray(cv2.GaussianBlur(chip, (0, 0), sigma), np.uint8)
+    if chances[2] < probability:
+        quality = [cv2.IMWRITE_JPEG_QUALITY, int(20 + 71 * amounts[2])]
+        encoded = cv2.imencode(".jpg", chip[..., ::-1], quality)[1]
+        chip = np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR_RGB), np.uint8)
+    return chip
+
+
 def augment(
     images: Tensor, side: int, augmentation: Augmentation, generator: torch.Generator
 ) -> Tensor:
@@ -132,7 +160,7 @@ def augment(
     """
     if augmentation.moves_pixels:
         images = _move(images, side, augmentation, generator)
-    if max(augmentation.brightness, augmentation.contrast, augmentation.saturation) > 0:
+    if augmentation.colours_pixels:
         images = _colour(images, augmentation, generator)
     if augmentation.erase > 0:
         images = _erase(images, augmentation, generator)
@@ -155,7 +183,12 @@ def training_batch(
     """
     side = preprocessing.image_size
     before = stored if augmentation.moves_pixels else side
-    chips = np.stack([resize_chip(resize_chip(decode_row(row), stored), before) for row in rows])
+    kept = (resize_chip(decode_row(row), stored) for row in rows)
+    if augmentation.degrade > 0:
+        seed = int(torch.randint(2**62, (), generator=generator))
+        rng = np.random.default_rng(seed)
+        kept = (degrade(chip, augmentation.degrade, rng) for chip in kept)
+    chips = np.stack([resize_chip(chip, before) for chip in kept])
     pixels = torch.from_numpy(chips).to(device).permute(0, 3, 1, 2)
     pixels = pixels.to(torch.float32, memory_format=torch.channels_last)
     pixels = augment(pixels, side, augmentation, generator)

@@ -6,6 +6,7 @@ import ctypes
 import platform
 import sys
 from contextlib import AbstractContextManager, nullcontext
+from typing import Literal
 
 import torch
 
@@ -24,11 +25,26 @@ def choose_device(name: str | None = None) -> torch.device:
     return device
 
 
-def autocast(device: torch.device) -> AbstractContextManager[object]:
-    """bfloat16 on CUDA; nothing on a CPU, where it is far slower without bf16 units."""
+Precision = Literal["float32", "bfloat16"]
+
+
+def choose_precision(device: torch.device) -> Precision:
+    """bfloat16 where the device multiplies it natively: CUDA, and CPUs with AMX tiles.
+
+    Without such units bfloat16 is far slower than float32.
+    """
     if device.type == "cuda":
-        return torch.autocast("cuda", dtype=torch.bfloat16)
-    return nullcontext()
+        return "bfloat16"
+    # Public since torch 2.12 or so; older releases train in float32.
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    return "bfloat16" if capabilities.get("amx_bf16") else "float32"
+
+
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
+    """Mixed precision for a forward pass; nothing for float32."""
+    if precision == "float32":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16)
 
 
 def keep_freed_memory() -> None:

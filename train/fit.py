@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import logging
 from pathlib import Path
+from typing import get_args
 
 from train.checkpoint import load_checkpoint
-from train.device import choose_device
+from train.device import Precision, choose_device
 from train.loop import Settings, Stopped, fit
 from train.predict import add_data_arguments, source_of
 from train.recipe import RECIPES
@@ -37,6 +38,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint-every", type=int, default=200, metavar="STEPS", help="(%(default)s)"
     )
+    parser.add_argument(
+        "--teacher",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FOLDER",
+        help="weights to learn from, for recipes with distillation; may be repeated",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=get_args(Precision),
+        help="of the forward pass; by default bfloat16 where the device multiplies it natively",
+    )
+    parser.add_argument("--compile", action="store_true", help="speed up with torch.compile")
     add_data_arguments(parser)
 
 
@@ -55,6 +70,9 @@ def run(args: argparse.Namespace) -> int:
         cache_memory=args.cache == "memory",
         checkpoint_every=args.checkpoint_every,
         resume=args.resume,
+        teachers=tuple(args.teacher),
+        precision=args.precision,
+        compile=args.compile,
     )
     try:
         folder = fit(RECIPES[args.recipe](), settings)

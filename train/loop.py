@@ -21,7 +21,8 @@ import torch
 from tqdm import tqdm
 
 from faceattr import __version__, labels
-from faceattr.model import LightweightMTLNet224, ModelConfig
+from faceattr.hub import find_weights, load_files
+from faceattr.model import FaceAttributeModel, ModelConfig, build_model
 from faceattr.preprocessing import Preprocessing
 from train.batches import MemoryRows, chunked, stored_side, training_batch
 from train.calibration import fit_temperature
@@ -32,11 +33,31 @@ from train.checkpoint import (
     save_checkpoint,
     write_atomically,
 )
-from train.device import autocast, hardware, keep_freed_memory
-from train.predict import logits_of
+from train.device import (
+    Precision,
+    autocast,
+    choose_precision,
+    hardware,
+    keep_freed_memory,
+)
+from train.networks import NETWORKS
+from train.predict import logits_of, sha256
 from train.recipe import Recipe
-from train.samples import HOLDOUT_EVERY, Rows, Source, count_rows
-from train.steps import learning_rate, make_average, make_optimizer, task_losses
+from train.samples import HOLDOUT_EVERY, Rows, Source, class_counts, count_rows
+from train.steps import (
+    class_weights,
+    distilled,
+    learning_rate,
+    make_average,
+    make_equal_average,
+    make_optimizer,
+    mix,
+    resized,
+    soft_losses,
+    target_tables,
+    task_losses,
+    teacher_targets,
+)
 
 log = logging.getLogger("train")
 HISTORY_NAME = "history.jsonl"
@@ -63,6 +84,9 @@ class Settings:
         cache_memory: keep decoded chips in memory after the first epoch.
         checkpoint_every: steps between checkpoints within an epoch; each epoch ends with one.
         resume: go on from the checkpoint in `output`.
+        teachers: weights folders to learn from, for recipes with `distillation`.
+        precision: of the forward pass; None for the device's best.
+        compile: let torch.compile fuse the network's steps; needs a C++ compiler on a CPU.
     """
 
     output: Path
@@ -72,6 +96,9 @@ class Settings:
     cache_memory: bool = False
     checkpoint_every: int = 200
     resume: bool = False
+    teachers: tuple[Path, ...] = ()
+    precision: Precision | None = None
+    compile: bool = False
 
 
 @dataclass
@@ -138,6 +165,13 @@ def _git_commit() -> str | None:
     return head.stdout.strip() + ("-dirty" if changes.stdout else "")
 
 
+def teacher_facts(config: ModelConfig) -> dict[str, Any]:
+    """What a card says about a teacher."""
+    kept = ("recipe", "seed", "epochs", "image_size", "holdout_accuracy", "wall_seconds")
+    facts = {name: config.training.get(name) for name in kept}
+    return {"architecture": config.architecture, **facts}
+
+
 class Trainer:
     """One run; `run()` trains to the end or until it is told to stop."""
 
@@ -146,17 +180,19 @@ class Trainer:
         keep_freed_memory()
         torch.manual_seed(settings.seed)
         config = ModelConfig(
-            widths=recipe.widths,
-            hidden=recipe.hidden,
+            recipe.architecture,
+            recipe.sizes,
             preprocessing=Preprocessing(image_size=recipe.image_size),
         )
-        self.model = (
-            LightweightMTLNet224(config).to(settings.device).to(memory_format=torch.channels_last)
-        )
+        self.model = self._placed(build_model(config, NETWORKS))
+        self.network = torch.compile(self.model) if settings.compile else self.model
+        self.precision = settings.precision or choose_precision(settings.device)
         self.optimizer = make_optimizer(self.model, recipe)
         decay = recipe.ema_decay
         self.average = None if decay is None else make_average(self.model, decay)
-        self.stored = stored_side(recipe.image_size, recipe.augmentation)
+        self.tail = make_equal_average(self.model) if recipe.average_epochs else None
+        self.teachers = self._load_teachers()
+        self.stored = stored_side(self._view(max(recipe.sides)), recipe.augmentation)
         self.rows = self._open_rows()
         self.holdout = list(Rows(settings.source, "holdout").in_order())
         self.row_count = count_rows(settings.source, "train")
@@ -169,6 +205,10 @@ class Trainer:
             raise TrainingError(
                 f"no row is left for the holdout; expected at least {HOLDOUT_EVERY} training rows"
             )
+        self.targets = {
+            name: table.to(settings.device) for name, table in target_tables(recipe).items()
+        }
+        self.class_weights = self._class_weights()
         self.progress = Progress()
         self.git_commit = _git_commit()
         self.history: list[dict[str, Any]] = []
@@ -178,12 +218,44 @@ class Trainer:
             return MemoryRows(self.settings.source, "train", self.stored)
         return Rows(self.settings.source, "train")
 
+    def _placed(self, model: FaceAttributeModel) -> FaceAttributeModel:
+        return model.to(self.settings.device).to(memory_format=torch.channels_last)
+
+    def _load_teachers(self) -> list[FaceAttributeModel]:
+        """The teachers, ready to answer.
+
+        Raises:
+            TrainingError: when the recipe wants teachers and none are given, or the reverse.
+        """
+        folders = self.settings.teachers
+        if (self.recipe.distillation is not None) != bool(folders):
+            wants = "learns from teachers" if not folders else "has no distillation"
+            raise TrainingError(
+                f"recipe {self.recipe.name!r} {wants}, but {len(folders)} --teacher folders were "
+                "given; a teacher is the model/ folder of a finished run"
+            )
+        return [self._placed(load_files(find_weights(path), NETWORKS)) for path in folders]
+
+    def _view(self, side: int) -> int:
+        """Side of the augmented view that student and teachers share."""
+        return max([side, *(t.config.preprocessing.image_size for t in self.teachers)])
+
+    def _class_weights(self) -> dict[str, torch.Tensor]:
+        power = self.recipe.class_balance
+        counts = {task.name: [1] * len(task.classes) for task in labels.TASKS}
+        if power > 0:
+            counts = class_counts(self.settings.source)
+        weights = class_weights(counts, power)
+        return {name: values.to(self.settings.device) for name, values in weights.items()}
+
     @property
-    def evaluated(self) -> LightweightMTLNet224:
+    def evaluated(self) -> FaceAttributeModel:
         """The weights that are evaluated and kept: the average where there is one."""
+        if self.tail is not None and self.tail.n_averaged > 0:
+            return cast(FaceAttributeModel, self.tail.module)
         if self.average is None:
             return self.model
-        return cast(LightweightMTLNet224, self.average.module)
+        return cast(FaceAttributeModel, self.average.module)
 
     def _identity(self) -> dict[str, Any]:
         """What must not change between a checkpoint and its resumption."""
@@ -191,6 +263,9 @@ class Trainer:
             "recipe": self.recipe.to_dict(),
             "seed": self.settings.seed,
             "data": self.settings.source.describe("train", self.row_count),
+            "precision": self.precision,
+            "compile": self.settings.compile,
+            "teachers": [sha256(find_weights(path).weights) for path in self.settings.teachers],
         }
         return dict(json.loads(json.dumps(facts)))
 
@@ -206,6 +281,7 @@ class Trainer:
                 "git_commit": self.git_commit,
                 "model": self.model.state_dict(),
                 "average": average,
+                "tail": None if self.tail is None else self.tail.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "torch_rng": torch.get_rng_state(),
                 "versions": {"faceattr": __version__, "torch": str(torch.__version__)},
@@ -228,6 +304,8 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
+        if self.tail is not None:
+            self.tail.load_state_dict(state["tail"])
         self.optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["torch_rng"])
         self.progress = Progress(**state["progress"])
@@ -242,22 +320,26 @@ class Trainer:
         generator = torch.Generator().manual_seed(int(entropy.generate_state(1)[0]))
         images, targets = training_batch(
             rows,
-            Preprocessing(image_size=side),
+            Preprocessing(image_size=self._view(side)),
             recipe.augmentation,
             self.stored,
             generator,
             self.settings.device,
         )
+        soft = {
+            task.name: self.targets[task.name][targets[:, column]]
+            for column, task in enumerate(labels.TASKS)
+        }
+        if recipe.mixup > 0:
+            images, soft = mix(images, soft, recipe.mixup, np.random.default_rng(entropy))
         rate = learning_rate(recipe, progress.epoch + progress.batch / self.batches)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
-        with autocast(self.settings.device):
-            logits = self.model(images)
-        losses = task_losses(logits, targets, recipe.label_smoothing)
-        total = torch.stack(list(losses.values())).sum()
+        losses = self._losses(images, soft, side)
+        weighted = [recipe.loss_weights.get(name, 1.0) * loss for name, loss in losses.items()]
         values = {name: float(loss.detach()) for name, loss in losses.items()}
-        total.backward()  # type: ignore[no-untyped-call]
+        torch.stack(weighted).sum().backward()  # type: ignore[no-untyped-call]
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         norm = float(torch.nn.utils.get_total_norm(gradients))
         if not math.isfinite(sum(values.values()) + norm):
@@ -270,6 +352,20 @@ class Trainer:
         if self.average is not None:
             self.average.update_parameters(self.model)
         return values
+
+    def _losses(
+        self, images: torch.Tensor, soft: dict[str, torch.Tensor], side: int
+    ) -> dict[str, torch.Tensor]:
+        """Losses by task of one augmented batch."""
+        distillation = self.recipe.distillation
+        with autocast(self.settings.device, self.precision):
+            logits = self.network(resized(images, side))
+        losses = soft_losses(logits, soft, self.class_weights)
+        if distillation is None:
+            return losses
+        with autocast(self.settings.device, self.precision):
+            answers = teacher_targets(self.teachers, images, distillation.temperature)
+        return distilled(losses, logits, answers, distillation)
 
     def _train_epoch(self, signals: list[int]) -> None:
         """Train the rest of the current epoch, from `progress.batch` on."""
@@ -326,6 +422,8 @@ class Trainer:
         side = recipe.size_at(progress.epoch)
         sums = progress.loss_sums or {}
         train = {name: value / self.batches for name, value in sums.items()}
+        if self.tail is not None and progress.epoch >= recipe.epochs - recipe.average_epochs:
+            self.tail.update_parameters(self.average.module if self.average else self.model)
         measured = self._measure(side)
         entry = {
             "epoch": progress.epoch + 1,
@@ -374,7 +472,7 @@ class Trainer:
         Weights that saw several sizes are tried at each, since the last is not always the best
         to use them at (Touvron et al., "Fixing the train-test resolution discrepancy", 2019).
         """
-        others = {stage.image_size for stage in self.recipe.stages} - {measured.image_size}
+        others = self.recipe.sides - {measured.image_size}
         best = max((measured, *map(self._measure, sorted(others))), key=lambda m: m.mean)
         if best.mean > self.progress.best:
             self.progress.best = best.mean
@@ -403,6 +501,13 @@ class Trainer:
                     "holdout_rows": len(self.holdout),
                 },
                 "holdout_accuracy": measured.accuracy,
+                "teachers": [
+                    {"sha256": digest, **teacher_facts(teacher.config)}
+                    for digest, teacher in zip(
+                        self._identity()["teachers"], self.teachers, strict=True
+                    )
+                ],
+                "precision": self.precision,
                 "hardware": hardware(self.settings.device),
                 "wall_seconds": round(self.progress.seconds),
                 "git_commit": self.git_commit,

@@ -20,18 +20,24 @@ from tqdm import tqdm
 
 from faceattr import labels
 from faceattr.hub import find_weights, load_files
-from faceattr.model import LightweightMTLNet224
+from faceattr.model import FaceAttributeModel
 from faceattr.preprocessing import Preprocessing
 from train.batches import decode_row
 from train.device import choose_device
+from train.networks import NETWORKS
 from train.samples import Part, Row, Rows, Source, count_rows
 
 log = logging.getLogger("train")
 _BATCH = 64
 
 
+def sha256(path: Path) -> str:
+    """Hexadecimal digest of a file's content."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def logits_of(
-    model: LightweightMTLNet224,
+    model: FaceAttributeModel,
     rows: list[Row],
     preprocessing: Preprocessing,
     device: torch.device,
@@ -74,7 +80,7 @@ def predict(
     "faceattr" holds JSON: the weights' name and SHA-256, their config and the data set's facts.
     """
     files = find_weights(weights)
-    model = load_files(files).to(device).to(memory_format=torch.channels_last)
+    model = load_files(files, NETWORKS).to(device).to(memory_format=torch.channels_last)
     total = count_rows(source, part)
     tables = []
     done = 0
@@ -87,7 +93,7 @@ def predict(
             bar.update(len(rows))
     facts = {
         "model": files.name,
-        "weights_sha256": hashlib.sha256(files.weights.read_bytes()).hexdigest(),
+        "weights_sha256": sha256(files.weights),
         "config": model.config.to_dict(),
         "dataset": source.describe(part, done),
         "augmentation": "none",

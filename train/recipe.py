@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from faceattr.model import REPORT_WIDTHS
+from faceattr import labels
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,9 @@ class Augmentation:
         saturation: likewise.
         erase: probability of a grey rectangle of 2 to 15 % of the area (random erasing,
             Zhong et al., AAAI 2020).
+        grey: probability of losing all colour.
+        degrade: probability of each of: JPEG at quality 20 to 90, Gaussian blur of up to 2 % of
+            the side, and a detour through a fifth to a half of the resolution.
     """
 
     flip: float = 0.0
@@ -33,6 +36,8 @@ class Augmentation:
     contrast: float = 0.0
     saturation: float = 0.0
     erase: float = 0.0
+    grey: float = 0.0
+    degrade: float = 0.0
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
@@ -45,6 +50,11 @@ class Augmentation:
         """Whether any geometric change is on."""
         return max(self.flip, self.rotation, self.scale, self.shift) > 0
 
+    @property
+    def colours_pixels(self) -> bool:
+        """Whether any change of colour is on."""
+        return max(self.brightness, self.contrast, self.saturation, self.grey) > 0
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -55,45 +65,84 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class Distillation:
+    """Learning from teachers' answers to the same augmented view (Hinton et al., 2015).
+
+    Teacher and student see the same crop (Beyer et al., CVPR 2022, "consistent teaching"), each
+    at its own size; several teachers are averaged in probability.
+
+    Attributes:
+        weight: of the teachers in the loss, 0 to 1; the labels have the rest.
+        temperature: softens both sides, at least 1; the term is scaled by its square.
+    """
+
+    weight: float = 0.7
+    temperature: float = 2.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.weight <= 1 or not 1 <= self.temperature <= 20:
+            raise ValueError(
+                "distillation: weight must lie in (0, 1] and temperature in 1 to 20, came "
+                f"{self.weight} and {self.temperature}"
+            )
+
+
+@dataclass(frozen=True)
 class Recipe:
     """All decisions of a training run.
 
     Attributes:
         name: how the command line calls it.
+        architecture: name of the network, a key of `train.networks.NETWORKS`.
+        sizes: of the network; its defaults where left out.
         epochs: passes over the training rows, at most.
         batch_size: rows a step; the last incomplete batch of an epoch is dropped.
-        optimizer: Adam or AdamW.
+        optimizer: Adam, AdamW, or SGD with Nesterov momentum of 0.9.
         learning_rate: the schedule's peak.
         weight_decay: on weights of two dimensions and more only.
         schedule: constant, or cosine down to zero.
         warmup_epochs: linear warm-up before it.
         label_smoothing: of all three cross-entropies, 0 to 1.
+        age_spread: standard deviation, in age groups, of a Gaussian that shares each age label
+            with its neighbours (Diaz and Marathe, CVPR 2019, "soft labels"); 0 for one label.
+        loss_weights: of each task's loss by name; 1 where left out.
+        class_balance: power by which rare classes weigh more: weights are count^-power, with
+            mean 1 over the rows; 0 for equal weights.
+        mixup: both parameters of the Beta distribution that mixes pairs of pictures and labels
+            (Zhang et al., ICLR 2018); 0 for none.
         ema_decay: of the averaged weights that are evaluated and kept; None for no averaging.
+        average_epochs: average (of equal parts) the weights at the end of this many last epochs;
+            0 for none.
+        distillation: how to learn from teachers; None for labels only.
         min_gain: stop when the mean training loss fell by less than this since the previous
             epoch (report, section 3.4.5); None to run all epochs.
         augmentation: of the training chips.
         stages: input size by epoch. Weights of the last stage are kept, for use at whichever of
             the stages' sizes does best on the holdout.
-        widths: of the network's seven layers.
-        hidden: width of its shared fully connected layer.
         shuffle_buffer: rows held for shuffling the stream.
     """
 
     name: str
     epochs: int
     batch_size: int
-    optimizer: Literal["adam", "adamw"] = "adamw"
+    architecture: str = "LightweightMTLNet224"
+    sizes: Mapping[str, Any] = field(default_factory=dict)
+    optimizer: Literal["adam", "adamw", "sgd"] = "adamw"
     learning_rate: float = 1e-3
     weight_decay: float = 0.0
     schedule: Literal["constant", "cosine"] = "constant"
     warmup_epochs: float = 0.0
     label_smoothing: float = 0.0
+    age_spread: float = 0.0
+    loss_weights: Mapping[str, float] = field(default_factory=dict)
+    class_balance: float = 0.0
+    mixup: float = 0.0
     ema_decay: float | None = None
+    average_epochs: int = 0
+    distillation: Distillation | None = None
     min_gain: float | None = None
     augmentation: Augmentation = field(default_factory=Augmentation)
     stages: tuple[Stage, ...] = (Stage(0, 224),)
-    widths: tuple[int, ...] = REPORT_WIDTHS
-    hidden: int = 256
     shuffle_buffer: int = 8192
 
     def __post_init__(self) -> None:
@@ -103,6 +152,18 @@ class Recipe:
             raise ValueError("learning_rate must be above 0, weight_decay and warm-up not below")
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"label_smoothing must lie in [0, 1), came {self.label_smoothing}")
+        if not 0 <= self.age_spread <= 5 or not 0 <= self.class_balance <= 1 or self.mixup < 0:
+            raise ValueError(
+                "age_spread must lie in 0 to 5, class_balance in 0 to 1, mixup not below 0, came "
+                f"{self.age_spread}, {self.class_balance} and {self.mixup}"
+            )
+        names = {task.name for task in labels.TASKS}
+        if set(self.loss_weights) - names or not all(w > 0 for w in self.loss_weights.values()):
+            raise ValueError(
+                f"loss_weights must be above 0, of {sorted(names)}, came {self.loss_weights}"
+            )
+        if not 0 <= self.average_epochs <= self.epochs:
+            raise ValueError(f"average_epochs must lie in 0 to {self.epochs}")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ValueError(f"ema_decay must lie in (0, 1), came {self.ema_decay}")
         starts = [stage.epoch for stage in self.stages]
@@ -117,6 +178,11 @@ class Recipe:
     def image_size(self) -> int:
         """Input side in pixels of the last stage."""
         return self.stages[-1].image_size
+
+    @property
+    def sides(self) -> set[int]:
+        """Input sides of all stages."""
+        return {stage.image_size for stage in self.stages}
 
     def size_at(self, epoch: int) -> int:
         """Input side in pixels during an epoch."""
@@ -142,6 +208,37 @@ def report() -> Recipe:
         optimizer="adam",
         min_gain=0.1,
         stages=(Stage(0, 96),),
+    )
+
+
+STRONG = Augmentation(
+    flip=0.5,
+    rotation=15.0,
+    scale=0.15,
+    shift=0.08,
+    brightness=0.3,
+    contrast=0.3,
+    saturation=0.3,
+    erase=0.3,
+    grey=0.05,
+    degrade=0.1,
+)
+
+
+def teacher() -> Recipe:
+    """A larger residual network under strong augmentation, to distil from."""
+    return Recipe(
+        name="teacher",
+        epochs=24,
+        batch_size=128,
+        architecture="TeacherNet",
+        learning_rate=3e-3,
+        weight_decay=0.05,
+        schedule="cosine",
+        warmup_epochs=1.0,
+        ema_decay=0.998,
+        augmentation=STRONG,
+        stages=(Stage(0, 64), Stage(11, 112)),
     )
 
 
@@ -182,12 +279,16 @@ def smoke() -> Recipe:
         warmup_epochs=0.5,
         label_smoothing=0.05,
         ema_decay=0.9,
-        augmentation=Augmentation(0.5, 10.0, 0.1, 0.05, 0.2, 0.2, 0.2, 0.25),
+        augmentation=Augmentation(0.5, 10.0, 0.1, 0.05, 0.2, 0.2, 0.2, 0.25, 0.1, 0.5),
         stages=(Stage(0, 24), Stage(1, 32)),
-        widths=(8, 8, 8, 16, 16, 32, 32),
-        hidden=16,
+        sizes={"widths": (8, 8, 8, 16, 16, 32, 32), "hidden": 16},
         shuffle_buffer=32,
     )
 
 
-RECIPES: dict[str, Callable[[], Recipe]] = {"report": report, "ours": ours, "smoke": smoke}
+RECIPES: dict[str, Callable[[], Recipe]] = {
+    "report": report,
+    "teacher": teacher,
+    "ours": ours,
+    "smoke": smoke,
+}
