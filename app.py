@@ -28,6 +28,7 @@ import faceattr
 from faceattr import labels
 from faceattr.drawing import annotate
 from faceattr.errors import FaceAttrError, ImageDecodeError, WeightsError
+from faceattr.hub import BUNDLED_NAMES
 from faceattr.images import MAX_BYTES, decode_image
 from faceattr.pipeline import FacePipeline, PipelineInfo
 from faceattr.results import Attribute, FaceResult
@@ -181,7 +182,9 @@ def render_faces(image: NDArray[np.uint8], faces: Sequence[FaceResult]) -> str:
 
 def describe(info: PipelineInfo, note: str | None = None) -> str:
     """One line on the weights and the detector in use."""
-    weights = info.model if info.model != "bundled" else "those in this repository"
+    weights = info.model
+    if info.model in BUNDLED_NAMES:
+        weights += " (in this repository)"
     if info.revision:
         weights += f" at {info.revision[:12]}"
     detector = {"yunet": "YuNet", "haar": "Haar cascade"}.get(info.detector, info.detector)

@@ -33,7 +33,7 @@ def _parser() -> argparse.ArgumentParser:
         default="auto",
         help="none: each picture already is one face chip (default: %(default)s)",
     )
-    parser.add_argument("--model", help="weights folder or Hub id; by default the bundled weights")
+    parser.add_argument("--model", help="weights folder, Hub id or name of bundled weights")
     parser.add_argument("--revision", help="commit of the Hub repository")
     parser.add_argument("--device", help="cpu (default) or cuda")
     parser.add_argument(

@@ -30,6 +30,8 @@ _ADVICE = {
     404: "check the name and the revision",
 }
 BUNDLED = Path(__file__).parent / "weights"
+BUNDLED_NAMES = ("FaceAttrNet", "LightweightMTLNet224")
+DEFAULT_MODEL = BUNDLED_NAMES[1]
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class WeightsFiles:
     Attributes:
         config: path of `config.json`.
         weights: path of `model.safetensors`.
-        name: Hub id, folder name or "bundled".
+        name: Hub id, folder name or name of the bundled weights.
         revision: commit of the Hub repository; None for local files.
     """
 
@@ -53,22 +55,24 @@ def find_weights(model: str | Path | None = None, *, revision: str | None = None
     """Locate a model's files, downloading them if `model` is a Hub id.
 
     Args:
-        model: "user/name" on the Hub, a local folder, or None for the bundled weights.
+        model: "user/name" on the Hub, a local folder, or the name of bundled weights (those of
+            `BUNDLED_NAMES`); None for `DEFAULT_MODEL`, the better of them.
         revision: branch, tag or commit; Hub ids only. Pin a commit for reproducible results.
 
     Raises:
         WeightsError: saying what was looked for and what to do.
     """
-    if model is None or Path(model).is_dir():
+    bundled = DEFAULT_MODEL if model is None else str(model)
+    is_bundled = bundled in BUNDLED_NAMES
+    if is_bundled or Path(bundled).is_dir():
         if revision is not None:
             raise WeightsError(f"revision {revision!r} given for local weights; leave it out")
-        folder = BUNDLED if model is None else Path(model)
+        folder = BUNDLED / bundled if is_bundled else Path(bundled)
         for name in (CONFIG_NAME, WEIGHTS_NAME):
             if not (folder / name).is_file():
                 raise WeightsError(f"{name} is missing in the weights folder {folder.name!r}")
-        label = "bundled" if model is None else folder.name
-        return WeightsFiles(folder / CONFIG_NAME, folder / WEIGHTS_NAME, label)
-    return _download(str(model), revision)
+        return WeightsFiles(folder / CONFIG_NAME, folder / WEIGHTS_NAME, folder.name)
+    return _download(bundled, revision)
 
 
 def _download(repo_id: str, revision: str | None) -> WeightsFiles:
@@ -155,7 +159,8 @@ def load_model(
     """Load a network in evaluation mode, strictly and from safetensors only.
 
     Args:
-        model: "user/name" on the Hub, a local folder, or None for the bundled weights.
+        model: "user/name" on the Hub, a local folder, the name of bundled weights, or None for
+            the default ones.
         revision: branch, tag or commit of the Hub repository.
 
     Raises:

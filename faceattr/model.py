@@ -304,7 +304,8 @@ class InvertedBottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(N, C, H, W)` to the same."""
-        return x + self.narrow(self.attention(self.depthwise(self.widen(x))))
+        narrowed: Tensor = self.narrow(self.attention(self.depthwise(self.widen(x))))
+        return x + narrowed
 
 
 class ResidualConv(nn.Module):
@@ -316,7 +317,8 @@ class ResidualConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(N, C, H, W)` to the same."""
-        return x + self.conv(x)
+        changed: Tensor = self.conv(x)
+        return x + changed
 
 
 class TaskPool(nn.Module):

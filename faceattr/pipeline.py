@@ -27,7 +27,7 @@ class PipelineInfo:
     """What a pipeline runs on; for pages and logs.
 
     Attributes:
-        model: Hub id, folder name or "bundled".
+        model: Hub id, folder name or name of the bundled weights.
         revision: commit of the Hub repository; None for local weights.
         detector: name of the detector in use.
         detector_note: why it is not the preferred one, or None.
@@ -56,6 +56,7 @@ class FacePipeline:
         self.device = torch.device(device or "cpu")
         self.model = model.eval().to(self.device).to(memory_format=torch.channels_last)
         self.detector = detector
+        self.files = files
         self.info = PipelineInfo(
             model="unnamed" if files is None else files.name,
             revision=None if files is None else files.revision,
@@ -74,7 +75,8 @@ class FacePipeline:
         """Load weights and a detector.
 
         Args:
-            model: "user/name" on the Hub, a local folder, or None for the bundled weights.
+            model: "user/name" on the Hub, a local folder, the name of bundled weights
+                ("FaceAttrNet", "LightweightMTLNet224"), or None for the default ones.
             revision: branch, tag or commit of the Hub repository; pin a commit to get the
                 same answers tomorrow.
             detector: "yunet", "haar", or "auto": YuNet where its file can be had, else Haar.

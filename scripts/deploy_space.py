@@ -13,6 +13,7 @@ sys.path.insert(0, str(ROOT))
 
 from huggingface_hub import HfApi, SpaceCard  # noqa: E402
 
+from faceattr.hub import DEFAULT_MODEL  # noqa: E402
 from faceattr.model import CONFIG_NAME, WEIGHTS_NAME  # noqa: E402
 from train.publish import (  # noqa: E402
     CARD_NAME,
@@ -27,7 +28,8 @@ from train.publish import (  # noqa: E402
 
 TOP_LEVEL = ("app.py", "requirements.txt", CARD_NAME, "LICENSE")
 PACKAGE = "faceattr"
-PACKAGE_NEEDS = ("__init__.py", f"weights/{CONFIG_NAME}", f"weights/{WEIGHTS_NAME}")
+BUNDLED = f"weights/{DEFAULT_MODEL}"
+PACKAGE_NEEDS = ("__init__.py", f"{BUNDLED}/{CONFIG_NAME}", f"{BUNDLED}/{WEIGHTS_NAME}")
 
 log = logging.getLogger("train")
 

@@ -29,10 +29,15 @@ TRAINING = {
     "git_commit": "0123abc",
     "versions": {"faceattr": "0.1.0", "torch": "2.9.0"},
 }
+NETWORK = {
+    "architecture": "LightweightMTLNet224",
+    "parameters": 668_077,
+    "multiply_adds": 121_067_840,
+    "multiply_adds_224": 484_271_360,
+}
 CONFIG = {
     "architecture": "LightweightMTLNet224",
-    "widths": [64, 128, 128, 256, 256, 512, 512],
-    "hidden": 256,
+    "sizes": {"widths": [64, 128, 128, 256, 256, 512, 512], "hidden": 256},
     "classes": {task.name: list(task.classes) for task in TASKS},
     "preprocessing": {"image_size": 112, "mean": [0.5] * 3, "std": [0.25] * 3},
     "temperatures": {task.name: 1.0 for task in TASKS},

@@ -16,6 +16,7 @@ from PIL import Image
 
 import app
 from faceattr.detection import DetectorStatus
+from faceattr.hub import DEFAULT_MODEL
 from faceattr.model import LightweightMTLNet224, ModelConfig
 from faceattr.pipeline import FacePipeline, PipelineInfo
 from faceattr.preprocessing import Preprocessing
@@ -67,7 +68,8 @@ def saved(path, image):
 def server():
     torch.manual_seed(0)
     config = ModelConfig(
-        widths=(4, 4, 4, 8, 8, 8, 8), hidden=8, preprocessing=Preprocessing(image_size=32)
+        sizes={"widths": (4, 4, 4, 8, 8, 8, 8), "hidden": 8},
+        preprocessing=Preprocessing(image_size=32),
     )
     demo = app.build_demo(FacePipeline(LightweightMTLNet224(config), ColourDetector()))
     _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True, **app.LAUNCH)
@@ -150,7 +152,7 @@ def test_weights_that_cannot_be_had_fall_back_to_the_bundled_ones(monkeypatch):
     monkeypatch.setenv("FACEATTR_MODEL", "no/such/folder")
     monkeypatch.setenv("FACEATTR_DETECTOR", "haar")
     pipeline, note = app.load_pipeline()
-    assert pipeline.info.model == "bundled"
+    assert pipeline.info.model == DEFAULT_MODEL
     assert "bundled" in note
     assert "no/such/folder" not in note
 

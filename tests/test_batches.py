@@ -1,8 +1,9 @@
+import numpy as np
 import pytest
 import torch
 
 from faceattr.preprocessing import Preprocessing
-from train.batches import augment, decode_row, stored_side, training_batch
+from train.batches import augment, decode_row, degrade, stored_side, training_batch
 from train.recipe import Augmentation
 from train.samples import Rows, Source
 
@@ -75,8 +76,26 @@ def test_erasing_greys_between_two_and_fifteen_percent(images):
     assert share.max() < 0.2
 
 
+def test_grey_pictures_have_no_colour(images):
+    grey = augment(images, 32, Augmentation(grey=1.0), seeded())
+    torch.testing.assert_close(grey[:, 0], grey[:, 1])
+    torch.testing.assert_close(grey[:, 1], grey[:, 2])
+    assert not torch.equal(grey[0], grey[1])
+
+
+def test_degrading_loses_detail_and_leaves_the_stored_chip_alone():
+    chip = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    kept = chip.copy()
+    worse = degrade(chip, 1.0, np.random.default_rng(1))
+    assert np.array_equal(chip, kept)
+    assert worse.shape == chip.shape
+    assert worse.dtype == np.uint8
+    assert worse.std() < 0.7 * chip.std()
+    assert degrade(chip, 0.0, np.random.default_rng(1)) is chip
+
+
 def test_the_same_generator_gives_the_same_pictures(rows):
-    some = Augmentation(0.5, 10.0, 0.1, 0.05, 0.2, 0.2, 0.2, 0.5)
+    some = Augmentation(0.5, 10.0, 0.1, 0.05, 0.2, 0.2, 0.2, 0.5, 0.3, 0.5)
     settings = Preprocessing(image_size=32)
     batches = [training_batch(rows, settings, some, 36, seeded(s), CPU).images for s in (5, 5, 6)]
     assert torch.equal(batches[0], batches[1])

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hub_server import HubServer
 
+from faceattr.hub import DEFAULT_MODEL
 from train.publish import PublishError
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "deploy_space.py"
@@ -37,8 +38,8 @@ def checkout(tmp_path):
         "LICENSE": "Apache-2.0\n",
         "faceattr/__init__.py": "",
         "faceattr/labels.py": "",
-        "faceattr/weights/config.json": "{}",
-        "faceattr/weights/model.safetensors": "weights",
+        f"faceattr/weights/{DEFAULT_MODEL}/config.json": "{}",
+        f"faceattr/weights/{DEFAULT_MODEL}/model.safetensors": "weights",
         "faceattr/__pycache__/labels.cpython-311.pyc": "stale",
         "train/fit.py": "",
         "tests/test_app.py": "",
@@ -73,8 +74,8 @@ def test_a_space_gets_exactly_the_files_it_needs(script, hub, checkout):
         "LICENSE",
         "faceattr/__init__.py",
         "faceattr/labels.py",
-        "faceattr/weights/config.json",
-        "faceattr/weights/model.safetensors",
+        f"faceattr/weights/{DEFAULT_MODEL}/config.json",
+        f"faceattr/weights/{DEFAULT_MODEL}/model.safetensors",
     }
     assert hub.repo(SPACE, "space").variables == {}
 
@@ -127,7 +128,7 @@ def test_a_token_without_permission_is_explained(script, hub, checkout):
         "README.md",
         "LICENSE",
         "faceattr/__init__.py",
-        "faceattr/weights/model.safetensors",
+        f"faceattr/weights/{DEFAULT_MODEL}/model.safetensors",
     ],
 )
 def test_a_missing_file_is_named(script, checkout, name):
@@ -154,7 +155,7 @@ def test_dry_run_of_this_repository_lists_the_bundled_weights(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     listed = {line.split()[1] for line in done.stderr.splitlines()}
-    assert {"app.py", "README.md", "faceattr/weights/model.safetensors"} <= listed
+    assert {"app.py", "README.md", f"faceattr/weights/{DEFAULT_MODEL}/model.safetensors"} <= listed
     assert not any(path.startswith(("train/", "tests/")) for path in listed)
 
 

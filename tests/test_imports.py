@@ -30,6 +30,7 @@ AFTER_PREDICTION = [
     "card",
     "calibration",
     "results",
+    "experiments",
 ]
 
 

@@ -9,14 +9,37 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from faceattr.errors import WeightsError
-from faceattr.hub import find_weights, load_model
+from faceattr.hub import BUNDLED_NAMES, DEFAULT_MODEL, find_weights, load_model
 from faceattr.labels import RACE, TASKS
-from faceattr.model import LightweightMTLNet224, ModelConfig
-from faceattr.preprocessing import Preprocessing
-
-TINY = ModelConfig(
-    widths=(4, 4, 4, 8, 8, 8, 8), hidden=8, preprocessing=Preprocessing(image_size=32)
+from faceattr.model import (
+    ARCHITECTURES,
+    FaceAttributeModel,
+    LightweightMTLNet224,
+    ModelConfig,
+    TaskPool,
+    build_model,
 )
+from faceattr.preprocessing import Preprocessing
+from train.networks import multiply_adds
+
+SMALL = Preprocessing(image_size=32)
+TINY = ModelConfig(
+    "LightweightMTLNet224", {"widths": (4, 4, 4, 8, 8, 8, 8), "hidden": 8}, preprocessing=SMALL
+)
+TINY_OURS = ModelConfig(
+    "FaceAttrNet",
+    {
+        "stem": 4,
+        "widths": (4, 8, 8),
+        "expanded": (8, 16),
+        "depths": (1, 1, 1),
+        "squeezed": 4,
+        "features": 8,
+        "pool": 2,
+    },
+    preprocessing=SMALL,
+)
+LIMITS = {"LightweightMTLNet224": (668_077, 0.49e9), "FaceAttrNet": (668_077, 0.24e9)}
 
 
 @pytest.fixture
@@ -67,6 +90,52 @@ def test_has_the_reports_number_of_parameters():
     assert sum(p.numel() for p in LightweightMTLNet224().parameters()) == 668077
 
 
+@pytest.mark.parametrize("name", sorted(ARCHITECTURES))
+def test_networks_keep_to_their_limits(name):
+    """The report's network by its own count; ours with as many parameters and half its work."""
+    model = build_model(ModelConfig(name))
+    parameters, work = LIMITS[name]
+    assert sum(p.numel() for p in model.parameters()) <= parameters
+    assert multiply_adds(model, 224) <= work
+
+
+def test_multiply_adds_are_counted_for_one_picture():
+    """By hand: each depthwise layer 9 C H W, each pointwise C K H W, then 512 × 256 and heads."""
+    layers = [(3, 64, 2), (64, 128, 1), (128, 128, 2), (128, 256, 1)]
+    layers += [(256, 256, 2), (256, 512, 1), (512, 512, 2)]
+    side, expected = 224, 512 * 256 + 256 * 18
+    for inside, outside, stride in layers:
+        side //= stride
+        expected += (9 + outside) * inside * side * side
+    assert multiply_adds(LightweightMTLNet224(), 224) == expected
+
+
+@pytest.mark.parametrize("side", [32, 48, 97])
+@pytest.mark.parametrize("config", [TINY, TINY_OURS], ids=lambda config: config.architecture)
+def test_any_input_size_gives_logits_for_every_class(config, side):
+    model = build_model(config).eval()
+    with torch.inference_mode():
+        logits = model(torch.randn(2, 3, side, side))
+    assert {name: tuple(v.shape) for name, v in logits.items()} == {
+        "gender": (2, 2),
+        "age": (2, 9),
+        "race": (2, 7),
+    }
+
+
+def test_the_learned_pooling_starts_as_the_mean_and_then_weighs_places():
+    pool = TaskPool(3, 2)
+    x = torch.randn(4, 3, 2, 2)
+    for part in pool(x):
+        torch.testing.assert_close(part, x.mean((2, 3)))
+    with torch.no_grad():
+        pool.weight.zero_()
+        pool.weight[1, :, 0, 1] = 2.0
+    gender, age, _ = pool(x)
+    torch.testing.assert_close(age, 2 * x[:, :, 0, 1])
+    assert not gender.any()
+
+
 def test_computes_what_the_reports_listing_computes():
     torch.manual_seed(1)
     ours, listing = LightweightMTLNet224().eval(), ReportNet().eval()
@@ -80,15 +149,18 @@ def test_computes_what_the_reports_listing_computes():
         torch.testing.assert_close(answer, wanted, rtol=0, atol=0)
 
 
-def test_saved_and_loaded_weights_give_the_same_logits(folder):
+@pytest.mark.parametrize("config", [TINY, TINY_OURS], ids=lambda config: config.architecture)
+def test_saved_and_loaded_weights_give_the_same_logits(config, tmp_path):
     torch.manual_seed(0)
-    before = LightweightMTLNet224(TINY).eval()
-    after = LightweightMTLNet224.from_pretrained(folder)
+    before = build_model(config).eval()
+    before.save_pretrained(tmp_path)
+    after = FaceAttributeModel.from_pretrained(tmp_path)
     x = torch.randn(3, 3, 32, 32)
     with torch.inference_mode():
         for name, logits in before(x).items():
             assert torch.equal(logits, after(x)[name])
-    assert after.config == TINY
+    assert type(after) is type(before)
+    assert after.config == config
     assert not after.training
 
 
@@ -125,13 +197,16 @@ def test_weights_that_do_not_fit_are_named(folder, edit, message):
     [
         ({"colour": "blue"}, "unknown config keys.*colour"),
         ({"architecture": "ResNet"}, "unknown architecture 'ResNet'"),
-        ({"widths": [1, 2]}, "seven positive widths"),
-        ({"widths": "1234567"}, "seven positive widths"),
-        ({"widths": [64.9] * 7}, "seven positive widths"),
-        ({"widths": [10**9] * 7}, "seven positive widths"),
-        ({"hidden": True}, "seven positive widths"),
-        ({"hidden": "many"}, "seven positive widths"),
-        ({"widths": 7}, "wrong type"),
+        ({"sizes": {"widths": [1, 2], "hidden": 8}}, "'widths': expected 7 whole numbers"),
+        ({"sizes": {"widths": "1234567", "hidden": 8}}, "'widths': expected 7 whole numbers"),
+        ({"sizes": {"widths": [64.9] * 7, "hidden": 8}}, "'widths': expected 7 whole numbers"),
+        ({"sizes": {"widths": [10**9] * 7, "hidden": 8}}, "from 1 to 8192"),
+        ({"sizes": {"widths": [4] * 7, "hidden": True}}, "'hidden': expected a whole number"),
+        ({"sizes": {"widths": [4] * 7, "hidden": "8"}}, "'hidden': expected a whole number"),
+        ({"sizes": {"widths": [4] * 7, "hidden": 8, "depth": 3}}, r"unknown sizes \['depth'\]"),
+        ({"sizes": {"widths": [4] * 7}}, r"lacks the sizes \['hidden'\]"),
+        ({"sizes": 7}, "wrong type"),
+        ({"architecture": "FaceAttrNet"}, "unknown sizes"),
         ({"temperatures": {"gender": float("inf"), "age": 1, "race": 1}}, "finite"),
         ({"temperatures": {"gender": 1.0}}, "temperatures: expected the tasks"),
         ({"temperatures": {"gender": 0.0, "age": 1, "race": 1}}, "above zero"),
@@ -182,15 +257,22 @@ def test_a_name_that_is_no_hub_id_is_refused():
         load_model("no/such/folder")
 
 
-def test_bundled_weights_load_and_know_their_run():
-    model = load_model()
-    assert isinstance(model, LightweightMTLNet224)
-    assert find_weights().weights.stat().st_size < 3_000_000
-    assert model.config.training["recipe"] in {"ours", "report"}
+@pytest.mark.parametrize("name", BUNDLED_NAMES)
+def test_bundled_weights_load_by_name_and_know_their_run(name):
+    model = load_model(name)
+    assert type(model) is ARCHITECTURES[name]
+    assert find_weights(name).weights.stat().st_size < 3_000_000
+    assert model.config.training["recipe"]
 
 
-def test_bundled_weights_give_the_stored_logits():
+def test_the_default_weights_are_bundled_ones():
+    assert find_weights() == find_weights(DEFAULT_MODEL)
+    assert DEFAULT_MODEL in BUNDLED_NAMES
+
+
+@pytest.mark.parametrize("name", BUNDLED_NAMES)
+def test_bundled_weights_give_the_stored_logits(name):
     """Fails when network code, weights or preprocessing drift apart."""
-    stored = json.loads(PATH.read_text())
-    for name, values in golden_logits().items():
-        np.testing.assert_allclose(values, stored[name], atol=1e-4)
+    stored = json.loads(PATH.read_text())[name]
+    for task, values in golden_logits(name).items():
+        np.testing.assert_allclose(values, stored[task], atol=1e-4)

@@ -17,7 +17,7 @@ from faceattr.preprocessing import Preprocessing
 from faceattr.results import Detection, FaceBox
 
 TINY = ModelConfig(
-    widths=(4, 4, 4, 8, 8, 8, 8), hidden=8, preprocessing=Preprocessing(image_size=32)
+    sizes={"widths": (4, 4, 4, 8, 8, 8, 8), "hidden": 8}, preprocessing=Preprocessing(image_size=32)
 )
 
 

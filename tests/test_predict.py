@@ -19,8 +19,7 @@ def weights(tmp_path):
     """Weights whose heads have their classes in another order, and temperatures of their own."""
     torch.manual_seed(0)
     config = ModelConfig(
-        widths=(4, 4, 4, 8, 8, 8, 8),
-        hidden=8,
+        sizes={"widths": (4, 4, 4, 8, 8, 8, 8), "hidden": 8},
         classes={task.name: tuple(reversed(task.classes)) for task in labels.TASKS},
         preprocessing=Preprocessing(image_size=32),
         temperatures={"gender": 0.5, "age": 2.0, "race": 3.0},

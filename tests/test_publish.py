@@ -24,7 +24,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning
 ROOT = Path(__file__).resolve().parents[1]
 REPO = "user/faces"
 CARD = "---\nlicense: cc-by-4.0\npipeline_tag: image-classification\n---\n# Faces\n"
-TINY = ModelConfig(widths=(4, 4, 4, 4, 4, 4, 4), hidden=8)
+TINY = ModelConfig(sizes={"widths": (4, 4, 4, 4, 4, 4, 4), "hidden": 8})
 
 
 def write_weights(folder: Path, seed: int, config: ModelConfig = TINY) -> None:

@@ -16,10 +16,23 @@ from faceattr.hub import load_model
 from faceattr.labels import TASKS
 from train.calibration import fit_temperature, negative_log_likelihood
 from train.checkpoint import CheckpointError, load_checkpoint
+from train.device import choose_precision
 from train.loop import Settings, Stopped, Trainer, TrainingError, fit
-from train.recipe import RECIPES, Recipe, Stage, smoke
-from train.samples import Source
-from train.steps import learning_rate, make_average, task_losses
+from train.recipe import RECIPES, Distillation, Recipe, Stage, smoke
+from train.samples import Rows, Source, class_counts
+from train.steps import (
+    class_weights,
+    distilled,
+    learning_rate,
+    make_average,
+    make_equal_average,
+    mix,
+    resized,
+    soft_losses,
+    target_tables,
+    task_losses,
+    teacher_targets,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 KILLED_AT_STEP = """
@@ -121,6 +134,171 @@ def test_another_seed_gives_another_network(finished, tmp_path, tiny_fairface):
     assert not torch.equal(first["fc.weight"], second["fc.weight"])
 
 
+TINY_OURS = {
+    "stem": 4,
+    "widths": (4, 8, 8),
+    "expanded": (8, 16),
+    "depths": (1, 1, 1),
+    "squeezed": 4,
+    "features": 8,
+    "pool": 2,
+}
+
+
+def everything():
+    """A recipe with every feature that `smoke` leaves out."""
+    return replace(
+        smoke(),
+        architecture="FaceAttrNet",
+        sizes=TINY_OURS,
+        optimizer="sgd",
+        age_spread=0.6,
+        loss_weights={"race": 2.0},
+        mixup=0.2,
+        ema_decay=None,
+        average_epochs=2,
+        distillation=Distillation(weight=0.5, temperature=3.0),
+    )
+
+
+def test_distilling_with_every_feature_resumes_exactly(finished, tmp_path, tiny_fairface):
+    teachers = (finished / "model", finished / "model")
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    fit(everything(), settings(whole, tiny_fairface, teachers=teachers, cache_memory=True))
+    told = settings(parts, tiny_fairface, teachers=teachers)
+    trainer = Trainer(everything(), told)
+    with pytest.raises(Stopped):
+        trainer.run(lambda entry: os.kill(os.getpid(), signal.SIGTERM))
+    fit(everything(), replace(told, resume=True))
+    first, second = load_checkpoint(whole), load_checkpoint(parts)
+    for part in ("model", "tail"):
+        for key, value in first[part].items():
+            assert torch.equal(value, second[part][key]), (part, key)
+    assert first["history"] == second["history"]
+    facts = load_model(whole / "model").config.training["teachers"]
+    assert [fact["recipe"] for fact in facts] == ["smoke", "smoke"]
+
+
+def test_teachers_and_recipe_must_go_together(finished, tmp_path, tiny_fairface):
+    with pytest.raises(TrainingError, match="learns from teachers, but 0"):
+        fit(everything(), settings(tmp_path, tiny_fairface))
+    with pytest.raises(TrainingError, match="has no distillation, but 1"):
+        fit(smoke(), settings(tmp_path, tiny_fairface, teachers=(finished / "model",)))
+
+
+def test_another_teacher_is_not_resumed(finished, tmp_path, tiny_fairface):
+    told = settings(tmp_path / "run", tiny_fairface, teachers=(finished / "model",))
+    fit(everything(), told)
+    two = replace(told, teachers=(finished / "model",) * 2, resume=True)
+    with pytest.raises(CheckpointError, match="another teachers"):
+        fit(everything(), two)
+
+
+def test_class_weights_count_rows_by_our_names(tmp_path, tiny_fairface):
+    source = Source(str(tiny_fairface))
+    counts = class_counts(source)
+    rows = [*Rows(source, "train").in_order(), *Rows(source, "holdout").in_order()]
+    for column, task in enumerate(TASKS):
+        expected = [0] * len(task.classes)
+        for row in rows:
+            expected[row.targets[column]] += 1
+        assert counts[task.name] == expected
+    recipe = replace(smoke(), class_balance=0.5)
+    fit(recipe, settings(tmp_path, tiny_fairface))
+
+
+def test_class_weights_have_mean_one_over_rows_and_favour_the_rare():
+    weights = class_weights({"x": [100, 25]}, 0.5)["x"]
+    assert float(weights[1] / weights[0]) == pytest.approx(2.0)
+    assert float(100 * weights[0] + 25 * weights[1]) == pytest.approx(125.0, rel=1e-5)
+    with pytest.raises(ValueError, match="rows of every class"):
+        class_weights({"x": [3, 0]}, 0.5)
+
+
+def test_targets_are_shared_with_neighbours_and_smoothed():
+    hard = target_tables(replace(smoke(), label_smoothing=0.0))
+    assert all(torch.equal(table, torch.eye(len(table))) for table in hard.values())
+    tables = target_tables(replace(smoke(), label_smoothing=0.1, age_spread=0.6))
+    for table in tables.values():
+        torch.testing.assert_close(table.sum(1), torch.ones(len(table)))
+    assert float(tables["race"][2, 2]) == pytest.approx(0.9 + 0.1 / 7)
+    age = tables["age"][4]
+    near = np.exp(-0.5 / 0.36)
+    assert float(age[3]) == pytest.approx(float(age[5]))
+    assert float((age[5] - 0.1 / 9) / (age[4] - 0.1 / 9)) == pytest.approx(near, rel=1e-4)
+
+
+def test_soft_losses_of_one_hot_targets_are_the_plain_ones():
+    generator = torch.Generator().manual_seed(0)
+    logits = {t.name: torch.randn(5, len(t.classes), generator=generator) for t in TASKS}
+    targets = torch.tensor([[i % len(t.classes) for t in TASKS] for i in range(5)])
+    soft = {t.name: torch.eye(len(t.classes))[targets[:, c]] for c, t in enumerate(TASKS)}
+    ones = {t.name: torch.ones(len(t.classes)) for t in TASKS}
+    plain = task_losses(logits, targets)
+    for name, loss in soft_losses(logits, soft, ones).items():
+        torch.testing.assert_close(loss, plain[name])
+
+
+def test_distillation_adds_the_scaled_divergence():
+    logits = {"x": torch.tensor([[2.0, 0.0], [0.0, 1.0]])}
+    teacher = {"x": torch.tensor([[0.8, 0.2], [0.5, 0.5]])}
+    label_loss = torch.tensor(0.7)
+    found = distilled({"x": label_loss}, logits, teacher, Distillation(0.6, 2.0))["x"]
+    answers = log_softmax(logits["x"].numpy() / 2, axis=1)
+    wanted = teacher["x"].numpy()
+    divergence = (wanted * (np.log(wanted) - answers)).sum(1).mean()
+    assert float(found) == pytest.approx(0.4 * 0.7 + 0.6 * 4 * divergence, rel=1e-5)
+    same = {"x": (logits["x"] / 2).softmax(1)}
+    nothing = distilled({"x": label_loss}, logits, same, Distillation(0.6, 2.0))["x"]
+    assert float(nothing) == pytest.approx(0.4 * 0.7, rel=1e-5)
+
+
+def test_teachers_answer_in_the_mean_at_their_own_size(finished):
+    teacher = load_model(finished / "model")
+    side = teacher.config.preprocessing.image_size
+    images = torch.randn(2, 3, 2 * side, 2 * side)
+    found = teacher_targets([teacher, teacher], images, 2.0)
+    expected = {n: (v / 2).softmax(1) for n, v in teacher(resized(images, side)).items()}
+    for name, values in found.items():
+        torch.testing.assert_close(values, expected[name])
+        assert not values.requires_grad
+
+
+def test_mixing_mixes_pictures_and_targets_alike():
+    images = torch.eye(4).view(4, 1, 2, 2)
+    mixed, soft = mix(images, {"x": torch.eye(4)}, 1.0, np.random.default_rng(0))
+    torch.testing.assert_close(mixed.view(4, 4), soft["x"])
+    torch.testing.assert_close(soft["x"].sum(1), torch.ones(4))
+    assert 0 < float(soft["x"].diagonal().min()) < 1
+
+
+def test_the_equal_average_is_the_mean():
+    layer = torch.nn.Linear(1, 1, bias=False)
+    average = make_equal_average(layer)
+    for value in (1.0, 2.0, 6.0):
+        with torch.no_grad():
+            layer.weight.fill_(value)
+        average.update_parameters(layer)
+    assert float(average.module.weight.detach()) == pytest.approx(3.0)
+
+
+def test_precision_is_bfloat16_only_where_it_is_native(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": False}, raising=False)
+    assert choose_precision(torch.device("cpu")) == "float32"
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True}, raising=False)
+    assert choose_precision(torch.device("cpu")) == "bfloat16"
+    assert choose_precision(torch.device("cuda")) == "bfloat16"
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_each_precision_trains_and_is_recorded(precision, tmp_path, tiny_fairface):
+    fit(smoke(), settings(tmp_path, tiny_fairface, precision=precision))
+    assert load_model(tmp_path / "model").config.training["precision"] == precision
+    other = "float32" if precision == "bfloat16" else "bfloat16"
+    with pytest.raises(CheckpointError, match="another precision"):
+        fit(smoke(), settings(tmp_path, tiny_fairface, precision=other, resume=True))
+
+
 def test_a_folder_that_holds_a_run_is_not_overwritten(finished, tiny_fairface):
     with pytest.raises(CheckpointError, match="already holds a run"):
         fit(smoke(), settings(finished, tiny_fairface))
@@ -143,10 +321,10 @@ def test_resuming_nothing_says_so(tmp_path, tiny_fairface):
 
 
 def test_a_loss_that_is_not_finite_stops_with_its_place(tmp_path, tiny_fairface, monkeypatch):
-    def broken(logits, targets, smoothing):
-        return {n: v * float("nan") for n, v in task_losses(logits, targets, smoothing).items()}
+    def broken(*args):
+        return {name: loss * float("nan") for name, loss in soft_losses(*args).items()}
 
-    monkeypatch.setattr("train.loop.task_losses", broken)
+    monkeypatch.setattr("train.loop.soft_losses", broken)
     with pytest.raises(TrainingError, match=r"not finite at epoch 1, batch 1.*learning_rate"):
         fit(smoke(), settings(tmp_path, tiny_fairface))
 
@@ -160,14 +338,14 @@ def test_a_gradient_that_is_not_finite_never_reaches_the_weights(
         calls.append(1)
         return step(self, *args, **kwargs)
 
-    def exploding(logits, targets, smoothing):
-        losses = task_losses(logits, targets, smoothing)
+    def exploding(logits, *args):
+        losses = soft_losses(logits, *args)
         if len(calls) == 3:
             logits["age"].register_hook(lambda gradient: gradient * float("inf"))
         return losses
 
     monkeypatch.setattr(torch.optim.AdamW, "step", counting)
-    monkeypatch.setattr("train.loop.task_losses", exploding)
+    monkeypatch.setattr("train.loop.soft_losses", exploding)
     with pytest.raises(TrainingError, match=r"batch 4.*weights were not changed"):
         fit(smoke(), settings(tmp_path, tiny_fairface, checkpoint_every=1))
     assert len(calls) == 3
@@ -194,8 +372,7 @@ def test_the_network_learns_rows_by_heart(tmp_path, tiny_fairface):
         batch_size=19,
         learning_rate=1e-2,
         stages=(Stage(0, 32),),
-        widths=(16, 16, 16, 32, 32, 64, 64),
-        hidden=32,
+        sizes={"widths": (16, 16, 16, 32, 32, 64, 64), "hidden": 32},
     )
     fit(plain, settings(tmp_path, tiny_fairface))
     history = [json.loads(line) for line in (tmp_path / "history.jsonl").read_text().splitlines()]
@@ -272,6 +449,12 @@ def test_report_recipe_is_the_reports():
         {"stages": (Stage(0, 24), Stage(2, 32))},
         {"min_gain": 0.1},
         {"stages": (Stage(0, 64), Stage(0, 96))},
+        {"age_spread": -1.0},
+        {"class_balance": 2.0},
+        {"mixup": -0.1},
+        {"loss_weights": {"colour": 1.0}},
+        {"loss_weights": {"age": 0.0}},
+        {"average_epochs": 3},
     ],
 )
 def test_impossible_recipes_are_refused(changes):

@@ -11,6 +11,8 @@ from faceattr.errors import FaceAttrError
 
 COMMANDS = {
     "fit": ("train.fit", "train a network by a recipe"),
+    "search": ("train.search", "look for good settings with Optuna, resumable"),
+    "experiments": ("train.experiments", "one change at a time -> docs/experiments.md"),
     "predict": ("train.predict", "weights -> one row of probabilities per face"),
     "evaluate": ("train.evaluate", "predictions -> report.json"),
     "imbalance": ("train.imbalance", "how unevenly labels are spread"),

@@ -63,6 +63,8 @@ def check(report: Json, config: Json) -> None:
         raise TableError(f"the config's training facts lack {missing}; expected those of `fit`")
     if missing := [key for key in ("rows", "holdout_rows") if key not in training["dataset"]]:
         raise TableError(f"the config's training data set lacks {missing}")
+    if "network" not in report or report["network"]["architecture"] != config["architecture"]:
+        raise TableError("report and config describe different networks")
     sections = ("training", "preprocessing", "temperatures")
     if changed := [key for key in sections if report.get(key) != config.get(key)]:
         raise TableError(
@@ -136,11 +138,18 @@ def _calibration_table(report: Json) -> str:
             [
                 TITLES[task.name],
                 error,
+                f"{found['if_calibrated']['mean']:.4f}",
                 percent(top / overall["n"], 2),
                 percent(overall["accuracy"], 2),
             ]
         )
-    header = ["", "Expected calibration error", "Mean top probability %", "Accuracy %"]
+    header = [
+        "",
+        "Expected calibration error",
+        "By chance alone, if perfect",
+        "Mean top probability %",
+        "Accuracy %",
+    ]
     return markdown_table(header, rows)
 
 
@@ -267,8 +276,26 @@ def _settings(settings: Json) -> str:
         f"averaged weights {settings['ema_decay'] or 'off'}",
         f"pictures at {sizes}",
     ]
+    if distillation := settings.get("distillation"):
+        words.append(
+            f"distillation with weight {distillation['weight']:g} and temperature "
+            f"{distillation['temperature']:g}"
+        )
+    for name in ("age_spread", "class_balance", "mixup", "average_epochs"):
+        if settings.get(name):
+            words.append(f"{name.replace('_', ' ')} {settings[name]:g}")
     changes = [f"{k} {v:g}" for k, v in settings["augmentation"].items() if v]
     return "; ".join([*words, "augmentation " + (", ".join(changes) or "none")])
+
+
+def _teachers(training: Json) -> str:
+    """The teachers in words; empty where there are none."""
+    return "; ".join(
+        f"{t['architecture']}, recipe `{t['recipe']}`, seed {t['seed']}, trained from scratch on "
+        f"the same rows in {duration(t['wall_seconds'])}; holdout "
+        + ", ".join(f"{name} {percent(v)} %" for name, v in t["holdout_accuracy"].items())
+        for t in training.get("teachers", [])
+    )
 
 
 def _context(report: Json, config: Json, repo_id: str | None) -> dict[str, Any]:
@@ -278,6 +305,11 @@ def _context(report: Json, config: Json, repo_id: str | None) -> dict[str, Any]:
         "repo_id": repo_id,
         "classes": [(TITLES[t.name], ", ".join(map(t.display_name, t.classes))) for t in TASKS],
         "training": training,
+        "network": report["network"],
+        "parameters": f"{report['network']['parameters']:,}",
+        "megabytes": f"{report['network']['parameters'] * 4 / 1e6:.1f}",
+        "work": f"{report['network']['multiply_adds'] / 1e6:.0f}",
+        "teachers": _teachers(training),
         "settings": _settings(training["settings"]),
         "temperatures": ", ".join(
             f"{TITLES[name].lower()} {value:g}" for name, value in config["temperatures"].items()
@@ -350,7 +382,7 @@ def make_card(report: Json, config: Json, repo_id: str | None = None) -> ModelCa
     check(report, config)
     if repo_id is not None and not all(repo_id.partition("/")):
         raise TableError(f"expected a repository id of the form 'user/name', came {repo_id!r}")
-    name = repo_id.split("/")[-1] if repo_id else f"faceattr-{config['training']['recipe']}"
+    name = repo_id.split("/")[-1] if repo_id else config["architecture"]
     card: ModelCard = ModelCard.from_template(
         _metadata(report, name),
         template_path=str(TEMPLATE),

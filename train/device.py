@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import platform
 import sys
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
@@ -35,8 +36,9 @@ def choose_precision(device: torch.device) -> Precision:
     """
     if device.type == "cuda":
         return "bfloat16"
-    # Public since torch 2.12 or so; older releases train in float32.
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    # Older releases of PyTorch cannot say; they train in float32.
+    ask: Callable[[], Mapping[str, object]] = getattr(torch.cpu, "get_capabilities", dict)
+    capabilities = ask()
     return "bfloat16" if capabilities.get("amx_bf16") else "float32"
 
 

@@ -40,7 +40,10 @@ REPORT_ACCURACY = {"gender": 0.8735, "age": 0.5083, "race": 0.5933}
 REPORT_ROWS = 10_954
 """FairFace's whole validation split, on which the report measured (section 3.4.1)."""
 
-METADATA_KEYS = ("model", "weights_sha256", "config", "dataset", "augmentation")
+CHANCE_DRAWS = 1_000
+"""For the calibration error that is chance's doing; seed fixed."""
+
+METADATA_KEYS = ("model", "weights_sha256", "config", "network", "dataset", "augmentation")
 DATASET_KEYS = ("id", "config", "split", "revision", "rows")
 
 
@@ -198,6 +201,26 @@ def summary(
     }
 
 
+def _bin(top: NDArray[np.float64], bins: int) -> NDArray[np.int64]:
+    found: NDArray[np.int64] = np.clip(np.ceil(top * bins).astype(np.int64) - 1, 0, bins - 1)
+    return found
+
+
+def _error_if_calibrated(top: NDArray[np.float64], bins: int) -> dict[str, float]:
+    """The error that chance alone gives a perfectly calibrated model with these probabilities.
+
+    Answers are drawn right with exactly the probability claimed; mean and 95th percentile of
+    the error over `CHANCE_DRAWS` such draws.
+    """
+    rng = np.random.default_rng(0)
+    place = _bin(top, bins)
+    errors = []
+    for _ in range(CHANCE_DRAWS):
+        gap = (rng.random(len(top)) < top) - top
+        errors.append(np.abs(np.bincount(place, gap, bins)).sum() / len(top))
+    return {"mean": float(np.mean(errors)), "p95": float(np.quantile(errors, 0.95))}
+
+
 def calibration(
     probabilities: NDArray[np.float64], true: NDArray[np.int64], bins: int = CALIBRATION_BINS
 ) -> dict[str, Any]:
@@ -213,7 +236,7 @@ def calibration(
     """
     top = probabilities.max(axis=1)
     correct = probabilities.argmax(axis=1) == true
-    place = np.clip(np.ceil(top * bins).astype(np.int64) - 1, 0, bins - 1)
+    place = _bin(top, bins)
     reliability = []
     error = 0.0
     for index in range(bins):
@@ -225,7 +248,11 @@ def calibration(
             entry["accuracy"] = float(correct[inside].mean())
             error += abs(entry["accuracy"] - entry["confidence"]) * entry["n"] / len(true)
         reliability.append(entry)
-    return {"expected_calibration_error": error, "reliability": reliability}
+    return {
+        "expected_calibration_error": error,
+        "if_calibrated": _error_if_calibrated(top, bins),
+        "reliability": reliability,
+    }
 
 
 def _confusion(task: Task, true: NDArray[np.int64], predicted: NDArray[np.int64]) -> dict[str, Any]:
@@ -319,6 +346,7 @@ def evaluate(predictions: Predictions) -> dict[str, Any]:
         "weights_sha256": metadata["weights_sha256"],
         "dataset": {key: metadata["dataset"][key] for key in DATASET_KEYS},
         "augmentation": metadata["augmentation"],
+        "network": metadata["network"],
         "training": metadata["config"]["training"],
         "preprocessing": metadata["config"]["preprocessing"],
         "temperatures": metadata["config"]["temperatures"],

@@ -10,8 +10,8 @@ from typing import get_args
 from train.checkpoint import load_checkpoint
 from train.device import Precision, choose_device
 from train.loop import Settings, Stopped, fit
-from train.predict import add_data_arguments, source_of
 from train.recipe import RECIPES
+from train.samples import add_data_arguments, source_of
 
 log = logging.getLogger("train")
 

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -177,6 +177,7 @@ class Trainer:
 
     def __init__(self, recipe: Recipe, settings: Settings) -> None:
         self.recipe, self.settings = recipe, settings
+        settings.output.mkdir(parents=True, exist_ok=True)
         keep_freed_memory()
         torch.manual_seed(settings.seed)
         config = ModelConfig(
@@ -185,7 +186,7 @@ class Trainer:
             preprocessing=Preprocessing(image_size=recipe.image_size),
         )
         self.model = self._placed(build_model(config, NETWORKS))
-        self.network = torch.compile(self.model) if settings.compile else self.model
+        self.network = torch.compile(self.model, dynamic=False) if settings.compile else self.model
         self.precision = settings.precision or choose_precision(settings.device)
         self.optimizer = make_optimizer(self.model, recipe)
         decay = recipe.ema_decay
@@ -424,7 +425,7 @@ class Trainer:
         train = {name: value / self.batches for name, value in sums.items()}
         if self.tail is not None and progress.epoch >= recipe.epochs - recipe.average_epochs:
             self.tail.update_parameters(self.average.module if self.average else self.model)
-        measured = self._measure(side)
+        measured = self.measure(side)
         entry = {
             "epoch": progress.epoch + 1,
             "image_size": side,
@@ -453,10 +454,11 @@ class Trainer:
         log.info("training loss fell by less than %g: stopping", self.recipe.min_gain)
         return True
 
-    def _measure(self, side: int) -> Measured:
+    def measure(self, side: int, *, flip: bool = False) -> Measured:
         """The evaluated weights on the holdout, with pictures of `side` pixels."""
         preprocessing = Preprocessing(image_size=side)
-        logits = logits_of(self.evaluated, self.holdout, preprocessing, self.settings.device)
+        device = self.settings.device
+        logits = logits_of(self.evaluated, self.holdout, preprocessing, device, flip=flip)
         targets = torch.tensor([row.targets for row in self.holdout])
         losses = task_losses(logits, targets)
         accuracy = {}
@@ -473,7 +475,7 @@ class Trainer:
         to use them at (Touvron et al., "Fixing the train-test resolution discrepancy", 2019).
         """
         others = self.recipe.sides - {measured.image_size}
-        best = max((measured, *map(self._measure, sorted(others))), key=lambda m: m.mean)
+        best = max((measured, *map(self.measure, sorted(others))), key=lambda m: m.mean)
         if best.mean > self.progress.best:
             self.progress.best = best.mean
             self._keep(best)
@@ -516,8 +518,11 @@ class Trainer:
         )
         kept.save_pretrained(self.settings.output / "model")
 
-    def run(self) -> Path:
+    def run(self, after_epoch: Callable[[dict[str, Any]], None] | None = None) -> Path:
         """Train until done; returns the folder with the best weights.
+
+        Args:
+            after_epoch: called with each epoch's line of the history; may end the run by raising.
 
         Raises:
             Stopped: on SIGTERM or SIGINT, with the checkpoint written.
@@ -527,6 +532,8 @@ class Trainer:
             while not self.progress.finished:
                 self._train_epoch(signals)
                 self._finish_epoch()
+                if after_epoch is not None:
+                    after_epoch(self.history[-1])
                 if signals and not self.progress.finished:
                     raise Stopped
         return self.settings.output / "model"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -72,6 +73,30 @@ class TeacherNet(FaceAttributeModel):
         return {
             name: head(part) for (name, head), part in zip(self.heads.items(), pooled, strict=True)
         }
+
+
+def multiply_adds(model: nn.Module, side: int) -> int:
+    """Multiply-adds of convolutions and linear layers for one picture of side × side pixels."""
+    total = 0
+
+    def count(module: nn.Module, _inputs: object, output: Tensor) -> None:
+        nonlocal total
+        weight = module.weight
+        assert isinstance(weight, Tensor)
+        total += output.numel() * weight[0].numel()
+
+    counted = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    hooks = [module.register_forward_hook(count) for module in counted]
+    weight = next(model.parameters())
+    training = model.training
+    try:
+        with torch.inference_mode():
+            model.eval()(torch.zeros(1, 3, side, side, device=weight.device))
+    finally:
+        model.train(training)
+        for hook in hooks:
+            hook.remove()
+    return total
 
 
 NETWORKS: dict[str, type[FaceAttributeModel]] = {**ARCHITECTURES, TeacherNet.__name__: TeacherNet}

@@ -24,8 +24,16 @@ from faceattr.model import FaceAttributeModel
 from faceattr.preprocessing import Preprocessing
 from train.batches import decode_row
 from train.device import choose_device
-from train.networks import NETWORKS
-from train.samples import Part, Row, Rows, Source, count_rows
+from train.networks import NETWORKS, multiply_adds
+from train.samples import (
+    Part,
+    Row,
+    Rows,
+    Source,
+    add_data_arguments,
+    count_rows,
+    source_of,
+)
 
 log = logging.getLogger("train")
 _BATCH = 64
@@ -41,10 +49,13 @@ def logits_of(
     rows: list[Row],
     preprocessing: Preprocessing,
     device: torch.device,
+    *,
+    flip: bool = False,
 ) -> dict[str, Tensor]:
     """Logits `(rows, classes)` by task on the CPU; the model is left in eval mode.
 
-    Computed in float32 on every device, as the pipeline does.
+    Computed in float32 on every device, as the pipeline does. With `flip`, the mean of those of
+    the picture and of its mirror image.
     """
     model.eval()
     parts: dict[str, list[Tensor]] = {task.name: [] for task in labels.TASKS}
@@ -52,7 +63,11 @@ def logits_of(
         for start in range(0, len(rows), _BATCH):
             chips = [decode_row(row) for row in rows[start : start + _BATCH]]
             images = preprocessing.to_tensor(chips).to(device, memory_format=torch.channels_last)
-            for name, logits in model(images).items():
+            answer = model(images)
+            if flip:
+                mirrored = model(images.flip(3))
+                answer = {name: (part + mirrored[name]) / 2 for name, part in answer.items()}
+            for name, logits in answer.items():
                 parts[name].append(logits.float().cpu())
     return {name: torch.cat(found).clone() for name, found in parts.items()}
 
@@ -70,8 +85,25 @@ def _table(first: int, rows: list[Row], probabilities: dict[str, Tensor]) -> pa.
     return pa.table(columns)
 
 
+def network_facts(model: FaceAttributeModel) -> dict[str, str | int]:
+    """What a report says of the network's size; multiply-adds for one face."""
+    side = model.config.preprocessing.image_size
+    return {
+        "architecture": model.config.architecture,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "multiply_adds": multiply_adds(model, side),
+        "multiply_adds_224": multiply_adds(model, 224),
+    }
+
+
 def predict(
-    weights: str | None, source: Source, part: Part, output: Path, device: torch.device
+    weights: str | None,
+    source: Source,
+    part: Part,
+    output: Path,
+    device: torch.device,
+    *,
+    flip: bool = False,
 ) -> int:
     """Write the predictions table of a part of the data set; returns its number of rows.
 
@@ -87,7 +119,7 @@ def predict(
     bar = tqdm(total=total, unit="face", desc="predict", disable=not sys.stderr.isatty())
     with bar:
         for rows in _groups(Rows(source, part).in_order()):
-            logits = logits_of(model, rows, model.config.preprocessing, device)
+            logits = logits_of(model, rows, model.config.preprocessing, device, flip=flip)
             tables.append(_table(done, rows, model.calibrate(logits)))
             done += len(rows)
             bar.update(len(rows))
@@ -95,8 +127,9 @@ def predict(
         "model": files.name,
         "weights_sha256": sha256(files.weights),
         "config": model.config.to_dict(),
+        "network": network_facts(model),
         "dataset": source.describe(part, done),
-        "augmentation": "none",
+        "augmentation": "flip" if flip else "none",
     }
     table = pa.concat_tables(tables).replace_schema_metadata({"faceattr": json.dumps(facts)})
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -110,22 +143,6 @@ def _groups(rows: Iterator[Row]) -> Iterator[list[Row]]:
         yield group
 
 
-def add_data_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options that choose the data set and the device; shared with `fit`."""
-    default = Source()
-    parser.add_argument("--data", default=default.path, help="Hub id or folder (%(default)s)")
-    parser.add_argument("--data-config", default=default.config, help="margin (%(default)s)")
-    parser.add_argument(
-        "--data-revision", default=default.revision, help="commit of a Hub data set"
-    )
-    parser.add_argument("--device", help="cpu or cuda; by default a GPU where there is one")
-
-
-def source_of(args: argparse.Namespace) -> Source:
-    """The data set that `add_data_arguments` describes, at a fixed commit."""
-    return Source(args.data, args.data_config, args.data_revision).pinned()
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `python -m train predict`."""
     parser.add_argument(
@@ -133,9 +150,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--part", choices=get_args(Part), default="validation")
     parser.add_argument("--output", type=Path, required=True, help="Parquet file to write")
+    parser.add_argument(
+        "--flip", action="store_true", help="average the logits of each picture and its mirror"
+    )
     add_data_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Carry out `python -m train predict`."""
-    predict(args.weights, source_of(args), args.part, args.output, choose_device(args.device))
+    predict(
+        args.weights,
+        source_of(args),
+        args.part,
+        args.output,
+        choose_device(args.device),
+        flip=args.flip,
+    )

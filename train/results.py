@@ -29,16 +29,36 @@ def _row(report: dict[str, Any]) -> list[str]:
         found = report["overall"][task.name]
         interval = f"{percent(found['low'])} to {percent(found['high'])}"
         cells.append(f"**{percent(found['accuracy'], 2)}** ({interval})")
-    name = f"`{training['recipe']}`, {training['image_size']} px"
-    return [name, f"{training['dataset']['rows']:,}", f"{dataset['rows']:,}", *cells]
+    network = report["network"]
+    name = f"{network['architecture']}, recipe `{training['recipe']}`, {training['image_size']} px"
+    work = f"{network['multiply_adds'] / 1e6:.0f} M"
+    return [
+        name,
+        f"{network['parameters']:,}",
+        work,
+        f"{training['dataset']['rows']:,}",
+        f"{dataset['rows']:,}",
+        *cells,
+    ]
 
 
 def comparison(reports: Sequence[dict[str, Any]]) -> str:
     """A Markdown table: a line for each report, and the report that this project follows."""
     published = [percent(REPORT_ACCURACY[task.name], 2) for task in ORDER]
     rows = [_row(report) for report in reports]
-    rows.append(["Kemprai 2024", "about 85,000", f"{REPORT_ROWS:,}", *published])
-    header = ["", "Training rows", "Validation rows", "Gender %", "Race %", "Age group %"]
+    rows.append(
+        ["Kemprai 2024", "668,077", "484 M", "about 85,000", f"{REPORT_ROWS:,}", *published]
+    )
+    header = [
+        "",
+        "Parameters",
+        "Multiply-adds",
+        "Training rows",
+        "Validation rows",
+        "Gender %",
+        "Race %",
+        "Age group %",
+    ]
     return markdown_table(header, rows)
 
 

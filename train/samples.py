@@ -6,6 +6,7 @@ shuffle buffer has to be saved.
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -234,3 +235,19 @@ def shuffle_buffered(
         buffer[slot] = row
     for slot in rng.permutation(len(buffer)):
         yield buffer[int(slot)]
+
+
+def add_data_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options that choose the data set and the device."""
+    default = Source()
+    parser.add_argument("--data", default=default.path, help="Hub id or folder (%(default)s)")
+    parser.add_argument("--data-config", default=default.config, help="margin (%(default)s)")
+    parser.add_argument(
+        "--data-revision", default=default.revision, help="commit of a Hub data set"
+    )
+    parser.add_argument("--device", help="cpu or cuda; by default a GPU where there is one")
+
+
+def source_of(args: argparse.Namespace) -> Source:
+    """The data set that `add_data_arguments` describes, at a fixed commit."""
+    return Source(args.data, args.data_config, args.data_revision).pinned()

@@ -1,0 +1,197 @@
+"""Measure what finding and cutting out a face costs in accuracy.
+
+Validation chips are pasted into 640×480 pictures at a random size (60 to 400 pixels), place and
+turn (up to 15° either way), on a plain or a blurred background, and go through the whole pipeline.
+Among the faces found, its accuracy is compared with that on the chips themselves:
+
+    python -m scripts.measure_pipeline --data DATA --output docs/results/pipeline.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from faceattr.labels import TASKS
+from faceattr.pipeline import FacePipeline
+from faceattr.results import FaceBox, FaceResult
+from train.batches import decode_row
+from train.predict import sha256
+from train.samples import Row, Rows, add_data_arguments, source_of
+
+WIDTH, HEIGHT = 640, 480
+SIZES = (60, 400)
+TURN = 15.0
+MATCH_IOU = 0.3
+FACE_IN_CHIP = (0.110, 0.003, 0.787, 0.962)
+"""Median face box in a FairFace chip: left, top, width, height as fractions of its side."""
+BANDS = ((60, 100), (100, 200), (200, 400))
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """A picture with one pasted chip.
+
+    Attributes:
+        image: RGB uint8 `(480, 640, 3)`.
+        side: of the pasted chip in pixels.
+        box: where its face is.
+    """
+
+    image: NDArray[np.uint8]
+    side: float
+    box: FaceBox
+
+
+def _background(other: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+    """One colour, or another chip blurred beyond recognition."""
+    if rng.random() < 0.5:
+        colour = rng.integers(0, 256, 3, dtype=np.uint8)
+        return np.broadcast_to(colour, (HEIGHT, WIDTH, 3)).copy()
+    wide = cv2.resize(other, (WIDTH, HEIGHT))
+    return np.asarray(cv2.GaussianBlur(wide, (0, 0), 40.0), np.uint8)
+
+
+def paste(chip: NDArray[np.uint8], other: NDArray[np.uint8], rng: np.random.Generator) -> Scene:
+    """Put a chip somewhere into a picture; all of it stays inside."""
+    side = float(rng.uniform(*SIZES))
+    angle = float(rng.uniform(-TURN, TURN))
+    turn = np.deg2rad(abs(angle))
+    reach = side / 2 * (np.cos(turn) + np.sin(turn))
+    margin = min(reach, HEIGHT / 2)
+    x = float(rng.uniform(margin, WIDTH - margin))
+    y = float(rng.uniform(margin, HEIGHT - margin))
+    # Area averaging first: warpAffine alone would alias where the chip shrinks.
+    whole = max(1, round(side))
+    method = cv2.INTER_AREA if whole < chip.shape[0] else cv2.INTER_CUBIC
+    sized = cv2.resize(chip, (whole, whole), interpolation=method)
+    matrix = cv2.getRotationMatrix2D((whole / 2, whole / 2), angle, side / whole)
+    matrix[:, 2] += (x - whole / 2, y - whole / 2)
+    image = _background(other, rng)
+    size = (WIDTH, HEIGHT)
+    inside = cv2.warpAffine(np.full((whole, whole), 255, np.uint8), matrix, size)
+    moved = cv2.warpAffine(sized, matrix, size, flags=cv2.INTER_CUBIC)
+    share = (inside.astype(np.float32) / 255)[..., None]
+    image = np.rint(share * moved + (1 - share) * image).astype(np.uint8)
+    left, top, width, height = (side * part for part in FACE_IN_CHIP)
+    box = FaceBox(x - side / 2 + left, y - side / 2 + top, width, height)
+    return Scene(image, side, box)
+
+
+def _match(faces: list[FaceResult], box: FaceBox) -> FaceResult | None:
+    best = max(faces, key=lambda face: face.box.iou(box), default=None)
+    return best if best is not None and best.box.iou(box) >= MATCH_IOU else None
+
+
+def _right(face: FaceResult, row: Row) -> list[bool]:
+    return [
+        getattr(face, task.name).label == task.classes[row.targets[position]]
+        for position, task in enumerate(TASKS)
+    ]
+
+
+def _compare(sides: NDArray[Any], chips: NDArray[Any], scenes: NDArray[Any]) -> dict[str, Any]:
+    """Accuracy by task on the same faces; the drop has a 95 % interval from its paired error."""
+    result: dict[str, Any] = {"faces": len(sides)}
+    for column, task in enumerate(TASKS):
+        loss = chips[:, column].astype(float) - scenes[:, column]
+        error = 1.96 * loss.std(ddof=1) / np.sqrt(len(loss))
+        result[task.name] = {
+            "chip": round(float(chips[:, column].mean()), 6),
+            "pipeline": round(float(scenes[:, column].mean()), 6),
+            "drop": round(float(loss.mean()), 6),
+            "drop_low": round(float(loss.mean() - error), 6),
+            "drop_high": round(float(loss.mean() + error), 6),
+        }
+    return result
+
+
+def _groups(rows: Iterator[Row], size: int) -> Iterator[list[Row]]:
+    while group := list(islice(rows, size)):
+        yield group
+
+
+def measure(pipeline: FacePipeline, rows: Rows, limit: int, seed: int) -> dict[str, Any]:
+    """Accuracy on chips and on the same chips pasted, found and cut out again."""
+    rng = np.random.default_rng(seed)
+    sides: list[float] = []
+    chips: list[list[bool]] = []
+    scenes: list[list[bool]] = []
+    total, previous = 0, np.full((224, 224, 3), 128, np.uint8)
+    bar = tqdm(total=limit, unit="face", disable=not sys.stderr.isatty())
+    for group in _groups(islice(rows.in_order(), limit), 32):
+        decoded = [decode_row(row) for row in group]
+        alone = pipeline.classify_crops(decoded)
+        made = []
+        for chip in decoded:
+            made.append(paste(chip, previous, rng))
+            previous = chip
+        found = pipeline.predict_batch([scene.image for scene in made])
+        for row, answer, scene, faces in zip(group, alone, made, found, strict=True):
+            total += 1
+            if face := _match(faces, scene.box):
+                sides.append(scene.side)
+                chips.append(_right(answer, row))
+                scenes.append(_right(face, row))
+        bar.update(len(group))
+    side, chip, scene = np.array(sides), np.array(chips), np.array(scenes)
+    bands = {
+        f"{low} to {high} px": _compare(side[inside], chip[inside], scene[inside])
+        for low, high in BANDS
+        for inside in [(side >= low) & (side < high)]
+        if inside.sum() > 1
+    }
+    return {
+        "pasted": total,
+        "found": len(sides),
+        "all": _compare(side, chip, scene),
+        "by_side": bands,
+    }
+
+
+def main() -> int:
+    """Measure and write JSON."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--weights", help="folder, Hub id or bundled name; by default the best")
+    parser.add_argument("--detector", default="auto", help="yunet, haar or auto (%(default)s)")
+    parser.add_argument("--limit", type=int, default=5_000, help="faces (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of sizes and places (%(default)s)")
+    parser.add_argument("--output", type=Path, help="JSON file; by default only printed")
+    add_data_arguments(parser)
+    args = parser.parse_args()
+    pipeline = FacePipeline.from_pretrained(
+        args.weights, detector=args.detector, device=args.device
+    )
+    source = source_of(args)
+    assert pipeline.files is not None
+    result = {
+        "command": "python -m scripts.measure_pipeline",
+        "model": pipeline.info.model,
+        "weights_sha256": sha256(pipeline.files.weights),
+        "detector": pipeline.info.detector,
+        "seed": args.seed,
+        **measure(pipeline, Rows(source, "validation"), args.limit, args.seed),
+    }
+    text = json.dumps(result, indent=2) + "\n"
+    if args.output:
+        args.output.parent.mkdir(parents=True, exist_ok=True)
+        args.output.write_text(text, encoding="utf-8")
+    print(text, end="")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

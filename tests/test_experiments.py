@@ -1,0 +1,121 @@
+"""The experiments' page is made of their results, and short runs leave results."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import optuna
+import pytest
+
+from train import experiments, search, trials
+from train.experiments import EXPERIMENTS, Experiment, load_results, make_page
+from train.loop import Settings
+from train.recipe import Distillation, smoke
+from train.samples import Source
+from train.tables import TableError, read_json
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def result(name, seed, gender, loss=1.0):
+    accuracy = {"gender": gender, "age": 0.5, "race": 0.6}
+    return {
+        "name": name,
+        "seed": seed,
+        "recipe": {},
+        "accuracy": accuracy,
+        "accuracy_flip": {task: value + 0.01 for task, value in accuracy.items()},
+        "loss": dict.fromkeys(accuracy, loss),
+        "cpu_seconds": 100 if name == "baseline" else 150,
+        "hardware": "CPU, 1 threads",
+        "training_rows": 38_000,
+        "holdout_rows": 2_000,
+    }
+
+
+@pytest.fixture
+def results():
+    base = [result("baseline", seed, 0.80 + 0.01 * seed) for seed in range(3)]
+    return {"baseline": base, "erase": [result("erase", 0, 0.84, loss=0.9)]}
+
+
+@pytest.fixture
+def small(monkeypatch, tmp_path):
+    """One tiny experiment and its distilled twin, with results under tmp_path."""
+    plain = Experiment(
+        "plain", "Group", "nothing", replace(smoke(), epochs=1, stages=smoke().stages[:1])
+    )
+    taught = replace(
+        plain, name="taught", recipe=replace(plain.recipe, distillation=Distillation())
+    )
+    known = {"plain": plain, "taught": taught}
+    monkeypatch.setattr(trials, "EXPERIMENTS", known)
+    monkeypatch.setattr(trials, "RESULTS", tmp_path / "results")
+    return known
+
+
+def test_gains_are_paired_with_the_spread_of_the_baseline(results):
+    page = make_page(results, [], None)
+    line = next(line for line in page.splitlines() if line.startswith("| random erasing"))
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert cells[1:] == ["1", "+3.0 ± 1.2", "+0.0 ± 0.0", "+0.0 ± 0.0", "-0.100", "1.5"]
+    assert "| Gender | 81.00 | 1.00 | 1.0000 |" in page
+    assert "| Gender | 4 | +1.00 | +1.00 to +1.00 |" in page
+
+
+def test_one_seed_of_the_baseline_does_not_tell_noise(results):
+    results["baseline"] = results["baseline"][:1]
+    with pytest.raises(TableError, match="at least two seeds"):
+        make_page(results, [], None)
+    with pytest.raises(TableError, match="no result of the baseline"):
+        make_page({}, [], None)
+
+
+def test_experiments_change_the_baseline_and_have_distinct_recipes():
+    recipes = {name: replace(e.recipe, name="x") for name, e in EXPERIMENTS.items()}
+    assert all(recipes[name] != recipes["baseline"] for name in recipes if name != "baseline")
+    assert len({json.dumps(r.to_dict()) for r in recipes.values()}) == len(recipes)
+
+
+def test_missing_results_are_trained_and_present_ones_kept(small, tmp_path, tiny_fairface):
+    settings = Settings(tmp_path / "unused", Source(str(tiny_fairface)))
+    trials.run_missing(small, [0, 1], settings)
+    folder = tmp_path / "results"
+    assert sorted(path.name for path in folder.iterdir()) == ["plain-0.json", "plain-1.json"]
+    found = load_results(folder)["plain"]
+    assert [entry["seed"] for entry in found] == [0, 1]
+    assert set(found[0]["accuracy"]) == set(found[0]["accuracy_flip"]) == {"gender", "age", "race"}
+    before = (folder / "plain-0.json").read_bytes()
+    trials.run_missing(small, [0], settings)
+    assert (folder / "plain-0.json").read_bytes() == before
+
+
+def test_a_search_goes_on_where_it_ended(monkeypatch, tmp_path, tiny_fairface):
+    monkeypatch.setattr(search, "BASELINE", smoke())
+    monkeypatch.setattr(search, "EPOCHS", 2)
+    told = ["--output", str(tmp_path / "study.log"), "--summary", str(tmp_path / "search.json")]
+    told += ["--data", str(tiny_fairface), "--trials", "2"]
+    import argparse
+
+    parser = argparse.ArgumentParser()
+    search.add_arguments(parser)
+    search.run(parser.parse_args(told))
+    search.run(parser.parse_args(told))
+    summary = read_json(tmp_path / "search.json")
+    assert summary["finished"] + summary["pruned"] == 4
+    rates = [trial["settings"]["learning_rate"] for trial in summary["trials"]]
+    assert len(set(rates)) == len(rates)
+    losses = [trial["loss"] for trial in summary["trials"]]
+    assert losses == sorted(losses)
+    assert "trials of 2 epochs finished" in experiments.search_section(summary)
+    optuna.logging.set_verbosity(optuna.logging.INFO)
+
+
+def test_the_page_in_the_tree_is_made_of_the_results_in_the_tree():
+    reports = [read_json(p) for p in sorted((ROOT / "faceattr/weights").glob("*/report.json"))]
+    folder = ROOT / experiments.RESULTS
+    summary = folder / experiments.SEARCH_NAME
+    page = make_page(
+        load_results(folder), reports, read_json(summary) if summary.exists() else None
+    )
+    assert (ROOT / experiments.PAGE).read_text(encoding="utf-8") == page

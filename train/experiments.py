@@ -1,0 +1,321 @@
+"""One change at a time against a fixed baseline, on the holdout.
+
+`python -m train experiments --run --data ...` trains what has no result yet; without `--run` the
+results in the tree become docs/experiments.md. A run is a short one on small pictures: it ranks
+changes, it does not say how good a long run gets.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import math
+import statistics
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from faceattr import labels
+from faceattr.labels import AGE, GENDER, RACE
+from train.card import TITLES
+from train.recipe import Augmentation, Distillation, Recipe, Stage
+from train.samples import add_data_arguments
+from train.tables import TableError, markdown_table, read_json, write_text
+
+log = logging.getLogger("train")
+
+ORDER = (GENDER, RACE, AGE)
+TEMPLATE = Path(__file__).with_name("experiments_template.md")
+BUNDLED = Path(__file__).parents[1] / "faceattr" / "weights"
+SEARCH_NAME = "search.json"
+RESULTS = Path("docs/experiments")
+PAGE = Path("docs/experiments.md")
+LIGHT = Augmentation(0.5, 8.0, 0.1, 0.05, 0.2, 0.2, 0.2)
+BASELINE = Recipe(
+    name="baseline",
+    epochs=5,
+    batch_size=128,
+    architecture="FaceAttrNet",
+    learning_rate=3e-3,
+    weight_decay=0.02,
+    schedule="cosine",
+    warmup_epochs=0.5,
+    ema_decay=0.995,
+    augmentation=LIGHT,
+    stages=(Stage(0, 48),),
+)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One change to the baseline.
+
+    Attributes:
+        name: short, unique; results are kept under it.
+        group: heading on the page.
+        change: what differs from the baseline, in words.
+        recipe: the baseline with that change.
+    """
+
+    name: str
+    group: str
+    change: str
+    recipe: Recipe
+
+
+def _augmented(name: str, change: str, **values: float) -> Experiment:
+    recipe = replace(BASELINE, name=name, augmentation=replace(LIGHT, **values))
+    return Experiment(name, "Augmentation", change, recipe)
+
+
+def _changed(name: str, group: str, change: str, **values: Any) -> Experiment:
+    return Experiment(name, group, change, replace(BASELINE, name=name, **values))
+
+
+def _all() -> list[Experiment]:
+    labels_, schedule, network = "Targets and losses", "Optimisation", "Network and input"
+    return [
+        Experiment("baseline", "Baseline", "none", BASELINE),
+        _changed("epochs-10", schedule, "10 epochs instead of 5", epochs=10),
+        _changed("no-augmentation", "Augmentation", "none at all", augmentation=Augmentation()),
+        _augmented(
+            "crop-jitter",
+            "rotation 15°, zoom ±15 %, shift 8 %",
+            rotation=15,
+            scale=0.15,
+            shift=0.08,
+        ),
+        _augmented("no-geometry", "mirror only", rotation=0, scale=0, shift=0),
+        _augmented("no-colour", "no colour changes", brightness=0, contrast=0, saturation=0),
+        _augmented("strong-colour", "colour ±40 %", brightness=0.4, contrast=0.4, saturation=0.4),
+        _augmented("erase", "random erasing, probability 0.3", erase=0.3),
+        _augmented("degrade", "JPEG, blur, low resolution, 0.15 each", degrade=0.15),
+        _changed("smooth-0.05", labels_, "label smoothing 0.05", label_smoothing=0.05),
+        _changed("smooth-0.1", labels_, "label smoothing 0.1", label_smoothing=0.1),
+        _changed("age-spread", labels_, "age labels shared with neighbours, σ 0.6", age_spread=0.6),
+        _changed("mixup", labels_, "mixup, α 0.2", mixup=0.2),
+        _changed("balance", labels_, "class weights, count^-0.5", class_balance=0.5),
+        _changed("race-weight", labels_, "race loss counts double", loss_weights={"race": 2.0}),
+        _changed("no-ema", schedule, "no averaging of weights", ema_decay=None),
+        _changed(
+            "tail-average",
+            schedule,
+            "mean of the last 2 epochs, no EMA",
+            ema_decay=None,
+            average_epochs=2,
+        ),
+        _changed("batch-64", schedule, "batch 64, rate 2e-3", batch_size=64, learning_rate=2e-3),
+        _changed("batch-256", schedule, "batch 256, rate 4e-3", batch_size=256, learning_rate=4e-3),
+        _changed(
+            "sgd",
+            schedule,
+            "SGD, rate 0.2, decay 1e-4",
+            optimizer="sgd",
+            learning_rate=0.2,
+            weight_decay=1e-4,
+        ),
+        _changed("rate-6e-3", schedule, "learning rate 6e-3", learning_rate=6e-3),
+        _changed("decay-0.1", schedule, "weight decay 0.1", weight_decay=0.1),
+        _changed("size-64", network, "64-pixel pictures", stages=(Stage(0, 64),)),
+        _changed(
+            "lightweight", network, "LightweightMTLNet224", architecture="LightweightMTLNet224"
+        ),
+        _changed("mean-pool", network, "mean instead of learned pooling", sizes={"pool": 1}),
+        _changed(
+            "distilled",
+            labels_,
+            "distilled from the teacher, weight 0.7, T 2",
+            distillation=Distillation(),
+        ),
+    ]
+
+
+EXPERIMENTS = {experiment.name: experiment for experiment in _all()}
+
+
+def load_results(folder: Path = RESULTS) -> dict[str, list[dict[str, Any]]]:
+    """Results by experiment, seeds in order."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for path in sorted(folder.glob("*.json")):
+        result = json.loads(path.read_text(encoding="utf-8"))
+        if "recipe" in result and "accuracy" in result:
+            found.setdefault(result["name"], []).append(result)
+    return found
+
+
+def _mean(results: list[dict[str, Any]], section: str, task: str) -> float:
+    return statistics.fmean(float(result[section][task]) for result in results)
+
+
+def _average(results: list[dict[str, Any]], section: str) -> float:
+    return statistics.fmean(_mean(results, section, task.name) for task in labels.TASKS)
+
+
+def seed_spread(results: list[dict[str, Any]], task: str) -> float:
+    """Standard deviation of a task's accuracy over seeds of one recipe.
+
+    Raises:
+        TableError: for fewer than two seeds.
+    """
+    if len(results) < 2:
+        raise TableError("the baseline needs at least two seeds to say what is noise")
+    return statistics.stdev(float(result["accuracy"][task]) for result in results)
+
+
+def _gain(found: list[dict[str, Any]], base: list[dict[str, Any]], task: str) -> str:
+    gain = 100 * (_mean(found, "accuracy", task) - _mean(base, "accuracy", task))
+    error = 100 * seed_spread(base, task) * math.sqrt(1 / len(found) + 1 / len(base))
+    return f"{gain:+.1f} ± {error:.1f}"
+
+
+def _change_row(
+    experiment: Experiment, found: list[dict[str, Any]], base: list[dict[str, Any]]
+) -> list[str]:
+    loss = _average(found, "loss") - _average(base, "loss")
+    cost = statistics.fmean(r["cpu_seconds"] for r in found) / statistics.fmean(
+        r["cpu_seconds"] for r in base
+    )
+    gains = [_gain(found, base, task.name) for task in ORDER]
+    return [experiment.change, str(len(found)), *gains, f"{loss:+.3f}", f"{cost:.1f}"]
+
+
+def changes_section(results: dict[str, list[dict[str, Any]]]) -> str:
+    """A table for each group of changes."""
+    base = results["baseline"]
+    header = ["Change", "Seeds", "Gender", "Race", "Age group", "Loss, nats", "CPU time ×"]
+    parts = []
+    for group in dict.fromkeys(e.group for e in EXPERIMENTS.values()):
+        rows = [
+            _change_row(experiment, results[name], base)
+            for name, experiment in EXPERIMENTS.items()
+            if experiment.group == group and name in results and name != "baseline"
+        ]
+        if rows:
+            parts.append(f"### {group}\n\n{markdown_table(header, rows)}")
+    return "\n\n".join(parts)
+
+
+def baseline_section(base: list[dict[str, Any]]) -> str:
+    """What the changes are compared with, and how much it varies by itself."""
+    rows = [
+        [
+            TITLES[task.name],
+            f"{100 * _mean(base, 'accuracy', task.name):.2f}",
+            f"{100 * seed_spread(base, task.name):.2f}",
+            f"{_mean(base, 'loss', task.name):.4f}",
+        ]
+        for task in ORDER
+    ]
+    return markdown_table(["", "Accuracy %", "Deviation over seeds", "Loss, nats"], rows)
+
+
+def flip_section(results: dict[str, list[dict[str, Any]]]) -> str:
+    """What averaging with the mirror image gives, over all runs."""
+    runs = [result for found in results.values() for result in found]
+    rows = []
+    for task in ORDER:
+        gains = [100 * (r["accuracy_flip"][task.name] - r["accuracy"][task.name]) for r in runs]
+        rows.append(
+            [
+                TITLES[task.name],
+                str(len(gains)),
+                f"{statistics.fmean(gains):+.2f}",
+                f"{min(gains):+.2f} to {max(gains):+.2f}",
+            ]
+        )
+    return markdown_table(["", "Runs", "Mean gain, points", "Range"], rows)
+
+
+def search_section(summary: Mapping[str, Any]) -> str:
+    """The best and the worst trials of the search, and what mattered."""
+    trials = list(summary["trials"])
+    shown = trials[:5] + trials[5:][-2:]
+    names = list(trials[0]["settings"])
+    header = ["Trial", "Loss, nats", *(name.replace("_", " ") for name in names)]
+    rows = [
+        [str(t["number"]), f"{t['loss']:.3f}", *(f"{t['settings'][name]:.3g}" for name in names)]
+        for t in shown
+    ]
+    importance = ", ".join(
+        f"{name.replace('_', ' ')} {value:.2f}" for name, value in summary["importance"].items()
+    )
+    return (
+        f"{summary['finished']} trials of {summary['epochs']} epochs finished, "
+        f"{summary['pruned']} were cut short. The best five and the worst two:\n\n"
+        f"{markdown_table(header, rows)}\n\n"
+        f"Share of the variance of the result that each setting explains (fANOVA): {importance}."
+    )
+
+
+def long_runs_section(reports: Iterable[Mapping[str, Any]]) -> str:
+    """The published weights and their teachers, on the holdout that chose them."""
+    rows: dict[str, list[str]] = {}
+    for report in reports:
+        training = report["training"]
+        runs = [{**training, "architecture": report["network"]["architecture"]}]
+        for run in [*training.get("teachers", []), *runs]:
+            name = f"{run['architecture']}, `{run['recipe']}`"
+            accuracy = [f"{100 * run['holdout_accuracy'][task.name]:.2f}" for task in ORDER]
+            minutes = f"{run['wall_seconds'] / 60:.0f} min"
+            rows[name] = [name, str(run["epochs"]), f"{run['image_size']} px", minutes, *accuracy]
+    header = ["Run", "Epochs", "Input", "Time", "Gender %", "Race %", "Age group %"]
+    return markdown_table(header, rows.values())
+
+
+def make_page(
+    results: dict[str, list[dict[str, Any]]],
+    reports: Iterable[Mapping[str, Any]],
+    summary: Mapping[str, Any] | None,
+) -> str:
+    """docs/experiments.md from the results in the tree.
+
+    Raises:
+        TableError: when the baseline has fewer than two seeds.
+    """
+    base = results.get("baseline", [])
+    if not base:
+        raise TableError(f"no result of the baseline in {RESULTS}; run with --run first")
+    parts = {
+        "rows": f"{base[0]['training_rows']:,}",
+        "holdout": f"{base[0]['holdout_rows']:,}",
+        "epochs": str(BASELINE.epochs),
+        "side": str(BASELINE.image_size),
+        "hardware": base[0]["hardware"],
+        "long_runs": long_runs_section(reports),
+        "baseline": baseline_section(base),
+        "changes": changes_section(results),
+        "flip": flip_section(results),
+        "search": search_section(summary) if summary else "Not run yet.",
+    }
+    return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(parts)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `python -m train experiments`."""
+    parser.add_argument("--run", action="store_true", help="first train what has no result yet")
+    parser.add_argument("--only", nargs="+", choices=sorted(EXPERIMENTS), help="of --run")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="of --run (%(default)s)")
+    parser.add_argument(
+        "--teacher", type=Path, action="append", default=[], help="of --run, for distillation"
+    )
+    parser.add_argument("--output", type=Path, default=PAGE, help="page (%(default)s)")
+    add_data_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Carry out `python -m train experiments`."""
+    if args.run:
+        from train.trials import run_from
+
+        run_from(args)
+    summary = RESULTS / SEARCH_NAME
+    page = make_page(
+        load_results(),
+        [read_json(path) for path in sorted(BUNDLED.glob("*/report.json"))],
+        read_json(summary) if summary.exists() else None,
+    )
+    write_text(args.output, page)
+    log.info("-> %s", args.output)

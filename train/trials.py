@@ -1,0 +1,74 @@
+"""Runs of `train.experiments`: train what has no result yet."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import tempfile
+import time
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from train.checkpoint import write_atomically
+from train.device import choose_device, hardware
+from train.experiments import EXPERIMENTS, RESULTS, Experiment
+from train.loop import Settings, Trainer
+from train.samples import source_of
+
+log = logging.getLogger("train")
+
+
+def run_one(experiment: Experiment, settings: Settings) -> dict[str, Any]:
+    """Train and measure; the JSON-ready result, of the last epoch's weights."""
+    started = time.process_time()
+    trainer = Trainer(experiment.recipe, settings)
+    trainer.run()
+    side = experiment.recipe.image_size
+    plain, flipped = trainer.measure(side), trainer.measure(side, flip=True)
+    return {
+        "name": experiment.name,
+        "seed": settings.seed,
+        "recipe": experiment.recipe.to_dict(),
+        "accuracy": plain.accuracy,
+        "loss": plain.loss,
+        "accuracy_flip": flipped.accuracy,
+        "train_loss": trainer.history[-1]["train_loss"],
+        "cpu_seconds": round(time.process_time() - started),
+        "hardware": hardware(settings.device),
+        "precision": trainer.precision,
+        "git_commit": trainer.git_commit,
+        "training_rows": trainer.row_count,
+        "holdout_rows": len(trainer.holdout),
+    }
+
+
+def run_missing(names: Iterable[str], seeds: Iterable[int], settings: Settings) -> None:
+    """Train each experiment and seed without a result; one JSON file each in `RESULTS`."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    for seed in seeds:
+        for name in names:
+            target = RESULTS / f"{name}-{seed}.json"
+            experiment = EXPERIMENTS[name]
+            if target.exists() or (experiment.recipe.distillation and not settings.teachers):
+                continue
+            teachers = settings.teachers if experiment.recipe.distillation else ()
+            with tempfile.TemporaryDirectory() as folder:
+                own = replace(settings, output=Path(folder), seed=seed, teachers=teachers)
+                result = run_one(experiment, own)
+            write_atomically(target, (json.dumps(result, indent=1) + "\n").encode())
+            log.info("%s, seed %d: %s", name, seed, result["accuracy"])
+
+
+def run_from(args: argparse.Namespace) -> None:
+    """Train what the options of `python -m train experiments --run` ask for."""
+    settings = Settings(
+        output=Path(),
+        source=source_of(args),
+        device=choose_device(args.device),
+        cache_memory=True,
+        teachers=tuple(args.teacher),
+    )
+    run_missing(args.only or EXPERIMENTS, args.seeds, settings)
