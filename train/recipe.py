@@ -268,7 +268,7 @@ def ours() -> Recipe:
     """FaceAttrNet, from labels and a teacher's answers to the same augmented views."""
     return Recipe(
         name="ours",
-        epochs=30,
+        epochs=28,
         batch_size=128,
         architecture="FaceAttrNet",
         learning_rate=4e-3,
@@ -289,7 +289,7 @@ def ours() -> Recipe:
             grey=0.02,
             degrade=0.1,
         ),
-        stages=(Stage(0, 64), Stage(12, 112)),
+        stages=(Stage(0, 64), Stage(11, 112)),
     )
 
 
