@@ -1,46 +1,62 @@
 """What the repository says about its weights is what their report says."""
 
 import hashlib
-import json
 from pathlib import Path
 
 import pytest
 
-from faceattr.hub import BUNDLED
+from faceattr.hub import BUNDLED, BUNDLED_NAMES, DEFAULT_MODEL
 from train.card import make_card
-from train.results import START, TableError, comparison, insert
+from train.results import START, TableError, comparison, insert, pipeline_sentence
+from train.tables import read_json as read
 
 ROOT = Path(__file__).resolve().parents[1]
-REPORTS = [BUNDLED / "report.json", *sorted((ROOT / "docs" / "results").glob("*.json"))]
+RESULTS = ROOT / "docs" / "results"
+REPORTS = [BUNDLED / name / "report.json" for name in BUNDLED_NAMES]
+REPORTS += sorted((RESULTS / "reports").glob("*.json"))
+PIPELINE = RESULTS / "pipeline.json"
 
 
-def read(path):
-    return json.loads(path.read_text())
+@pytest.mark.parametrize("name", BUNDLED_NAMES)
+def test_a_report_is_about_the_weights_beside_it(name):
+    digest = hashlib.sha256((BUNDLED / name / "model.safetensors").read_bytes()).hexdigest()
+    assert read(BUNDLED / name / "report.json")["weights_sha256"] == digest
 
 
-def test_the_report_is_about_these_weights():
-    digest = hashlib.sha256((BUNDLED / "model.safetensors").read_bytes()).hexdigest()
-    assert read(REPORTS[0])["weights_sha256"] == digest
-
-
-def test_they_beat_the_report_on_5000_validation_rows():
-    report = read(REPORTS[0])
+@pytest.mark.parametrize("name", BUNDLED_NAMES)
+def test_they_beat_the_report_on_5000_validation_rows(name):
+    report = read(BUNDLED / name / "report.json")
     assert report["dataset"]["split"] == "validation"
     assert report["dataset"]["rows"] == 5_000
-    overall = {name: found["accuracy"] for name, found in report["overall"].items()}
+    overall = {task: found["accuracy"] for task, found in report["overall"].items()}
     assert overall["gender"] > 0.8735
     assert overall["race"] > 0.5933
     assert overall["age"] > 0.5083
 
 
-def test_the_card_is_made_of_the_report():
-    card = make_card(read(REPORTS[0]), read(BUNDLED / "config.json"))
-    assert (BUNDLED / "README.md").read_text() == str(card)
+def test_the_default_does_better_on_the_holdout():
+    means = {
+        name: sum(read(BUNDLED / name / "config.json")["training"]["holdout_accuracy"].values())
+        for name in BUNDLED_NAMES
+    }
+    assert max(means, key=means.get) == DEFAULT_MODEL
+
+
+@pytest.mark.parametrize("name", BUNDLED_NAMES)
+def test_a_card_is_made_of_its_report(name):
+    card = make_card(read(BUNDLED / name / "report.json"), read(BUNDLED / name / "config.json"))
+    assert (BUNDLED / name / "README.md").read_text() == str(card)
+
+
+def test_the_pipeline_was_measured_with_the_default_weights():
+    report = read(BUNDLED / DEFAULT_MODEL / "report.json")
+    assert read(PIPELINE)["weights_sha256"] == report["weights_sha256"]
 
 
 def test_the_readme_table_is_made_of_the_reports():
     text = (ROOT / "README.md").read_text()
-    assert insert(text, comparison([read(path) for path in REPORTS])) == text
+    table = comparison([read(path) for path in REPORTS])
+    assert insert(text, f"{table}\n\n{pipeline_sentence(read(PIPELINE))}") == text
 
 
 def test_a_file_without_markers_is_refused():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from itertools import islice
 from typing import NamedTuple
 
@@ -57,6 +58,12 @@ class MemoryRows(Rows):
                 for row in super().shard(index)
             ]
         return iter(self._kept[index])
+
+
+@lru_cache(maxsize=1)
+def memory_rows(source: Source, part: Part, side: int) -> MemoryRows:
+    """`MemoryRows` that later runs of this process share, so that they need not decode again."""
+    return MemoryRows(source, part, side)
 
 
 def stored_side(image_size: int, augmentation: Augmentation) -> int:

@@ -36,7 +36,7 @@ PAGE = Path("docs/experiments.md")
 LIGHT = Augmentation(0.5, 8.0, 0.1, 0.05, 0.2, 0.2, 0.2)
 BASELINE = Recipe(
     name="baseline",
-    epochs=5,
+    epochs=4,
     batch_size=128,
     architecture="FaceAttrNet",
     learning_rate=3e-3,
@@ -79,7 +79,7 @@ def _all() -> list[Experiment]:
     labels_, schedule, network = "Targets and losses", "Optimisation", "Network and input"
     return [
         Experiment("baseline", "Baseline", "none", BASELINE),
-        _changed("epochs-10", schedule, "10 epochs instead of 5", epochs=10),
+        _changed("epochs-8", schedule, "twice as many epochs", epochs=8),
         _changed("no-augmentation", "Augmentation", "none at all", augmentation=Augmentation()),
         _augmented(
             "crop-jitter",

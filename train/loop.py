@@ -24,7 +24,7 @@ from faceattr import __version__, labels
 from faceattr.hub import find_weights, load_files
 from faceattr.model import FaceAttributeModel, ModelConfig, build_model
 from faceattr.preprocessing import Preprocessing
-from train.batches import MemoryRows, chunked, stored_side, training_batch
+from train.batches import chunked, memory_rows, stored_side, training_batch
 from train.calibration import fit_temperature
 from train.checkpoint import (
     CHECKPOINT_NAME,
@@ -165,6 +165,11 @@ def _git_commit() -> str | None:
     return head.stdout.strip() + ("-dirty" if changes.stdout else "")
 
 
+def versions() -> dict[str, str]:
+    """Versions that a result depends on."""
+    return {"faceattr": __version__, "torch": str(torch.__version__)}
+
+
 def teacher_facts(config: ModelConfig) -> dict[str, Any]:
     """What a card says about a teacher."""
     kept = ("recipe", "seed", "epochs", "image_size", "holdout_accuracy", "wall_seconds")
@@ -216,7 +221,7 @@ class Trainer:
 
     def _open_rows(self) -> Rows:
         if self.settings.cache_memory:
-            return MemoryRows(self.settings.source, "train", self.stored)
+            return memory_rows(self.settings.source, "train", self.stored)
         return Rows(self.settings.source, "train")
 
     def _placed(self, model: FaceAttributeModel) -> FaceAttributeModel:
@@ -285,7 +290,7 @@ class Trainer:
                 "tail": None if self.tail is None else self.tail.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "torch_rng": torch.get_rng_state(),
-                "versions": {"faceattr": __version__, "torch": str(torch.__version__)},
+                "versions": versions(),
             },
         )
 
@@ -513,7 +518,7 @@ class Trainer:
                 "hardware": hardware(self.settings.device),
                 "wall_seconds": round(self.progress.seconds),
                 "git_commit": self.git_commit,
-                "versions": {"faceattr": __version__, "torch": str(torch.__version__)},
+                "versions": versions(),
             },
         )
         kept.save_pretrained(self.settings.output / "model")
