@@ -31,7 +31,7 @@ _ADVICE = {
 }
 BUNDLED = Path(__file__).parent / "weights"
 BUNDLED_NAMES = ("FaceAttrNet", "LightweightMTLNet224")
-DEFAULT_MODEL = BUNDLED_NAMES[1]
+DEFAULT_MODEL = BUNDLED_NAMES[0]
 
 
 @dataclass(frozen=True)

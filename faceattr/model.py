@@ -124,7 +124,7 @@ def _check_size(name: str, value: object, default: object) -> None:
         valid = isinstance(value, tuple) and len(value) == len(default)
         wanted = f"{len(default)} whole numbers"
     else:
-        valid, wanted = True, "a whole number"
+        valid, wanted = not isinstance(value, tuple), "a whole number"
     numbers = value if isinstance(value, tuple) else (value,)
     if not valid or not all(type(n) is int and 1 <= n <= _LARGEST for n in numbers):
         raise WeightsError(f"size {name!r}: expected {wanted} from 1 to {_LARGEST}, came {value!r}")
@@ -135,7 +135,8 @@ class FaceAttributeModel(nn.Module):
 
     A network is a subclass with a frozen dataclass `Sizes` (whole numbers or tuples of them,
     all with defaults) and a `forward` from normalised faces `(N, 3, S, S)` to logits
-    `(N, classes)` by task name, for any S; the size in use is `config.preprocessing.image_size`.
+    `(N, classes)` by task name, for any S from 16 on; the size in use is
+    `config.preprocessing.image_size`.
     """
 
     Sizes: ClassVar[type[Any]]
@@ -185,17 +186,29 @@ class FaceAttributeModel(nn.Module):
         text = json.dumps(self.config.to_dict(), indent=2, ensure_ascii=False)
         (target / CONFIG_NAME).write_text(text + "\n", encoding="utf-8")
 
-    @staticmethod
+    @classmethod
     def from_pretrained(
-        model: str | Path | None = None, *, revision: str | None = None
+        cls, model: str | Path | None = None, *, revision: str | None = None
     ) -> FaceAttributeModel:
-        """Load a network of whichever class `config.json` names, strictly.
+        """Load a network strictly; see `faceattr.hub.load_model` for the arguments.
 
-        See `faceattr.hub.load_model` for the arguments and errors.
+        Called on `FaceAttributeModel`, it gives whichever class `config.json` names; called on a
+        network's class, only that class, and without `model` its own bundled weights.
+
+        Raises:
+            WeightsError: as `load_model`, and for weights of another class.
         """
         from faceattr.hub import load_model
 
-        return load_model(model, revision=revision)
+        if model is None and cls is not FaceAttributeModel:
+            model = cls.__name__
+        loaded = load_model(model, revision=revision)
+        if not isinstance(loaded, cls):
+            raise WeightsError(
+                f"expected weights of {cls.__name__!r}, came those of "
+                f"{loaded.config.architecture!r}; load them with FaceAttributeModel"
+            )
+        return loaded
 
 
 class DepthwiseSeparableConv(nn.Module):
@@ -345,7 +358,7 @@ class FaceAttrNet(FaceAttributeModel):
 
     The report's network spends most of its time on wide maps at half the input's resolution and
     has no residual connection. This one leaves that resolution after a narrow stem, keeps a
-    dense convolution while channels are few, and spends four fifths of its parameters on
+    dense convolution while channels are few, and spends seven tenths of its parameters on
     residual inverted bottlenecks at a sixteenth of the resolution. Strided convolutions are
     dense 2×2: about as cheap as strided depthwise ones in a forward pass and many times cheaper
     in a backward pass on CPUs. Each task has its own learned spatial pooling and linear head.

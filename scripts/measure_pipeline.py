@@ -64,7 +64,7 @@ def _background(other: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[n
 
 
 def paste(chip: NDArray[np.uint8], other: NDArray[np.uint8], rng: np.random.Generator) -> Scene:
-    """Put a chip somewhere into a picture; all of it stays inside."""
+    """Put a chip somewhere into a picture; a corner of the largest may reach past the edge."""
     side = float(rng.uniform(*SIZES))
     angle = float(rng.uniform(-TURN, TURN))
     turn = np.deg2rad(abs(angle))
@@ -129,7 +129,7 @@ def measure(pipeline: FacePipeline, rows: Rows, limit: int, seed: int) -> dict[s
     chips: list[list[bool]] = []
     scenes: list[list[bool]] = []
     total, previous = 0, np.full((224, 224, 3), 128, np.uint8)
-    bar = tqdm(total=limit, unit="face", disable=not sys.stderr.isatty())
+    bar = tqdm(total=limit, unit="face", mininterval=0.1 if sys.stderr.isatty() else 30.0)
     for group in _groups(islice(rows.in_order(), limit), 32):
         decoded = [decode_row(row) for row in group]
         alone = pipeline.classify_crops(decoded)
@@ -145,6 +145,10 @@ def measure(pipeline: FacePipeline, rows: Rows, limit: int, seed: int) -> dict[s
                 chips.append(_right(answer, row))
                 scenes.append(_right(face, row))
         bar.update(len(group))
+    if len(sides) < 2:
+        raise SystemExit(
+            f"error: only {len(sides)} of {total} faces were found; nothing to compare"
+        )
     side, chip, scene = np.array(sides), np.array(chips), np.array(scenes)
     bands = {
         f"{low} to {high} px": _compare(side[inside], chip[inside], scene[inside])

@@ -70,6 +70,7 @@ def table(data: dict[str, list | np.ndarray], **changes: object) -> pa.Table:
         "model": "model",
         "weights_sha256": "ab" * 32,
         "config": CONFIG,
+        "network": NETWORK,
         "dataset": {
             "id": "fairface",
             "config": "0.25",

@@ -83,14 +83,32 @@ def test_grey_pictures_have_no_colour(images):
     assert not torch.equal(grey[0], grey[1])
 
 
-def test_degrading_loses_detail_and_leaves_the_stored_chip_alone():
+class Draws:
+    """Stands for a generator: the given chances first, then amounts of one half."""
+
+    def __init__(self, *chances):
+        self.left = [np.array(chances), np.full(3, 0.5)]
+
+    def random(self, _count):
+        return self.left.pop(0)
+
+
+@pytest.mark.parametrize("chances", [(0.0, 1.0, 1.0), (1.0, 0.0, 1.0), (1.0, 1.0, 0.0)])
+def test_each_way_of_degrading_loses_detail_and_leaves_the_stored_chip_alone(chances):
     chip = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     kept = chip.copy()
-    worse = degrade(chip, 1.0, np.random.default_rng(1))
+    worse = degrade(chip, 0.5, Draws(*chances))
     assert np.array_equal(chip, kept)
     assert worse.shape == chip.shape
     assert worse.dtype == np.uint8
-    assert worse.std() < 0.7 * chip.std()
+    assert (
+        np.abs(np.diff(worse.astype(int), axis=0)).mean()
+        < 0.9 * np.abs(np.diff(chip.astype(int), axis=0)).mean()
+    )
+
+
+def test_degrading_may_do_nothing():
+    chip = np.zeros((64, 64, 3), np.uint8)
     assert degrade(chip, 0.0, np.random.default_rng(1)) is chip
 
 

@@ -167,3 +167,28 @@ def test_a_repository_id_without_user_or_name_is_refused(report, repo_id):
 )
 def test_durations_are_written_for_people(seconds, text):
     assert duration(seconds) == text
+
+
+def test_a_card_says_what_the_network_learned_from(report):
+    """Teachers, distillation and arithmetic of a run are in its card, and only then."""
+    plain = make_card(report, CONFIG).text
+    assert "Distilled from" not in plain
+    config, changed = copy.deepcopy(CONFIG), copy.deepcopy(report)
+    training = config["training"]
+    training["settings"]["distillation"] = {"weight": 0.7, "temperature": 2.0}
+    training["precision"], training["compile"] = "bfloat16", True
+    training["teachers"] = [
+        {
+            "architecture": "TeacherNet",
+            "recipe": "teacher",
+            "seed": 3,
+            "wall_seconds": 2400,
+            "holdout_accuracy": {"gender": 0.91, "age": 0.56, "race": 0.66},
+        }
+    ]
+    changed["training"] = training
+    text = " ".join(make_card(changed, config).text.split())
+    assert "Distilled from | TeacherNet, recipe `teacher`, seed 3" in text
+    assert "40 min 00 s; holdout gender 91.0 %, age 56.0 %, race 66.0 %" in text
+    assert "distillation with weight 0.7 and temperature 2" in text
+    assert "bfloat16, torch.compile" in text

@@ -284,3 +284,12 @@ def test_a_file_that_is_no_parquet_is_an_error_without_a_traceback(tmp_path, cap
     assert main(["evaluate", str(path), "--output", str(tmp_path / "r.json")]) == 1
     assert "p.parquet is no table of predictions" in capsys.readouterr().err
     assert not (tmp_path / "r.json").exists()
+
+
+def test_chance_alone_gives_the_error_that_theory_says():
+    """One bin of n equal claims p: the mean of |k/n - p| tends to sqrt(2 p (1 - p) / (pi n))."""
+    n, claim = 4000, 0.7
+    values = np.tile([claim, 1 - claim], (n, 1))
+    found = calibration(values, np.zeros(n, np.int64))["if_calibrated"]
+    assert found["mean"] == pytest.approx(np.sqrt(2 * claim * (1 - claim) / (np.pi * n)), rel=0.06)
+    assert found["p95"] == pytest.approx(1.96 * np.sqrt(claim * (1 - claim) / n), rel=0.12)

@@ -1,11 +1,15 @@
 """The measurement pastes chips where it says and compares the same faces."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from faceattr.labels import TASKS
+from faceattr.results import FaceBox
 from scripts import measure_pipeline
 from scripts.measure_pipeline import FACE_IN_CHIP, HEIGHT, SIZES, WIDTH, _compare, paste
+from train.samples import Rows, Source
 
 
 @pytest.fixture
@@ -46,3 +50,61 @@ def test_a_drop_is_that_of_the_same_faces():
     error = 1.96 * 0.5 / 2
     assert gender["drop_low"] == pytest.approx(0.25 - error, abs=1e-5)
     assert found[TASKS[1].name]["drop"] == 0.0
+
+
+class Oracle:
+    """Stands for a pipeline: right on every chip, and in scenes too where it finds the face."""
+
+    def __init__(self, rows, lost):
+        self.answers = iter([row.targets for row in rows])
+        self.pending = []
+        self.lost = lost
+
+    def _face(self, box, targets):
+        labels = {task.name: task.classes[i] for task, i in zip(TASKS, targets, strict=True)}
+        return SimpleNamespace(
+            box=box, **{name: SimpleNamespace(label=label) for name, label in labels.items()}
+        )
+
+    def classify_crops(self, crops):
+        self.pending = [next(self.answers) for _ in crops]
+        return [self._face(FaceBox(0, 0, 1, 1), targets) for targets in self.pending]
+
+    def predict_batch(self, pictures):
+        found = []
+        for targets, (box, number) in zip(self.pending, pictures, strict=True):
+            wrong = (1 - targets[0], *targets[1:])
+            far = FaceBox(-500, -500, 10, 10)
+            faces = [self._face(far, wrong), self._face(box, wrong if number % 4 == 1 else targets)]
+            found.append(faces[:1] if number in self.lost else faces)
+        return found
+
+
+def test_only_found_faces_are_compared_each_with_its_own_chip(monkeypatch, tiny_fairface):
+    rows = Rows(Source(str(tiny_fairface)), "validation")
+    numbers = iter(range(1000))
+
+    def pasted(_chip, _other, _rng):
+        box = FaceBox(100, 100, 150, 180)
+        return measure_pipeline.Scene((box, next(numbers)), 150.0, box)
+
+    monkeypatch.setattr(measure_pipeline, "paste", pasted)
+    pipeline = Oracle(rows.in_order(), lost={0, 2})
+    found = measure_pipeline.measure(pipeline, rows, 24, seed=0)
+    assert (found["pasted"], found["found"]) == (24, 22)
+    gender = found["all"]["gender"]
+    assert gender["chip"] == 1.0
+    assert gender["drop"] == pytest.approx(6 / 22, abs=1e-6)
+    assert found["all"]["race"]["drop"] == 0.0
+    assert list(found["by_side"]) == ["100 to 200 px"]
+
+
+def test_nothing_found_ends_with_a_message(monkeypatch, tiny_fairface):
+    rows = Rows(Source(str(tiny_fairface)), "validation")
+    pipeline = Oracle(rows.in_order(), lost=set(range(1000)))
+    box = FaceBox(100, 100, 150, 180)
+    numbers = iter(range(1000))
+    scene = lambda *_: measure_pipeline.Scene((box, next(numbers)), 150.0, box)  # noqa: E731
+    monkeypatch.setattr(measure_pipeline, "paste", scene)
+    with pytest.raises(SystemExit, match="only 0 of 8"):
+        measure_pipeline.measure(pipeline, rows, 8, seed=0)

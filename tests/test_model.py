@@ -14,6 +14,7 @@ from faceattr.labels import RACE, TASKS
 from faceattr.model import (
     ARCHITECTURES,
     FaceAttributeModel,
+    FaceAttrNet,
     LightweightMTLNet224,
     ModelConfig,
     TaskPool,
@@ -47,6 +48,14 @@ def folder(tmp_path):
     torch.manual_seed(0)
     LightweightMTLNet224(TINY).save_pretrained(tmp_path / "tiny")
     return tmp_path / "tiny"
+
+
+@pytest.fixture(params=[TINY, TINY_OURS], ids=lambda config: config.architecture)
+def either(request, tmp_path):
+    """Weights of each network in turn."""
+    torch.manual_seed(0)
+    build_model(request.param).save_pretrained(tmp_path / "either")
+    return tmp_path / "either"
 
 
 def edit_config(folder, **changes):
@@ -181,15 +190,26 @@ def test_probabilities_use_the_temperature_and_our_class_order():
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (lambda s: s.pop("fc.bias"), "missing.*fc.bias"),
+        (lambda s: s.pop("heads.age.bias"), "missing.*heads.age.bias"),
         (lambda s: s.update(extra=torch.zeros(1)), "unexpected.*extra"),
-        (lambda s: s.update({"fc.bias": torch.zeros(3)}), r"fc.bias: expected \(8,\), came \(3,\)"),
+        (
+            lambda s: s.update({"heads.age.bias": torch.zeros(3)}),
+            r"heads.age.bias: expected \(9,\), came \(3,\)",
+        ),
     ],
 )
-def test_weights_that_do_not_fit_are_named(folder, edit, message):
-    edit_weights(folder, edit)
+def test_weights_that_do_not_fit_are_named(either, edit, message):
+    edit_weights(either, edit)
     with pytest.raises(WeightsError, match=message):
-        load_model(folder)
+        load_model(either)
+
+
+def test_a_class_loads_its_own_weights_only(folder):
+    assert type(LightweightMTLNet224.from_pretrained()) is LightweightMTLNet224
+    assert type(FaceAttrNet.from_pretrained()) is FaceAttrNet
+    assert type(FaceAttributeModel.from_pretrained()) is ARCHITECTURES[DEFAULT_MODEL]
+    with pytest.raises(WeightsError, match="expected weights of 'FaceAttrNet', came.*Lightweight"):
+        FaceAttrNet.from_pretrained(folder)
 
 
 @pytest.mark.parametrize(
@@ -202,6 +222,8 @@ def test_weights_that_do_not_fit_are_named(folder, edit, message):
         ({"sizes": {"widths": [64.9] * 7, "hidden": 8}}, "'widths': expected 7 whole numbers"),
         ({"sizes": {"widths": [10**9] * 7, "hidden": 8}}, "from 1 to 8192"),
         ({"sizes": {"widths": [4] * 7, "hidden": True}}, "'hidden': expected a whole number"),
+        ({"sizes": {"widths": [4] * 7, "hidden": [8]}}, "'hidden': expected a whole number"),
+        ({"sizes": {"widths": [4] * 7, "hidden": []}}, "'hidden': expected a whole number"),
         ({"sizes": {"widths": [4] * 7, "hidden": "8"}}, "'hidden': expected a whole number"),
         ({"sizes": {"widths": [4] * 7, "hidden": 8, "depth": 3}}, r"unknown sizes \['depth'\]"),
         ({"sizes": {"widths": [4] * 7}}, r"lacks the sizes \['hidden'\]"),
@@ -219,27 +241,27 @@ def test_a_config_that_is_not_ours_is_refused(folder, changes, message):
         load_model(folder)
 
 
-def test_unknown_class_names_are_refused(folder):
+def test_unknown_class_names_are_refused(either):
     classes = {task.name: list(task.classes) for task in TASKS}
     classes["race"][0] = "Martian"
-    edit_config(folder, classes=classes)
+    edit_config(either, classes=classes)
     with pytest.raises(WeightsError, match="'race'.*Martian"):
-        load_model(folder)
+        load_model(either)
 
 
-def test_a_missing_class_is_refused(folder):
+def test_a_missing_class_is_refused(either):
     classes = {task.name: list(task.classes) for task in TASKS}
     classes["age"].pop()
-    edit_config(folder, classes=classes)
+    edit_config(either, classes=classes)
     with pytest.raises(WeightsError, match="more than 70.*missing"):
-        load_model(folder)
+        load_model(either)
 
 
-def test_a_cut_off_weights_file_is_refused(folder):
-    path = folder / "model.safetensors"
+def test_a_cut_off_weights_file_is_refused(either):
+    path = either / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(WeightsError, match="damaged"):
-        load_model(folder)
+        load_model(either)
 
 
 def test_a_folder_without_weights_names_the_file(tmp_path):

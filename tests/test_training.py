@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,9 +18,10 @@ from faceattr.labels import TASKS
 from train.calibration import fit_temperature, negative_log_likelihood
 from train.checkpoint import CheckpointError, load_checkpoint
 from train.device import choose_precision
-from train.loop import Settings, Stopped, Trainer, TrainingError, fit
+from train.loop import Settings, Trainer, TrainingError, fit
 from train.recipe import RECIPES, Distillation, Recipe, Stage, smoke
 from train.samples import Rows, Source, class_counts
+from train.signals import Stopped
 from train.steps import (
     class_weights,
     distilled,
@@ -146,13 +148,14 @@ TINY_OURS = {
 
 
 def everything():
-    """A recipe with every feature that `smoke` leaves out."""
+    """A recipe with the features that `smoke` leaves out."""
     return replace(
         smoke(),
         architecture="FaceAttrNet",
         sizes=TINY_OURS,
         optimizer="sgd",
         age_spread=0.6,
+        class_balance=0.5,
         loss_weights={"race": 2.0},
         mixup=0.2,
         ema_decay=None,
@@ -166,9 +169,20 @@ def test_distilling_with_every_feature_resumes_exactly(finished, tmp_path, tiny_
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     fit(everything(), settings(whole, tiny_fairface, teachers=teachers, cache_memory=True))
     told = settings(parts, tiny_fairface, teachers=teachers)
-    trainer = Trainer(everything(), told)
+    trainer, calls = Trainer(everything(), told), []
+    step = trainer._step
+
+    def interrupted(*args):
+        calls.append(1)
+        if len(calls) == 18:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(*args)
+
+    trainer._step = interrupted
     with pytest.raises(Stopped):
-        trainer.run(lambda entry: os.kill(os.getpid(), signal.SIGTERM))
+        trainer.run()
+    progress = load_checkpoint(parts)["progress"]
+    assert (progress["epoch"], progress["batch"]) == (1, 4)
     fit(everything(), replace(told, resume=True))
     first, second = load_checkpoint(whole), load_checkpoint(parts)
     for part in ("model", "tail"):
@@ -186,6 +200,23 @@ def test_teachers_and_recipe_must_go_together(finished, tmp_path, tiny_fairface)
         fit(smoke(), settings(tmp_path, tiny_fairface, teachers=(finished / "model",)))
 
 
+def test_a_teacher_of_other_rows_or_from_elsewhere_is_refused(finished, tmp_path, tiny_fairface):
+    copied = tmp_path / "other"
+    shutil.copytree(finished / "model", copied)
+    config = json.loads((copied / "config.json").read_text())
+    config["training"]["dataset"]["rows"] = 86_000
+    (copied / "config.json").write_text(json.dumps(config))
+    told = settings(tmp_path / "run", tiny_fairface, teachers=(copied,))
+    with pytest.raises(TrainingError, match="learned from other rows: rows"):
+        fit(everything(), told)
+    config["classes"]["race"].reverse()
+    (copied / "config.json").write_text(json.dumps(config))
+    with pytest.raises(TrainingError, match="other classes"):
+        fit(everything(), told)
+    with pytest.raises(TrainingError, match="no folder 'user/teacher'"):
+        fit(everything(), replace(told, teachers=(Path("user/teacher"),)))
+
+
 def test_another_teacher_is_not_resumed(finished, tmp_path, tiny_fairface):
     told = settings(tmp_path / "run", tiny_fairface, teachers=(finished / "model",))
     fit(everything(), told)
@@ -194,17 +225,50 @@ def test_another_teacher_is_not_resumed(finished, tmp_path, tiny_fairface):
         fit(everything(), two)
 
 
-def test_class_weights_count_rows_by_our_names(tmp_path, tiny_fairface):
-    source = Source(str(tiny_fairface))
-    counts = class_counts(source)
-    rows = [*Rows(source, "train").in_order(), *Rows(source, "holdout").in_order()]
+def test_class_counts_are_of_the_rows_trained_on(tiny_fairface):
+    rows = list(Rows(Source(str(tiny_fairface)), "train").in_order())
+    counts = class_counts(rows)
     for column, task in enumerate(TASKS):
-        expected = [0] * len(task.classes)
-        for row in rows:
-            expected[row.targets[column]] += 1
-        assert counts[task.name] == expected
-    recipe = replace(smoke(), class_balance=0.5)
-    fit(recipe, settings(tmp_path, tiny_fairface))
+        assert sum(counts[task.name]) == len(rows) == 114
+        for index, count in enumerate(counts[task.name]):
+            assert count == sum(row.targets[column] == index for row in rows)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"optimizer": "sgd"},
+        {"age_spread": 0.6},
+        {"loss_weights": {"race": 2.0}},
+        {"class_balance": 0.5},
+        {"mixup": 0.2},
+        {"label_smoothing": 0.3},
+        {"average_epochs": 2},
+        {"augmentation": replace(smoke().augmentation, degrade=0.0)},
+        {"augmentation": replace(smoke().augmentation, grey=0.9)},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_each_knob_changes_the_weights(changes, finished, tmp_path, tiny_fairface):
+    fit(replace(smoke(), **changes), settings(tmp_path, tiny_fairface, cache_memory=True))
+    first, second = state(finished), state(tmp_path)
+    assert not torch.equal(first["heads.race.weight"], second["heads.race.weight"])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler here")
+@pytest.mark.filterwarnings("ignore")
+def test_a_compiled_run_resumes_exactly_and_saves_plain_weights(tmp_path, tiny_fairface):
+    recipe = replace(smoke(), epochs=1, stages=(Stage(0, 24),))
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    fit(recipe, settings(whole, tiny_fairface, compile=True))
+    told = settings(parts, tiny_fairface, compile=True)
+    trainer = Trainer(recipe, told)
+    with pytest.raises(Stopped):
+        trainer._train_epoch(signals=[signal.SIGTERM])
+    fit(recipe, replace(told, resume=True))
+    assert_same_run(whole, parts)
+    assert load_model(whole / "model").config.training["compile"]
 
 
 def test_class_weights_have_mean_one_over_rows_and_favour_the_rare():
@@ -291,9 +355,12 @@ def test_precision_is_bfloat16_only_where_it_is_native(monkeypatch):
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_each_precision_trains_and_is_recorded(precision, tmp_path, tiny_fairface):
+def test_each_precision_trains_and_is_recorded(precision, finished, tmp_path, tiny_fairface):
     fit(smoke(), settings(tmp_path, tiny_fairface, precision=precision))
     assert load_model(tmp_path / "model").config.training["precision"] == precision
+    own = choose_precision(torch.device("cpu"))
+    same = torch.equal(state(finished)["fc.weight"], state(tmp_path)["fc.weight"])
+    assert same == (precision == own)
     other = "float32" if precision == "bfloat16" else "bfloat16"
     with pytest.raises(CheckpointError, match="another precision"):
         fit(smoke(), settings(tmp_path, tiny_fairface, precision=other, resume=True))

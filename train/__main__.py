@@ -8,6 +8,7 @@ import logging
 import sys
 
 from faceattr.errors import FaceAttrError
+from train.signals import Stopped
 
 COMMANDS = {
     "fit": ("train.fit", "train a network by a recipe"),
@@ -43,6 +44,9 @@ def main(argv: list[str] | None = None) -> int:
     args = command.parse_args(arguments[1:])
     try:
         return int(module.run(args) or 0)
+    except Stopped:
+        logging.getLogger("train").info("stopped; the same command goes on (fit: with --resume)")
+        return 3
     except BrokenPipeError:
         return 0
     except (FaceAttrError, RuntimeError, ValueError, OSError) as error:

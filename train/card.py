@@ -271,6 +271,7 @@ def _settings(settings: Json) -> str:
     words = [
         f"batches of {settings['batch_size']}",
         f"{settings['optimizer']} at {settings['learning_rate']:g} ({settings['schedule']})",
+        f"warm-up of {settings['warmup_epochs']:g} epochs",
         f"weight decay {settings['weight_decay']:g}",
         f"label smoothing {settings['label_smoothing']:g}",
         f"averaged weights {settings['ema_decay'] or 'off'}",
@@ -281,6 +282,8 @@ def _settings(settings: Json) -> str:
             f"distillation with weight {distillation['weight']:g} and temperature "
             f"{distillation['temperature']:g}"
         )
+    if weights := settings.get("loss_weights"):
+        words.append("loss weights " + ", ".join(f"{t} {w:g}" for t, w in weights.items()))
     for name in ("age_spread", "class_balance", "mixup", "average_epochs"):
         if settings.get(name):
             words.append(f"{name.replace('_', ' ')} {settings[name]:g}")
@@ -296,6 +299,12 @@ def _teachers(training: Json) -> str:
         + ", ".join(f"{name} {percent(v)} %" for name, v in t["holdout_accuracy"].items())
         for t in training.get("teachers", [])
     )
+
+
+def _arithmetic(training: Json) -> str:
+    """Precision and compilation of the training steps."""
+    fused = ", torch.compile" if training.get("compile") else ""
+    return f"{training.get('precision', 'float32')}{fused}"
 
 
 def _context(report: Json, config: Json, repo_id: str | None) -> dict[str, Any]:
@@ -315,6 +324,7 @@ def _context(report: Json, config: Json, repo_id: str | None) -> dict[str, Any]:
             f"{TITLES[name].lower()} {value:g}" for name, value in config["temperatures"].items()
         ),
         "image_size": config["preprocessing"]["image_size"],
+        "arithmetic": _arithmetic(training),
         "duration": duration(training["wall_seconds"]),
         "versions": ", ".join(f"{name} {v}" for name, v in sorted(training["versions"].items())),
         "weights_sha256": report["weights_sha256"],

@@ -12,7 +12,7 @@ import json
 import logging
 import math
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from string import Template
@@ -31,6 +31,13 @@ ORDER = (GENDER, RACE, AGE)
 TEMPLATE = Path(__file__).with_name("experiments_template.md")
 BUNDLED = Path(__file__).parents[1] / "faceattr" / "weights"
 SEARCH_NAME = "search.json"
+AIMS = {
+    "FaceAttrNet": {"gender": 0.92, "race": 0.66, "age": 0.55},
+    "LightweightMTLNet224": {"gender": 0.91, "race": 0.64, "age": 0.535},
+}
+"""What the project set out to reach on the validation rows."""
+
+CALIBRATION_AIM = 0.02
 RESULTS = Path("docs/experiments")
 PAGE = Path("docs/experiments.md")
 LIGHT = Augmentation(0.5, 8.0, 0.1, 0.05, 0.2, 0.2, 0.2)
@@ -137,12 +144,23 @@ EXPERIMENTS = {experiment.name: experiment for experiment in _all()}
 
 
 def load_results(folder: Path = RESULTS) -> dict[str, list[dict[str, Any]]]:
-    """Results by experiment, seeds in order."""
+    """Results by experiment, seeds in order.
+
+    Raises:
+        TableError: for a result of a recipe that has changed since.
+    """
     found: dict[str, list[dict[str, Any]]] = {}
     for path in sorted(folder.glob("*.json")):
-        result = json.loads(path.read_text(encoding="utf-8"))
-        if "recipe" in result and "accuracy" in result:
-            found.setdefault(result["name"], []).append(result)
+        if path.name == SEARCH_NAME:
+            continue
+        result = read_json(path)
+        known = EXPERIMENTS.get(result["name"])
+        if known is None or result["recipe"] != json.loads(json.dumps(known.recipe.to_dict())):
+            raise TableError(
+                f"{path} is the result of another recipe than train/experiments.py has now; "
+                "delete it and run again"
+            )
+        found.setdefault(result["name"], []).append(result)
     return found
 
 
@@ -212,6 +230,16 @@ def baseline_section(base: list[dict[str, Any]]) -> str:
     return markdown_table(["", "Accuracy %", "Deviation over seeds", "Loss, nats"], rows)
 
 
+def noise_section(base: list[dict[str, Any]]) -> str:
+    """Standard error of an accuracy on the holdout, by task, in words."""
+    rows = base[0]["holdout_rows"]
+    errors = []
+    for task in ORDER:
+        share = _mean(base, "accuracy", task.name)
+        errors.append(f"{100 * math.sqrt(share * (1 - share) / rows):.1f} ({task.name})")
+    return ", ".join(errors)
+
+
 def flip_section(results: dict[str, list[dict[str, Any]]]) -> str:
     """What averaging with the mirror image gives, over all runs."""
     runs = [result for found in results.values() for result in found]
@@ -233,6 +261,7 @@ def search_section(summary: Mapping[str, Any]) -> str:
     """The best and the worst trials of the search, and what mattered."""
     trials = list(summary["trials"])
     shown = trials[:5] + trials[5:][-2:]
+    which = "They are" if len(trials) <= 5 else "The best five and the last in rank"
     names = list(trials[0]["settings"])
     header = ["Trial", "Loss, nats", *(name.replace("_", " ") for name in names)]
     rows = [
@@ -244,10 +273,46 @@ def search_section(summary: Mapping[str, Any]) -> str:
     )
     return (
         f"{summary['finished']} trials of {summary['epochs']} epochs finished, "
-        f"{summary['pruned']} were cut short. The best five and the worst two:\n\n"
+        f"{summary['pruned']} were cut short. {which}:\n\n"
         f"{markdown_table(header, rows)}\n\n"
         f"Share of the variance of the result that each setting explains (fANOVA): {importance}."
     )
+
+
+def aims_section(reports: Iterable[Mapping[str, Any]]) -> str:
+    """What was aimed at and what the validation rows say."""
+    rows = []
+    for report in reports:
+        name = report["network"]["architecture"]
+        for task in ORDER:
+            aim, found = AIMS[name][task.name], report["overall"][task.name]
+            calibration = report["calibration"][task.name]
+            error = calibration["expected_calibration_error"]
+            missing = max(0.0, aim - found["accuracy"])
+            rows.append(
+                [
+                    f"{name}, {TITLES[task.name].lower()}",
+                    f"{100 * aim:.1f}",
+                    f"{100 * found['accuracy']:.2f}",
+                    f"{100 * missing:.2f}" if missing else "reached",
+                    f"{error:.4f}" + (" (over)" if error > CALIBRATION_AIM else ""),
+                    f"{calibration['if_calibrated']['mean']:.4f}",
+                ]
+            )
+    header = ["", "Aim %", "Measured %", "Missing, points", "Calibration error", "By chance alone"]
+    return markdown_table(header, rows)
+
+
+def fit_section(folder: Path = RESULTS / "long") -> str:
+    """Loss at the end of long runs on augmented training views and on the holdout."""
+    rows = []
+    for path in sorted(folder.glob("*.jsonl")):
+        last = json.loads(path.read_text(encoding="utf-8").splitlines()[-1])
+        for task in ORDER:
+            train, held = last["train_loss"][task.name], last["holdout_loss"][task.name]
+            name = f"{path.stem}, {TITLES[task.name].lower()}"
+            rows.append([name, str(last["epoch"]), f"{train:.3f}", f"{held:.3f}"])
+    return markdown_table(["", "Epoch", "Training views, nats", "Holdout, nats"], rows)
 
 
 def long_runs_section(reports: Iterable[Mapping[str, Any]]) -> str:
@@ -257,7 +322,7 @@ def long_runs_section(reports: Iterable[Mapping[str, Any]]) -> str:
         training = report["training"]
         runs = [{**training, "architecture": report["network"]["architecture"]}]
         for run in [*training.get("teachers", []), *runs]:
-            name = f"{run['architecture']}, `{run['recipe']}`"
+            name = f"{run['architecture']}, `{run['recipe']}`, seed {run['seed']}"
             accuracy = [f"{100 * run['holdout_accuracy'][task.name]:.2f}" for task in ORDER]
             minutes = f"{run['wall_seconds'] / 60:.0f} min"
             rows[name] = [name, str(run["epochs"]), f"{run['image_size']} px", minutes, *accuracy]
@@ -267,7 +332,7 @@ def long_runs_section(reports: Iterable[Mapping[str, Any]]) -> str:
 
 def make_page(
     results: dict[str, list[dict[str, Any]]],
-    reports: Iterable[Mapping[str, Any]],
+    reports: Sequence[Mapping[str, Any]],
     summary: Mapping[str, Any] | None,
 ) -> str:
     """docs/experiments.md from the results in the tree.
@@ -284,7 +349,10 @@ def make_page(
         "epochs": str(BASELINE.epochs),
         "side": str(BASELINE.image_size),
         "hardware": base[0]["hardware"],
+        "aims": aims_section(reports),
         "long_runs": long_runs_section(reports),
+        "fit": fit_section(),
+        "noise": noise_section(base),
         "baseline": baseline_section(base),
         "changes": changes_section(results),
         "flip": flip_section(results),
@@ -297,7 +365,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `python -m train experiments`."""
     parser.add_argument("--run", action="store_true", help="first train what has no result yet")
     parser.add_argument("--only", nargs="+", choices=sorted(EXPERIMENTS), help="of --run")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="of --run (%(default)s)")
+    parser.add_argument("--seeds", nargs="+", type=int, help="of --run (0 1)")
     parser.add_argument(
         "--teacher", type=Path, action="append", default=[], help="of --run, for distillation"
     )
@@ -307,6 +375,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Carry out `python -m train experiments`."""
+    given = {"only": args.only, "seeds": args.seeds, "teacher": args.teacher}
+    if not args.run and (unused := [f"--{name}" for name, value in given.items() if value]):
+        raise ValueError(f"{' and '.join(unused)} need --run")
     if args.run:
         from train.trials import run_from
 

@@ -9,7 +9,7 @@ from typing import get_args
 
 from train.checkpoint import load_checkpoint
 from train.device import Precision, choose_device
-from train.loop import Settings, Stopped, fit
+from train.loop import Settings, fit
 from train.recipe import RECIPES
 from train.samples import add_data_arguments, source_of
 
@@ -55,8 +55,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_data_arguments(parser)
 
 
-def run(args: argparse.Namespace) -> int:
-    """Carry out `python -m train fit`; 3 means stopped by a signal, ready to resume."""
+def run(args: argparse.Namespace) -> None:
+    """Carry out `python -m train fit`."""
     if args.checkpoint_every < 1:
         raise ValueError("--checkpoint-every must be at least 1")
     if args.resume and args.data_revision is None:
@@ -74,10 +74,5 @@ def run(args: argparse.Namespace) -> int:
         precision=args.precision,
         compile=args.compile,
     )
-    try:
-        folder = fit(RECIPES[args.recipe](), settings)
-    except Stopped:
-        log.info("stopped; go on with the same command and --resume")
-        return 3
+    folder = fit(RECIPES[args.recipe](), settings)
     log.info("weights -> %s", folder)
-    return 0

@@ -5,15 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import math
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any, cast
 
 import numpy as np
@@ -22,7 +19,7 @@ from tqdm import tqdm
 
 from faceattr import __version__, labels
 from faceattr.hub import find_weights, load_files
-from faceattr.model import FaceAttributeModel, ModelConfig, build_model
+from faceattr.model import WEIGHTS_NAME, FaceAttributeModel, ModelConfig, build_model
 from faceattr.preprocessing import Preprocessing
 from train.batches import chunked, memory_rows, stored_side, training_batch
 from train.calibration import fit_temperature
@@ -44,6 +41,7 @@ from train.networks import NETWORKS
 from train.predict import logits_of, sha256
 from train.recipe import Recipe
 from train.samples import HOLDOUT_EVERY, Rows, Source, class_counts, count_rows
+from train.signals import Stopped, collected_signals
 from train.steps import (
     class_weights,
     distilled,
@@ -66,10 +64,6 @@ _LOG_SECONDS = 30.0
 
 class TrainingError(RuntimeError):
     """Training cannot go on; the message says why and what to do."""
-
-
-class Stopped(Exception):  # noqa: N818 - not an error: the run was asked to stop and did
-    """A signal asked the run to stop; its checkpoint is written."""
 
 
 @dataclass(frozen=True)
@@ -129,27 +123,6 @@ class Measured:
         return sum(self.accuracy.values()) / len(self.accuracy)
 
 
-@contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Collect the first SIGTERM or SIGINT instead of dying in mid-step; a second ends at once."""
-    received: list[int] = []
-
-    def note(number: int, _frame: FrameType | None) -> None:
-        received.append(number)
-        restore()
-
-    before = {s: signal.signal(s, note) for s in (signal.SIGTERM, signal.SIGINT)}
-
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-    try:
-        yield received
-    finally:
-        restore()
-
-
 def _git_commit() -> str | None:
     """The commit of this checkout, with "-dirty" where files differ from it; None without git."""
     git = ["git", "-C", str(Path(__file__).parent)]
@@ -197,11 +170,12 @@ class Trainer:
         decay = recipe.ema_decay
         self.average = None if decay is None else make_average(self.model, decay)
         self.tail = make_equal_average(self.model) if recipe.average_epochs else None
+        self.row_count = count_rows(settings.source, "train")
         self.teachers = self._load_teachers()
+        self.teacher_digests = [sha256(path / WEIGHTS_NAME) for path in settings.teachers]
         self.stored = stored_side(self._view(max(recipe.sides)), recipe.augmentation)
         self.rows = self._open_rows()
         self.holdout = list(Rows(settings.source, "holdout").in_order())
-        self.row_count = count_rows(settings.source, "train")
         self.batches = self.row_count // recipe.batch_size
         if self.batches == 0:
             raise TrainingError(
@@ -240,7 +214,30 @@ class Trainer:
                 f"recipe {self.recipe.name!r} {wants}, but {len(folders)} --teacher folders were "
                 "given; a teacher is the model/ folder of a finished run"
             )
-        return [self._placed(load_files(find_weights(path), NETWORKS)) for path in folders]
+        teachers = []
+        for path in folders:
+            if not path.is_dir():
+                raise TrainingError(f"no folder {str(path)!r}; a teacher is a model/ folder here")
+            teacher = load_files(find_weights(path), NETWORKS)
+            self._check_teacher(teacher.config, path)
+            teachers.append(self._placed(teacher))
+        return teachers
+
+    def _check_teacher(self, teacher: ModelConfig, path: Path) -> None:
+        """Refuse a teacher whose answers do not fit, or that learned from other rows."""
+        own = self.model.config
+        same = (teacher.preprocessing.mean, teacher.preprocessing.std, dict(teacher.classes))
+        if same != (own.preprocessing.mean, own.preprocessing.std, dict(own.classes)):
+            raise TrainingError(
+                f"the teacher {path.name!r} has other classes or another normalisation"
+            )
+        dataset = teacher.training.get("dataset", {})
+        source = self.settings.source.describe("train", self.row_count)
+        if changed := [k for k in source if dataset.get(k) != source[k]]:
+            raise TrainingError(
+                f"the teacher {path.name!r} learned from other rows: {' and '.join(changed)} of "
+                "its data set differ; train it on the same"
+            )
 
     def _view(self, side: int) -> int:
         """Side of the augmented view that student and teachers share."""
@@ -250,7 +247,7 @@ class Trainer:
         power = self.recipe.class_balance
         counts = {task.name: [1] * len(task.classes) for task in labels.TASKS}
         if power > 0:
-            counts = class_counts(self.settings.source)
+            counts = class_counts(Rows(self.settings.source, "train").in_order())
         weights = class_weights(counts, power)
         return {name: values.to(self.settings.device) for name, values in weights.items()}
 
@@ -271,7 +268,10 @@ class Trainer:
             "data": self.settings.source.describe("train", self.row_count),
             "precision": self.precision,
             "compile": self.settings.compile,
-            "teachers": [sha256(find_weights(path).weights) for path in self.settings.teachers],
+            "teachers": [
+                [digest, teacher.config.preprocessing.to_dict()]
+                for digest, teacher in zip(self.teacher_digests, self.teachers, strict=True)
+            ],
         }
         return dict(json.loads(json.dumps(facts)))
 
@@ -510,11 +510,10 @@ class Trainer:
                 "holdout_accuracy": measured.accuracy,
                 "teachers": [
                     {"sha256": digest, **teacher_facts(teacher.config)}
-                    for digest, teacher in zip(
-                        self._identity()["teachers"], self.teachers, strict=True
-                    )
+                    for digest, teacher in zip(self.teacher_digests, self.teachers, strict=True)
                 ],
                 "precision": self.precision,
+                "compile": self.settings.compile,
                 "hardware": hardware(self.settings.device),
                 "wall_seconds": round(self.progress.seconds),
                 "git_commit": self.git_commit,
@@ -533,7 +532,7 @@ class Trainer:
             Stopped: on SIGTERM or SIGINT, with the checkpoint written.
             TrainingError: for a loss that is not finite, or too few rows.
         """
-        with _signals() as signals:
+        with collected_signals() as signals:
             while not self.progress.finished:
                 self._train_epoch(signals)
                 self._finish_epoch()

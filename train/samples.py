@@ -148,20 +148,6 @@ def count_rows(source: Source, part: Part) -> int:
     return held if part == "holdout" else total - held
 
 
-def class_counts(source: Source) -> dict[str, list[int]]:
-    """Rows of each class of the training split, by task, in the order of `faceattr.labels`."""
-    names = [task.name for task in labels.TASKS]
-    stream = source.stream("train", columns=names)
-    features = stream.features or {}
-    counts = {task.name: [0] * len(task.classes) for task in labels.TASKS}
-    for table in stream.with_format("arrow").iter(batch_size=10_000):
-        for task in labels.TASKS:
-            mapping = task.indices(features[task.name].names)
-            for value in table[task.name].to_pylist():
-                counts[task.name][_mapped(task, mapping, value)] += 1
-    return counts
-
-
 def _mapped(task: labels.Task, mapping: tuple[int, ...], value: int | None) -> int:
     """Our class position for a data set's; datasets stores an absent label as -1."""
     if value is None or not 0 <= value < len(mapping):
@@ -219,6 +205,15 @@ class Rows:
         order = rng.permutation(self.shards)
         rows = (row for index in order for row in self.shard(int(index)))
         return shuffle_buffered(rows, buffer_size, rng)
+
+
+def class_counts(rows: Iterable[Row]) -> dict[str, list[int]]:
+    """Rows of each class by task, in the order of `faceattr.labels`."""
+    counts = {task.name: [0] * len(task.classes) for task in labels.TASKS}
+    for row in rows:
+        for task, target in zip(labels.TASKS, row.targets, strict=True):
+            counts[task.name][target] += 1
+    return counts
 
 
 def shuffle_buffered(

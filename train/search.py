@@ -1,16 +1,19 @@
 """Search the settings that matter most with Optuna; every finished trial is kept.
 
 The journal in --output is the study: the same command goes on where the last one ended. Trials
-are short runs on small pictures, judged by the sum of the three holdout losses, and pruned when
-they fall behind the median of the others. The summary goes to docs/experiments/search.json, from
-which `python -m train experiments` makes its table.
+are short runs on small pictures, judged by the sum of the three holdout losses after temperature
+scaling, and pruned when they fall behind the median of the others. The summary goes to
+docs/experiments/search.json, from which `python -m train experiments` makes its table.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import logging
+import math
 import tempfile
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,12 +22,13 @@ import optuna
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from train.device import choose_device, hardware
+from train.device import choose_device, choose_precision, hardware
 from train.experiments import BASELINE, LIGHT, RESULTS, SEARCH_NAME
-from train.loop import Settings, Trainer
+from train.loop import Settings, Trainer, TrainingError
 from train.recipe import Augmentation, Recipe
-from train.samples import add_data_arguments, source_of
+from train.samples import add_data_arguments, count_rows, source_of
 from train.tables import rounded, write_json
+from train.trials import calibrated_losses
 
 log = logging.getLogger("train")
 STUDY = "faceattr"
@@ -58,31 +62,53 @@ def suggest(trial: optuna.Trial) -> Recipe:
 
 
 def objective(trial: optuna.Trial, settings: Settings) -> float:
-    """Sum of the holdout losses in nats after a short run."""
+    """Sum of the holdout losses in nats, after temperature scaling, of a short run."""
+    loss = math.inf
 
     def report(entry: dict[str, Any]) -> None:
-        trial.report(sum(entry["holdout_loss"].values()), entry["epoch"])
-        if trial.should_prune():
+        nonlocal loss
+        loss = sum(calibrated_losses(trainer.measure(entry["image_size"])).values())
+        trial.report(loss, entry["epoch"])
+        if entry["epoch"] < EPOCHS and trial.should_prune():
             raise optuna.TrialPruned
 
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(suggest(trial), replace(settings, output=Path(folder)))
         trainer.run(report)
-    last = trainer.history[-1]
-    trial.set_user_attr("accuracy", last["holdout_accuracy"])
-    return float(sum(last["holdout_loss"].values()))
+    trial.set_user_attr("accuracy", trainer.history[-1]["holdout_accuracy"])
+    return loss
+
+
+def check_study(study: optuna.Study, facts: Mapping[str, Any]) -> None:
+    """Refuse to go on with a study of other runs; mark a new one.
+
+    Raises:
+        ValueError: naming what differs.
+    """
+    stored = study.user_attrs
+    if not stored and not study.trials:
+        for name, value in facts.items():
+            study.set_user_attr(name, value)
+    elif changed := [name for name in facts if stored.get(name) != facts[name]]:
+        raise ValueError(
+            f"the study was made with another {' and '.join(changed)}; give another --output"
+        )
 
 
 def summarise(study: optuna.Study, machine: str) -> dict[str, Any]:
     """What the page shows: each trial's settings and result, and which settings mattered."""
     finished = [t for t in study.trials if t.state == optuna.trial.TrialState.COMPLETE]
-    importance = optuna.importance.get_param_importances(study) if len(finished) > 3 else {}
+    importance: dict[str, float] = {}
+    if len(finished) > 3:
+        evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
+        importance = optuna.importance.get_param_importances(study, evaluator=evaluator)
     return dict(
         rounded(
             {
                 "command": "python -m train search",
                 "epochs": EPOCHS,
                 "hardware": machine,
+                **study.user_attrs,
                 "finished": len(finished),
                 "pruned": sum(t.state == optuna.trial.TrialState.PRUNED for t in study.trials),
                 "importance": dict(importance),
@@ -122,11 +148,19 @@ def run(args: argparse.Namespace) -> None:
         storage=JournalStorage(JournalFileBackend(str(args.output))),
         study_name=STUDY,
         load_if_exists=True,
-        pruner=optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=1),
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=2),
     )
     # Another seed for each continuation, or its first draws would repeat those of the first.
     study.sampler = optuna.samplers.TPESampler(n_startup_trials=6, seed=len(study.trials))
-    study.optimize(lambda trial: objective(trial, settings), n_trials=args.trials)
+    facts = {
+        "baseline": json.loads(json.dumps(replace(BASELINE, epochs=EPOCHS).to_dict())),
+        "dataset": settings.source.describe("train", count_rows(settings.source, "train")),
+        "precision": choose_precision(device),
+    }
+    check_study(study, facts)
+    study.optimize(
+        lambda trial: objective(trial, settings), n_trials=args.trials, catch=(TrainingError,)
+    )
     if any(trial.state == optuna.trial.TrialState.COMPLETE for trial in study.trials):
         write_json(args.summary, summarise(study, hardware(device)))
         log.info("best %s -> %s", study.best_params, args.summary)

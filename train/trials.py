@@ -72,7 +72,10 @@ def run_missing(names: Iterable[str], seeds: Iterable[int], settings: Settings) 
         for name in names:
             target = RESULTS / f"{name}-{seed}.json"
             experiment = EXPERIMENTS[name]
-            if target.exists() or (experiment.recipe.distillation and not settings.teachers):
+            if target.exists():
+                continue
+            if experiment.recipe.distillation and not settings.teachers:
+                log.info("%s is left out: it needs --teacher", name)
                 continue
             teachers = settings.teachers if experiment.recipe.distillation else ()
             with tempfile.TemporaryDirectory() as folder:
@@ -91,4 +94,6 @@ def run_from(args: argparse.Namespace) -> None:
         cache_memory=True,
         teachers=tuple(args.teacher),
     )
-    run_missing(args.only or EXPERIMENTS, args.seeds, settings)
+    if any(EXPERIMENTS[n].recipe.distillation for n in args.only or ()) and not args.teacher:
+        raise ValueError("distillation needs --teacher FOLDER")
+    run_missing(args.only or EXPERIMENTS, args.seeds or [0, 1], settings)
