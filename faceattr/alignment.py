@@ -29,6 +29,13 @@ CHIP_LANDMARKS = (
 )
 """Where YuNet finds the five landmarks on a chip, in the order of `LANDMARKS`."""
 
+CHIP_FACE_SIDE = 0.914
+"""Geometric mean of the sides of YuNet's box, where the picture goes on around the chip.
+
+Median over holdout chips pasted into larger pictures (`python -m scripts.measure_pipeline --part
+holdout`); on a bare chip the box is smaller, since it ends at the edge.
+"""
+
 CHIP_HAAR_BOX = FaceBox(0.086, 0.022, 0.803, 0.803)
 """Where `HaarDetector` finds the face on a chip (on 604 of the 1,000)."""
 
@@ -38,8 +45,8 @@ def align_face(
 ) -> NDArray[np.uint8]:
     """Cut out one face as a training chip shows it.
 
-    With landmarks the chip is turned, scaled and shifted to bring them nearest to
-    `CHIP_LANDMARKS`; without, the box is brought onto `CHIP_HAAR_BOX`, unturned. What lies
+    With landmarks the chip is turned and shifted to bring them nearest to `CHIP_LANDMARKS`, and
+    scaled by the box; without, the box is brought onto `CHIP_HAAR_BOX`, unturned. What lies
     beyond the picture repeats its border.
 
     Args:
@@ -54,7 +61,7 @@ def align_face(
     if detection.landmarks is None:
         matrix = box_transform(detection.box)
     else:
-        matrix = similarity_transform(detection.landmarks, CHIP_LANDMARKS)
+        matrix = face_transform(detection.landmarks, detection.box)
     return _warp(image, matrix * size, size)
 
 
@@ -85,6 +92,24 @@ def similarity_transform(
     return np.array(
         [[factor.real, -factor.imag, shift.real], [factor.imag, factor.real, shift.imag]]
     )
+
+
+def face_transform(landmarks: Sequence[tuple[float, float]], box: FaceBox) -> NDArray[np.float64]:
+    """Turn and centre from the landmarks, scale from the box: `(2, 3)`, to 0..1.
+
+    Five landmarks move together or apart as a head turns sideways, so their spread says little
+    about the size of a face; the box says more. It may differ from them by a factor of 1.5 at most.
+
+    Raises:
+        ValueError: for a wrong number of landmarks, or landmarks that coincide.
+    """
+    matrix = similarity_transform(landmarks, CHIP_LANDMARKS)
+    spread = float(np.hypot(matrix[0, 0], matrix[1, 0]))
+    factor = float(np.clip(CHIP_FACE_SIDE / np.sqrt(box.area) / spread, 1 / 1.5, 1.5))
+    centre = np.mean(CHIP_LANDMARKS, axis=0)
+    matrix *= factor
+    matrix[:, 2] += (1 - factor) * centre
+    return matrix
 
 
 def box_transform(box: FaceBox) -> NDArray[np.float64]:

@@ -2,15 +2,19 @@
 
 Validation chips are pasted into 640×480 pictures at a random size (60 to 400 pixels), place and
 turn (up to 15° either way), on a plain or a blurred background, and go through the whole pipeline.
-Among the faces found, its accuracy is compared with that on the chips themselves:
+Among the faces found, accuracy is compared with that on the chips themselves:
 
     python -m scripts.measure_pipeline --data DATA --output docs/results/pipeline.json
+
+"face_side" is the median of the geometric mean of a box's sides, as a fraction of the chip's: the
+source of CHIP_FACE_SIDE in faceattr/alignment.py, for which --part holdout was used.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -126,6 +130,7 @@ def measure(pipeline: FacePipeline, rows: Rows, limit: int, seed: int) -> dict[s
     """Accuracy on chips and on the same chips pasted, found and cut out again."""
     rng = np.random.default_rng(seed)
     sides: list[float] = []
+    spans: list[float] = []
     chips: list[list[bool]] = []
     scenes: list[list[bool]] = []
     total, previous = 0, np.full((224, 224, 3), 128, np.uint8)
@@ -142,6 +147,7 @@ def measure(pipeline: FacePipeline, rows: Rows, limit: int, seed: int) -> dict[s
             total += 1
             if face := _match(faces, scene.box):
                 sides.append(scene.side)
+                spans.append(math.sqrt(face.box.area) / scene.side)
                 chips.append(_right(answer, row))
                 scenes.append(_right(face, row))
         bar.update(len(group))
@@ -159,6 +165,7 @@ def measure(pipeline: FacePipeline, rows: Rows, limit: int, seed: int) -> dict[s
     return {
         "pasted": total,
         "found": len(sides),
+        "face_side": round(float(np.median(spans)), 3),
         "all": _compare(side, chip, scene),
         "by_side": bands,
     }
@@ -171,6 +178,7 @@ def main() -> int:
     )
     parser.add_argument("--weights", help="folder, Hub id or bundled name; by default the best")
     parser.add_argument("--detector", default="auto", help="yunet, haar or auto (%(default)s)")
+    parser.add_argument("--part", choices=["validation", "holdout"], default="validation")
     parser.add_argument("--limit", type=int, default=5_000, help="faces (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of sizes and places (%(default)s)")
     parser.add_argument("--output", type=Path, help="JSON file; by default only printed")
@@ -186,8 +194,9 @@ def main() -> int:
         "model": pipeline.info.model,
         "weights_sha256": sha256(pipeline.files.weights),
         "detector": pipeline.info.detector,
+        "part": args.part,
         "seed": args.seed,
-        **measure(pipeline, Rows(source, "validation"), args.limit, args.seed),
+        **measure(pipeline, Rows(source, args.part), args.limit, args.seed),
     }
     text = json.dumps(result, indent=2) + "\n"
     if args.output:

@@ -5,10 +5,12 @@ import numpy as np
 import pytest
 
 from faceattr.alignment import (
+    CHIP_FACE_SIDE,
     CHIP_HAAR_BOX,
     CHIP_LANDMARKS,
     align_face,
     box_transform,
+    face_transform,
     similarity_transform,
 )
 from faceattr.results import Detection, FaceBox
@@ -17,8 +19,13 @@ TEMPLATE = np.array(CHIP_LANDMARKS)
 
 
 def face(points=None, box=None):
+    """A detection; its box is as large as a face of these landmarks has it, unless given."""
     landmarks = None if points is None else tuple((float(x), float(y)) for x, y in points)
-    return Detection(box or FaceBox(0, 0, 1, 1), 1.0, landmarks, "test")
+    if box is None:
+        eyes = np.linalg.norm(np.subtract(points[1], points[0]))
+        side = CHIP_FACE_SIDE * eyes / np.linalg.norm(TEMPLATE[1] - TEMPLATE[0])
+        box = FaceBox(0, 0, side, side)
+    return Detection(box, 1.0, landmarks, "test")
 
 
 def pairs(points):
@@ -84,7 +91,8 @@ def test_a_wrong_number_of_points_is_refused():
 
 def test_a_chip_whose_landmarks_are_the_template_stays_as_it_is():
     chip = np.random.default_rng(0).integers(0, 256, (224, 224, 3), dtype=np.uint8)
-    np.testing.assert_array_equal(align_face(chip, face(TEMPLATE * 224)), chip)
+    difference = align_face(chip, face(TEMPLATE * 224)).astype(int) - chip
+    assert np.abs(difference).max() <= 1
 
 
 def test_a_chip_with_the_template_haar_box_stays_as_it_is():
@@ -93,6 +101,19 @@ def test_a_chip_with_the_template_haar_box_stays_as_it_is():
     box = FaceBox(box.x, box.y, box.width, CHIP_HAAR_BOX.height * 224)
     difference = align_face(chip, face(box=box)).astype(int) - chip
     assert np.abs(difference).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("larger", "expected"), [(1.2, 1.2), (0.9, 0.9), (3.0, 1.5), (0.1, 1 / 1.5)]
+)
+def test_the_box_sets_the_scale_within_limits_and_the_landmarks_the_rest(larger, expected):
+    points = turned(TEMPLATE, 20, 150, (40, 70))
+    side = CHIP_FACE_SIDE * 150 * larger
+    matrix = face_transform(pairs(points), FaceBox(5, 5, side / 2, side * 2))
+    plain = similarity_transform(pairs(points), CHIP_LANDMARKS)
+    np.testing.assert_allclose(matrix[:, :2] * expected, plain[:, :2], rtol=1e-9)
+    centre = matrix @ (*points.mean(axis=0), 1)
+    np.testing.assert_allclose(centre, TEMPLATE.mean(axis=0), atol=1e-9)
 
 
 def test_a_haar_box_maps_onto_the_template_box():
