@@ -142,6 +142,17 @@ def _all() -> list[Experiment]:
 
 EXPERIMENTS = {experiment.name: experiment for experiment in _all()}
 
+IN_OURS = {
+    "epochs-8": "28 epochs",
+    "crop-jitter": "four fifths of it",
+    "strong-colour": "±25 %",
+    "erase": "at 0.15",
+    "degrade": "at 0.1",
+    "size-64": "64, then 112",
+    "distilled": "yes",
+}
+"""What of a change the recipe `ours` has; nothing of the others."""
+
 
 def load_results(folder: Path = RESULTS) -> dict[str, list[dict[str, Any]]]:
     """Results by experiment, seeds in order.
@@ -197,13 +208,40 @@ def _change_row(
         r["cpu_seconds"] for r in base
     )
     gains = [_gain(found, base, task.name) for task in ORDER]
-    return [experiment.change, str(len(found)), *gains, f"{loss:+.3f}", f"{cost:.1f}"]
+    return [
+        experiment.change,
+        str(len(found)),
+        *gains,
+        f"{loss:+.3f}",
+        _effect(loss, found, base),
+        IN_OURS.get(experiment.name, "no"),
+        f"{cost:.1f}",
+    ]
+
+
+def _effect(loss: float, found: list[dict[str, Any]], base: list[dict[str, Any]]) -> str:
+    """Better or worse where the loss changed by twice its standard error over seeds."""
+    each = [_average([result], "loss") for result in base]
+    error = statistics.stdev(each) * math.sqrt(1 / len(found) + 1 / len(base))
+    if abs(loss) < 2 * error:
+        return "unclear"
+    return "better" if loss < 0 else "worse"
 
 
 def changes_section(results: dict[str, list[dict[str, Any]]]) -> str:
     """A table for each group of changes."""
     base = results["baseline"]
-    header = ["Change", "Seeds", "Gender", "Race", "Age group", "Loss, nats", "CPU time ×"]
+    header = [
+        "Change",
+        "Seeds",
+        "Gender",
+        "Race",
+        "Age group",
+        "Loss, nats",
+        "Effect",
+        "In `ours`",
+        "CPU ×",
+    ]
     parts = []
     for group in dict.fromkeys(e.group for e in EXPERIMENTS.values()):
         rows = [
