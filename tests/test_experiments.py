@@ -8,6 +8,7 @@ import optuna
 import pytest
 
 from train import experiments, search, trials
+from train.__main__ import main
 from train.experiments import EXPERIMENTS, Experiment, load_results, make_page
 from train.loop import Settings
 from train.recipe import Distillation, smoke
@@ -50,7 +51,8 @@ def small(monkeypatch, tmp_path):
         plain, name="taught", recipe=replace(plain.recipe, distillation=Distillation())
     )
     known = {"plain": plain, "taught": taught}
-    monkeypatch.setattr(trials, "EXPERIMENTS", known)
+    for module in (trials, experiments):
+        monkeypatch.setattr(module, "EXPERIMENTS", known)
     monkeypatch.setattr(trials, "RESULTS", tmp_path / "results")
     return known
 
@@ -90,6 +92,29 @@ def test_missing_results_are_trained_and_present_ones_kept(small, tmp_path, tiny
     before = (folder / "plain-0.json").read_bytes()
     trials.run_missing(small, [0], settings)
     assert (folder / "plain-0.json").read_bytes() == before
+
+
+def test_a_result_of_a_changed_recipe_is_refused(small, tmp_path):
+    stale = result("plain", 0, 0.8) | {"recipe": small["taught"].recipe.to_dict()}
+    (tmp_path / "plain-0.json").write_text(json.dumps(stale))
+    with pytest.raises(TableError, match=r"plain-0\.json is the result of another recipe"):
+        load_results(tmp_path)
+
+
+def test_options_that_would_do_nothing_are_refused(tiny_fairface, capsys):
+    told = ["--run", "--only", "distilled", "--data", str(tiny_fairface)]
+    assert main(["experiments", *told]) == 1
+    assert "needs --teacher" in capsys.readouterr().err
+    assert main(["experiments", "--only", "erase", "--seeds", "1"]) == 1
+    assert "--only and --seeds need --run" in capsys.readouterr().err
+
+
+def test_a_study_of_other_runs_is_not_continued():
+    study = optuna.create_study()
+    search.check_study(study, {"precision": "float32", "epochs": 3})
+    search.check_study(study, {"precision": "float32", "epochs": 3})
+    with pytest.raises(ValueError, match="another epochs"):
+        search.check_study(study, {"precision": "float32", "epochs": 4})
 
 
 def test_a_search_goes_on_where_it_ended(monkeypatch, tmp_path, tiny_fairface):
