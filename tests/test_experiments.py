@@ -146,3 +146,20 @@ def test_the_page_in_the_tree_is_made_of_the_results_in_the_tree():
         load_results(folder), reports, read_json(summary) if summary.exists() else None
     )
     assert (ROOT / experiments.PAGE).read_text(encoding="utf-8") == page
+
+
+def test_a_search_says_which_settings_matter_only_after_enough_trials():
+    def value(trial):
+        trial.set_user_attr("accuracy", {})
+        return trial.suggest_float("rate", 0, 1) ** 2
+
+    study = optuna.create_study()
+    study.set_user_attr("epochs", 2)
+    study.optimize(value, n_trials=search.ENOUGH - 1)
+    few = search.summarise(study, "CPU")
+    assert few["importance"] == {}
+    assert "too few to say" in experiments.search_section(few)
+    study.optimize(value, n_trials=1)
+    enough = search.summarise(study, "CPU")
+    assert list(enough["importance"]) == ["rate"]
+    assert "rate 1.00" in experiments.search_section(enough)

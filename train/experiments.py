@@ -306,14 +306,16 @@ def search_section(summary: Mapping[str, Any]) -> str:
         [str(t["number"]), f"{t['loss']:.3f}", *(f"{t['settings'][name]:.3g}" for name in names)]
         for t in shown
     ]
-    importance = ", ".join(
+    shares = ", ".join(
         f"{name.replace('_', ' ')} {value:.2f}" for name, value in summary["importance"].items()
     )
+    importance = "These are too few to say which settings matter."
+    if shares:
+        importance = f"Share of the result's variance that each explains (fANOVA): {shares}."
     return (
         f"{summary['finished']} trials of {summary['epochs']} epochs finished, "
         f"{summary['pruned']} were cut short. {which}:\n\n"
-        f"{markdown_table(header, rows)}\n\n"
-        f"Share of the variance of the result that each setting explains (fANOVA): {importance}."
+        f"{markdown_table(header, rows)}\n\n{importance}"
     )
 
 

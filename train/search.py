@@ -33,6 +33,8 @@ from train.trials import calibrated_losses
 log = logging.getLogger("train")
 STUDY = "faceattr"
 EPOCHS = 3
+ENOUGH = 10
+"""Finished trials before it makes sense to say which settings mattered."""
 GEOMETRY = ("rotation", "scale", "shift")
 COLOUR = ("brightness", "contrast", "saturation")
 
@@ -99,7 +101,7 @@ def summarise(study: optuna.Study, machine: str) -> dict[str, Any]:
     """What the page shows: each trial's settings and result, and which settings mattered."""
     finished = [t for t in study.trials if t.state == optuna.trial.TrialState.COMPLETE]
     importance: dict[str, float] = {}
-    if len(finished) > 3:
+    if len(finished) >= ENOUGH:
         evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
         importance = optuna.importance.get_param_importances(study, evaluator=evaluator)
     return dict(
