@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -130,7 +131,7 @@ def _check_size(name: str, value: object, default: object) -> None:
         raise WeightsError(f"size {name!r}: expected {wanted} from 1 to {_LARGEST}, came {value!r}")
 
 
-class FaceAttributeModel(nn.Module):
+class FaceAttributeModel(nn.Module, ABC):
     """What all networks share: configuration, calibrated probabilities, saving and loading.
 
     A network is a subclass with a frozen dataclass `Sizes` (whole numbers or tuples of them,
@@ -159,9 +160,9 @@ class FaceAttributeModel(nn.Module):
             _check_size(name, value, defaults[name])
         return cls.Sizes(**values)
 
+    @abstractmethod
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Normalised faces `(N, 3, S, S)` to logits `(N, classes)` by task name."""
-        raise NotImplementedError
 
     def probabilities(self, x: Tensor) -> dict[str, Tensor]:
         """Calibrated probabilities `(N, classes)` by task; columns in `faceattr.labels` order."""

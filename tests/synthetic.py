@@ -31,6 +31,17 @@ configs:
 ---
 """
 
+TINY_FACEATTRNET = {
+    "stem": 4,
+    "widths": (4, 8, 8),
+    "expanded": (8, 16),
+    "depths": (1, 1, 1),
+    "squeezed": 4,
+    "features": 8,
+    "pool": 2,
+}
+"""Sizes of a `FaceAttrNet` for tests."""
+
 
 def picture(rng: np.random.Generator, side: int) -> bytes:
     """A smooth random JPEG."""

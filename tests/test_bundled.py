@@ -59,6 +59,13 @@ def test_the_readme_table_is_made_of_the_reports():
     assert insert(text, f"{table}\n\n{pipeline_sentence(read(PIPELINE))}") == text
 
 
+def test_the_readme_gives_the_default_networks_size():
+    network = read(BUNDLED / DEFAULT_MODEL / "report.json")["network"]
+    size = (BUNDLED / DEFAULT_MODEL / "model.safetensors").stat().st_size / 1e6
+    stated = f"({network['parameters']:,} parameters, {size:.1f} MB)"
+    assert stated in (ROOT / "README.md").read_text()
+
+
 def test_a_file_without_markers_is_refused():
     with pytest.raises(TableError, match=START):
         insert("no markers here", "| table |")

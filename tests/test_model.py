@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from golden import PATH, golden_logits
 from safetensors.torch import load_file, save_file
+from synthetic import TINY_FACEATTRNET
 from torch import nn
 
 from faceattr.errors import WeightsError
@@ -27,19 +28,7 @@ SMALL = Preprocessing(image_size=32)
 TINY = ModelConfig(
     "LightweightMTLNet224", {"widths": (4, 4, 4, 8, 8, 8, 8), "hidden": 8}, preprocessing=SMALL
 )
-TINY_OURS = ModelConfig(
-    "FaceAttrNet",
-    {
-        "stem": 4,
-        "widths": (4, 8, 8),
-        "expanded": (8, 16),
-        "depths": (1, 1, 1),
-        "squeezed": 4,
-        "features": 8,
-        "pool": 2,
-    },
-    preprocessing=SMALL,
-)
+TINY_OURS = ModelConfig("FaceAttrNet", TINY_FACEATTRNET, preprocessing=SMALL)
 LIMITS = {"LightweightMTLNet224": (668_077, 0.49e9), "FaceAttrNet": (668_077, 0.24e9)}
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from scipy.special import log_softmax
+from synthetic import TINY_FACEATTRNET
 
 from faceattr.hub import load_model
 from faceattr.labels import TASKS
@@ -136,23 +137,12 @@ def test_another_seed_gives_another_network(finished, tmp_path, tiny_fairface):
     assert not torch.equal(first["fc.weight"], second["fc.weight"])
 
 
-TINY_OURS = {
-    "stem": 4,
-    "widths": (4, 8, 8),
-    "expanded": (8, 16),
-    "depths": (1, 1, 1),
-    "squeezed": 4,
-    "features": 8,
-    "pool": 2,
-}
-
-
 def everything():
     """A recipe with the features that `smoke` leaves out."""
     return replace(
         smoke(),
         architecture="FaceAttrNet",
-        sizes=TINY_OURS,
+        sizes=TINY_FACEATTRNET,
         optimizer="sgd",
         age_spread=0.6,
         class_balance=0.5,

@@ -21,7 +21,7 @@ from typing import Any
 from faceattr import labels
 from faceattr.labels import AGE, GENDER, RACE
 from train.card import TITLES
-from train.recipe import Augmentation, Distillation, Recipe, Stage
+from train.recipe import LIGHT, Augmentation, Distillation, Recipe, Stage
 from train.samples import add_data_arguments
 from train.tables import TableError, markdown_table, read_json, write_text
 
@@ -40,7 +40,6 @@ AIMS = {
 CALIBRATION_AIM = 0.02
 RESULTS = Path("docs/experiments")
 PAGE = Path("docs/experiments.md")
-LIGHT = Augmentation(0.5, 8.0, 0.1, 0.05, 0.2, 0.2, 0.2)
 BASELINE = Recipe(
     name="baseline",
     epochs=4,

@@ -23,9 +23,9 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from train.device import choose_device, choose_precision, hardware
-from train.experiments import BASELINE, LIGHT, RESULTS, SEARCH_NAME
+from train.experiments import BASELINE, RESULTS, SEARCH_NAME
 from train.loop import Settings, Trainer, TrainingError
-from train.recipe import Augmentation, Recipe
+from train.recipe import LIGHT, Augmentation, Recipe
 from train.samples import add_data_arguments, count_rows, source_of
 from train.tables import rounded, write_json
 from train.trials import calibrated_losses

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -147,31 +147,30 @@ def learning_rate(recipe: Recipe, progress: float) -> float:
     return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
 
 
+def _averaged(model: nn.Module, share: Callable[[float], float]) -> AveragedModel:
+    """A running average; `share(n)` is the newest weights' share after n updates.
+
+    Counters of batch norms are copied: PyTorch's own functions would divide whole numbers.
+    """
+
+    def average(averaged: Tensors, current: Tensors, steps: Tensor | int) -> None:
+        if averaged[0].is_floating_point():
+            torch._foreach_lerp_(list(averaged), list(current), share(float(steps)))
+        else:
+            torch._foreach_copy_(list(averaged), list(current))
+
+    return AveragedModel(model, multi_avg_fn=average, use_buffers=True)
+
+
 def make_average(model: nn.Module, decay: float) -> AveragedModel:
     """Exponential moving average of weights and batch-norm statistics.
 
     The decay starts low, `(1 + n) / (10 + n)` after n steps, so that the random start is
     forgotten (as tf.train.ExponentialMovingAverage does with `num_updates`).
     """
-
-    def average(averaged: Tensors, current: Tensors, steps: Tensor | int) -> None:
-        n = float(steps)
-        weight = min(decay, (1 + n) / (10 + n))
-        if averaged[0].is_floating_point():
-            torch._foreach_lerp_(list(averaged), list(current), 1 - weight)
-        else:
-            torch._foreach_copy_(list(averaged), list(current))
-
-    return AveragedModel(model, multi_avg_fn=average, use_buffers=True)
+    return _averaged(model, lambda n: 1 - min(decay, (1 + n) / (10 + n)))
 
 
 def make_equal_average(model: nn.Module) -> AveragedModel:
     """Plain mean of weights and batch-norm statistics (Izmailov et al., UAI 2018)."""
-
-    def average(averaged: Tensors, current: Tensors, steps: Tensor | int) -> None:
-        if averaged[0].is_floating_point():
-            torch._foreach_lerp_(list(averaged), list(current), 1 / (float(steps) + 1))
-        else:
-            torch._foreach_copy_(list(averaged), list(current))
-
-    return AveragedModel(model, multi_avg_fn=average, use_buffers=True)
+    return _averaged(model, lambda n: 1 / (n + 1))
