@@ -47,6 +47,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="weights to learn from, for recipes with distillation; may be repeated",
     )
     parser.add_argument(
+        "--start",
+        type=Path,
+        metavar="FOLDER",
+        help="weights to start from, for recipes that continue a finished run",
+    )
+    parser.add_argument(
         "--precision",
         choices=get_args(Precision),
         help="of the forward pass; by default bfloat16 where the device multiplies it natively",
@@ -71,6 +77,7 @@ def run(args: argparse.Namespace) -> None:
         checkpoint_every=args.checkpoint_every,
         resume=args.resume,
         teachers=tuple(args.teacher),
+        start=args.start,
         precision=args.precision,
         compile=args.compile,
     )

@@ -79,6 +79,7 @@ class Settings:
         checkpoint_every: steps between checkpoints within an epoch; each epoch ends with one.
         resume: go on from the checkpoint in `output`.
         teachers: weights folders to learn from, for recipes with `distillation`.
+        start: weights folder to start from, for recipes that continue.
         precision: of the forward pass; None for the device's best.
         compile: let torch.compile fuse the network's steps; needs a C++ compiler on a CPU.
     """
@@ -91,6 +92,7 @@ class Settings:
     checkpoint_every: int = 200
     resume: bool = False
     teachers: tuple[Path, ...] = ()
+    start: Path | None = None
     precision: Precision | None = None
     compile: bool = False
 
@@ -143,11 +145,12 @@ def versions() -> dict[str, str]:
     return {"faceattr": __version__, "torch": str(torch.__version__)}
 
 
-def teacher_facts(config: ModelConfig) -> dict[str, Any]:
-    """What a card says about a teacher."""
+def origin_facts(config: ModelConfig) -> dict[str, Any]:
+    """What a card says about weights that a run learned from or started with."""
     kept = ("recipe", "seed", "epochs", "image_size", "holdout_accuracy", "wall_seconds")
     facts = {name: config.training.get(name) for name in kept}
-    return {"architecture": config.architecture, **facts}
+    origins = {name: config.training.get(name) for name in ("teachers", "start")}
+    return {"architecture": config.architecture, **facts, **origins}
 
 
 class Trainer:
@@ -164,13 +167,14 @@ class Trainer:
             preprocessing=Preprocessing(image_size=recipe.image_size),
         )
         self.model = self._placed(build_model(config, NETWORKS))
+        self.row_count = count_rows(settings.source, "train")
+        self.start = self._load_start()
         self.network = torch.compile(self.model, dynamic=False) if settings.compile else self.model
         self.precision = settings.precision or choose_precision(settings.device)
         self.optimizer = make_optimizer(self.model, recipe)
         decay = recipe.ema_decay
         self.average = None if decay is None else make_average(self.model, decay)
         self.tail = make_equal_average(self.model) if recipe.average_epochs else None
-        self.row_count = count_rows(settings.source, "train")
         self.teachers = self._load_teachers()
         self.teacher_digests = [sha256(path / WEIGHTS_NAME) for path in settings.teachers]
         self.stored = stored_side(self._view(max(recipe.sides)), recipe.augmentation)
@@ -214,29 +218,54 @@ class Trainer:
                 f"recipe {self.recipe.name!r} {wants}, but {len(folders)} --teacher folders were "
                 "given; a teacher is the model/ folder of a finished run"
             )
-        teachers = []
-        for path in folders:
-            if not path.is_dir():
-                raise TrainingError(f"no folder {str(path)!r}; a teacher is a model/ folder here")
-            teacher = load_files(find_weights(path), NETWORKS)
-            self._check_teacher(teacher.config, path)
-            teachers.append(self._placed(teacher))
-        return teachers
+        return [self._placed(self._load_finished(path, "teacher")) for path in folders]
 
-    def _check_teacher(self, teacher: ModelConfig, path: Path) -> None:
-        """Refuse a teacher whose answers do not fit, or that learned from other rows."""
-        own = self.model.config
-        same = (teacher.preprocessing.mean, teacher.preprocessing.std, dict(teacher.classes))
-        if same != (own.preprocessing.mean, own.preprocessing.std, dict(own.classes)):
+    def _load_start(self) -> dict[str, Any] | None:
+        """Give the network the weights that the recipe continues; facts about them.
+
+        Raises:
+            TrainingError: when the recipe continues and none are given, or the reverse, or they
+                are another network's.
+        """
+        path = self.settings.start
+        if self.recipe.continues != (path is not None):
+            wants = "starts from given weights" if path is None else "starts at random"
             raise TrainingError(
-                f"the teacher {path.name!r} has other classes or another normalisation"
+                f"recipe {self.recipe.name!r} {wants}, but --start was "
+                f"{'not given' if path is None else 'given'}; it names the model/ folder of a "
+                "finished run"
             )
-        dataset = teacher.training.get("dataset", {})
+        if path is None:
+            return None
+        loaded = self._load_finished(path, "start")
+        if type(loaded) is not type(self.model) or loaded.sizes != self.model.sizes:
+            raise TrainingError(
+                f"recipe {self.recipe.name!r} trains {self.recipe.architecture} of its own sizes, "
+                f"but the start {path.name!r} is another network: {loaded.config.architecture}"
+            )
+        self.model.load_state_dict(loaded.state_dict())
+        return {"sha256": sha256(path / WEIGHTS_NAME), **origin_facts(loaded.config)}
+
+    def _load_finished(self, path: Path, role: str) -> FaceAttributeModel:
+        """The weights of a finished run, if they fit this one."""
+        if not path.is_dir():
+            raise TrainingError(f"no folder {str(path)!r}; a {role} is a model/ folder here")
+        model = load_files(find_weights(path), NETWORKS)
+        self._check_origin(model.config, f"the {role} {path.name!r}")
+        return model
+
+    def _check_origin(self, origin: ModelConfig, name: str) -> None:
+        """Refuse weights whose answers do not fit, or that learned from other rows."""
+        own = self.model.config
+        same = (origin.preprocessing.mean, origin.preprocessing.std, dict(origin.classes))
+        if same != (own.preprocessing.mean, own.preprocessing.std, dict(own.classes)):
+            raise TrainingError(f"{name} has other classes or another normalisation")
+        dataset = origin.training.get("dataset", {})
         source = self.settings.source.describe("train", self.row_count)
         if changed := [k for k in source if dataset.get(k) != source[k]]:
             raise TrainingError(
-                f"the teacher {path.name!r} learned from other rows: {' and '.join(changed)} of "
-                "its data set differ; train it on the same"
+                f"{name} learned from other rows: {' and '.join(changed)} of its data set "
+                "differ; train it on the same"
             )
 
     def _view(self, side: int) -> int:
@@ -272,6 +301,7 @@ class Trainer:
                 [digest, teacher.config.preprocessing.to_dict()]
                 for digest, teacher in zip(self.teacher_digests, self.teachers, strict=True)
             ],
+            "start": self.start and self.start["sha256"],
         }
         return dict(json.loads(json.dumps(facts)))
 
@@ -509,9 +539,10 @@ class Trainer:
                 },
                 "holdout_accuracy": measured.accuracy,
                 "teachers": [
-                    {"sha256": digest, **teacher_facts(teacher.config)}
+                    {"sha256": digest, **origin_facts(teacher.config)}
                     for digest, teacher in zip(self.teacher_digests, self.teachers, strict=True)
                 ],
+                "start": self.start,
                 "precision": self.precision,
                 "compile": self.settings.compile,
                 "hardware": hardware(self.settings.device),

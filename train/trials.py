@@ -17,7 +17,7 @@ from train.calibration import fit_temperature, negative_log_likelihood
 from train.checkpoint import write_atomically
 from train.device import choose_device, hardware
 from train.experiments import EXPERIMENTS, RESULTS, Experiment
-from train.loop import Measured, Settings, Trainer, teacher_facts, versions
+from train.loop import Measured, Settings, Trainer, origin_facts, versions
 from train.samples import source_of
 
 log = logging.getLogger("train")
@@ -58,7 +58,7 @@ def run_one(experiment: Experiment, settings: Settings) -> dict[str, Any]:
         "precision": trainer.precision,
         "versions": versions(),
         "dataset": settings.source.describe("train", trainer.row_count),
-        "teachers": [teacher_facts(teacher.config) for teacher in trainer.teachers],
+        "teachers": [origin_facts(teacher.config) for teacher in trainer.teachers],
         "git_commit": trainer.git_commit,
         "training_rows": trainer.row_count,
         "holdout_rows": len(trainer.holdout),
