@@ -32,6 +32,10 @@ def _default_temperatures() -> dict[str, float]:
     return {task.name: 1.0 for task in labels.TASKS}
 
 
+def _default_thresholds() -> dict[str, float]:
+    return {task.name: 0.0 for task in labels.TASKS}
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """Everything needed to rebuild a network and to use its logits rightly.
@@ -43,6 +47,8 @@ class ModelConfig:
         preprocessing: how a chip becomes the input tensor.
         temperatures: by task, positive; logits are divided by them before the softmax
             (Guo et al., ICML 2017), fitted on holdout rows of the training split.
+        thresholds: by task, 0 to 1; an answer whose calibrated probability lies below is
+            "unsure". On the holdout, the answers at or above it reach the accuracy aimed at.
         training: facts of the run (recipe, data, versions, hardware); for the card.
     """
 
@@ -51,15 +57,19 @@ class ModelConfig:
     classes: Mapping[str, tuple[str, ...]] = field(default_factory=_default_classes)
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     temperatures: Mapping[str, float] = field(default_factory=_default_temperatures)
+    thresholds: Mapping[str, float] = field(default_factory=_default_thresholds)
     training: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._check_tasks("classes", self.classes)
         self._check_tasks("temperatures", self.temperatures)
+        self._check_tasks("thresholds", self.thresholds)
         for task in labels.TASKS:
             self._check_classes(task)
             if not 0 < self.temperatures[task.name] < math.inf:
                 raise WeightsError(f"temperature of {task.name!r} must be finite and above zero")
+            if not 0 <= self.thresholds[task.name] <= 1:
+                raise WeightsError(f"threshold of {task.name!r} must lie in 0 to 1")
 
     @staticmethod
     def _check_tasks(section: str, values: Mapping[str, object]) -> None:
@@ -98,6 +108,7 @@ class ModelConfig:
                 classes={task: tuple(names) for task, names in values["classes"].items()},
                 preprocessing=Preprocessing.from_dict(values["preprocessing"]),
                 temperatures={t: float(v) for t, v in values["temperatures"].items()},
+                thresholds={t: float(v) for t, v in values["thresholds"].items()},
                 training=dict(values["training"]),
             )
         except (TypeError, ValueError, AttributeError) as error:
@@ -111,6 +122,7 @@ class ModelConfig:
             "classes": {task: list(names) for task, names in self.classes.items()},
             "preprocessing": self.preprocessing.to_dict(),
             "temperatures": dict(self.temperatures),
+            "thresholds": dict(self.thresholds),
             "training": dict(self.training),
         }
 

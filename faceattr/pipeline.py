@@ -146,6 +146,7 @@ class FacePipeline:
         """The three attributes of each chip."""
         rows: list[tuple[Attribute, ...]] = []
         preprocessing = self.model.config.preprocessing
+        thresholds = self.model.config.thresholds
         for start in range(0, len(crops), _CHUNK):
             batch = preprocessing.to_tensor(crops[start : start + _CHUNK])
             with torch.inference_mode():
@@ -155,7 +156,9 @@ class FacePipeline:
             for index in range(len(batch)):
                 rows.append(
                     tuple(
-                        Attribute.from_probabilities(task, values[task.name][index])
+                        Attribute.from_probabilities(
+                            task, values[task.name][index], thresholds[task.name]
+                        )
                         for task in labels.TASKS
                     )
                 )

@@ -83,23 +83,33 @@ class Attribute:
         probability: its calibrated probability, 0 to 1.
         probabilities: every class by canonical name, in the order of `faceattr.labels`;
             they sum to 1.
+        unsure: whether `probability` lies below the threshold that came with the weights.
     """
 
     task: str
     label: str
     probability: float
     probabilities: Mapping[str, float]
+    unsure: bool
 
     @classmethod
-    def from_probabilities(cls, task: Task, values: NDArray[np.floating[Any]]) -> Attribute:
-        """Name the entries of one softmax row of shape `(len(task.classes),)`."""
+    def from_probabilities(
+        cls, task: Task, values: NDArray[np.floating[Any]], threshold: float
+    ) -> Attribute:
+        """Name the entries of one softmax row of shape `(len(task.classes),)`.
+
+        Args:
+            task: whose classes.
+            values: calibrated probabilities in the order of the classes.
+            threshold: probability below which the answer is unsure.
+        """
         if values.shape != (len(task.classes),):
             raise ValueError(
                 f"{task.name}: expected {len(task.classes)} probabilities, came {values.shape}"
             )
         named = {name: float(value) for name, value in zip(task.classes, values, strict=True)}
         label = max(named, key=named.__getitem__)
-        return cls(task.name, label, named[label], named)
+        return cls(task.name, label, named[label], named, named[label] < threshold)
 
     @property
     def display_label(self) -> str:
@@ -107,11 +117,12 @@ class Attribute:
         return labels.task(self.task).display_name(self.label)
 
     def to_dict(self) -> dict[str, Any]:
-        """`label`, `display_label`, `probability`, `probabilities`; six decimals."""
+        """`label`, `display_label`, `probability`, `unsure`, `probabilities`; six decimals."""
         return {
             "label": self.label,
             "display_label": self.display_label,
             "probability": round(self.probability, 6),
+            "unsure": self.unsure,
             "probabilities": {k: round(v, 6) for k, v in self.probabilities.items()},
         }
 

@@ -10,7 +10,7 @@ from faceattr.results import LANDMARKS, Attribute, FaceBox, FaceResult
 def attribute(task, winner):
     values = np.full(len(task.classes), 0.5 / (len(task.classes) - 1))
     values[task.index(winner)] = 0.5
-    return Attribute.from_probabilities(task, values)
+    return Attribute.from_probabilities(task, values, 0.6)
 
 
 def face(**changes):
@@ -49,9 +49,15 @@ def test_the_likeliest_class_is_the_label():
     assert (found.label, found.probability) == ("30-39", 0.5)
 
 
+def test_an_answer_below_the_threshold_is_unsure():
+    values = np.array([0.3, 0.7])
+    assert Attribute.from_probabilities(GENDER, values, 0.71).to_dict()["unsure"] is True
+    assert Attribute.from_probabilities(GENDER, values, 0.7).to_dict()["unsure"] is False
+
+
 def test_the_wrong_number_of_probabilities_is_refused():
     with pytest.raises(ValueError, match="gender: expected 2"):
-        Attribute.from_probabilities(GENDER, np.ones(3) / 3)
+        Attribute.from_probabilities(GENDER, np.ones(3) / 3, 0.5)
 
 
 def test_overlap_of_boxes():

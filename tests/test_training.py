@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 import shutil
@@ -205,6 +206,36 @@ def test_a_teacher_of_other_rows_or_from_elsewhere_is_refused(finished, tmp_path
         fit(everything(), told)
     with pytest.raises(TrainingError, match="no folder 'user/teacher'"):
         fit(everything(), replace(told, teachers=(Path("user/teacher"),)))
+
+
+def again(**changes):
+    """`smoke` as a recipe that goes on from finished weights."""
+    return replace(smoke(), continues=True, **changes)
+
+
+def test_a_run_may_start_from_finished_weights(finished, tmp_path, tiny_fairface):
+    start = finished / "model"
+    still = again(learning_rate=1e-12, warmup_epochs=0.0, ema_decay=None, weight_decay=0.0)
+    model = load_model(fit(still, settings(tmp_path, tiny_fairface, start=start)))
+    first = load_model(start)
+    for name, parameter in model.named_parameters():
+        assert torch.allclose(parameter, dict(first.named_parameters())[name], atol=1e-6), name
+    facts = model.config.training["start"]
+    assert (facts["recipe"], facts["seed"]) == ("smoke", 0)
+    assert facts["sha256"] == hashlib.sha256((start / "model.safetensors").read_bytes()).hexdigest()
+
+
+def test_start_and_recipe_must_go_together(finished, tmp_path, tiny_fairface):
+    with pytest.raises(TrainingError, match="starts from given weights, but --start was not"):
+        fit(again(), settings(tmp_path, tiny_fairface))
+    with pytest.raises(TrainingError, match="starts at random, but --start was given"):
+        fit(smoke(), settings(tmp_path, tiny_fairface, start=finished / "model"))
+
+
+def test_another_networks_weights_are_no_start(finished, tmp_path, tiny_fairface):
+    other = again(architecture="FaceAttrNet", sizes=TINY_FACEATTRNET)
+    with pytest.raises(TrainingError, match="another network: LightweightMTLNet224"):
+        fit(other, settings(tmp_path, tiny_fairface, start=finished / "model"))
 
 
 def test_another_teacher_is_not_resumed(finished, tmp_path, tiny_fairface):

@@ -14,6 +14,7 @@ COMMANDS = {
     "fit": ("train.fit", "train a network by a recipe"),
     "search": ("train.search", "look for good settings with Optuna, resumable"),
     "experiments": ("train.experiments", "one change at a time -> docs/experiments.md"),
+    "calibrate": ("train.calibrate", "fit temperatures and thresholds of weights again"),
     "predict": ("train.predict", "weights -> one row of probabilities per face"),
     "evaluate": ("train.evaluate", "predictions -> report.json"),
     "imbalance": ("train.imbalance", "how unevenly labels are spread"),

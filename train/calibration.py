@@ -1,4 +1,8 @@
-"""Temperature scaling (Guo et al., ICML 2017, section 4.2) on holdout rows. No torch."""
+"""What is fitted on holdout rows after training: temperatures and thresholds. No torch.
+
+Temperature scaling: Guo et al., ICML 2017, section 4.2. Thresholds: selective classification
+(Geifman and El-Yaniv, NeurIPS 2017).
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
-from scipy.special import logsumexp
+from scipy.special import logsumexp, softmax
+
+AIMED_ACCURACY = {"gender": 0.95, "age": 0.80, "race": 0.80}
+"""By task, the accuracy that answers at or above the threshold reach on the holdout."""
 
 
 def negative_log_likelihood(
@@ -27,3 +34,37 @@ def fit_temperature(logits: NDArray[np.floating[Any]], targets: NDArray[np.integ
         method="bounded",
     )
     return round(float(np.exp(found.x)), 4)
+
+
+def fit_threshold(
+    top: NDArray[np.floating[Any]], correct: NDArray[np.bool_], accuracy: float
+) -> float:
+    """The lowest probability at and above which answers are right in a share `accuracy`.
+
+    1.0, so that nothing short of certainty passes, when no share of the answers reaches it.
+
+    Args:
+        top: probability of each answer, shape `(n,)`.
+        correct: whether it is the label, shape `(n,)`.
+        accuracy: share to reach, 0 to 1.
+    """
+    order = np.argsort(-top, kind="stable")
+    right = np.cumsum(correct[order]) / np.arange(1, len(top) + 1)
+    ranked = top[order]
+    # Answers of equal probability pass together or not at all.
+    last_of_equals = np.append(ranked[1:] != ranked[:-1], True)
+    reached = np.flatnonzero((right >= accuracy) & last_of_equals)
+    if not len(reached):
+        return 1.0
+    # Rounded down, so that rounding leaves nothing out.
+    return float(np.floor(ranked[reached[-1]] * 1e4) / 1e4)
+
+
+def fit(
+    task: str, logits: NDArray[np.floating[Any]], targets: NDArray[np.integer[Any]]
+) -> tuple[float, float]:
+    """Temperature and threshold of one head from its holdout logits `(N, classes)`."""
+    temperature = fit_temperature(logits, targets)
+    probabilities = softmax(logits.astype(np.float64) / temperature, axis=1)
+    correct = probabilities.argmax(axis=1) == targets
+    return temperature, fit_threshold(probabilities.max(axis=1), correct, AIMED_ACCURACY[task])

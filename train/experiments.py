@@ -153,6 +153,9 @@ IN_OURS = {
 """What of a change the recipe `ours` has; nothing of the others."""
 
 
+_RECIPE_DEFAULTS = json.loads(json.dumps(Recipe(name="", epochs=1, batch_size=1).to_dict()))
+
+
 def load_results(folder: Path = RESULTS) -> dict[str, list[dict[str, Any]]]:
     """Results by experiment, seeds in order.
 
@@ -165,7 +168,9 @@ def load_results(folder: Path = RESULTS) -> dict[str, list[dict[str, Any]]]:
             continue
         result = read_json(path)
         known = EXPERIMENTS.get(result["name"])
-        if known is None or result["recipe"] != json.loads(json.dumps(known.recipe.to_dict())):
+        # A field that recipes have gained since then was at its default.
+        recorded = {**_RECIPE_DEFAULTS, **result["recipe"]}
+        if known is None or recorded != json.loads(json.dumps(known.recipe.to_dict())):
             raise TableError(
                 f"{path} is the result of another recipe than train/experiments.py has now; "
                 "delete it and run again"

@@ -8,7 +8,7 @@ import math
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -22,7 +22,7 @@ from faceattr.hub import find_weights, load_files
 from faceattr.model import WEIGHTS_NAME, FaceAttributeModel, ModelConfig, build_model
 from faceattr.preprocessing import Preprocessing
 from train.batches import chunked, memory_rows, stored_side, training_batch
-from train.calibration import fit_temperature
+from train.calibration import fit as fit_calibration
 from train.checkpoint import (
     CHECKPOINT_NAME,
     CheckpointError,
@@ -151,6 +151,20 @@ def origin_facts(config: ModelConfig) -> dict[str, Any]:
     facts = {name: config.training.get(name) for name in kept}
     origins = {name: config.training.get(name) for name in ("teachers", "start")}
     return {"architecture": config.architecture, **facts, **origins}
+
+
+def calibrated(
+    config: ModelConfig, logits: Mapping[str, torch.Tensor], targets: torch.Tensor
+) -> ModelConfig:
+    """The config with temperatures and thresholds fitted on holdout logits, all tasks."""
+    fitted = {
+        task.name: fit_calibration(task.name, logits[task.name].numpy(), targets[:, column].numpy())
+        for column, task in enumerate(labels.TASKS)
+    }
+    return config.replace(
+        temperatures={name: temperature for name, (temperature, _) in fitted.items()},
+        thresholds={name: threshold for name, (_, threshold) in fitted.items()},
+    )
 
 
 class Trainer:
@@ -516,16 +530,10 @@ class Trainer:
             self._keep(best)
 
     def _keep(self, measured: Measured) -> None:
-        """Write the evaluated weights with temperatures fitted on the holdout."""
+        """Write the evaluated weights, calibrated on the holdout."""
         kept = self.evaluated
-        kept.config = kept.config.replace(
+        kept.config = calibrated(kept.config, measured.logits, measured.targets).replace(
             preprocessing=Preprocessing(image_size=measured.image_size),
-            temperatures={
-                task.name: fit_temperature(
-                    measured.logits[task.name].numpy(), measured.targets[:, column].numpy()
-                )
-                for column, task in enumerate(labels.TASKS)
-            },
             training={
                 "recipe": self.recipe.name,
                 "seed": self.settings.seed,
