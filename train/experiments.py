@@ -359,13 +359,18 @@ def fit_section(folder: Path = RESULTS / "long") -> str:
     return markdown_table(["", "Epoch", "Training views, nats", "Holdout, nats"], rows)
 
 
+def _with_origins(run: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """A run after its teachers and the run it continued, each after its own."""
+    origins = [*run.get("teachers", []), *filter(None, [run.get("start")])]
+    return [*(earlier for origin in origins for earlier in _with_origins(origin)), run]
+
+
 def long_runs_section(reports: Iterable[Mapping[str, Any]]) -> str:
-    """The published weights and their teachers, on the holdout that chose them."""
+    """The published weights and all they learned from, on the holdout that chose them."""
     rows: dict[str, list[str]] = {}
     for report in reports:
-        training = report["training"]
-        runs = [{**training, "architecture": report["network"]["architecture"]}]
-        for run in [*training.get("teachers", []), *runs]:
+        last = {**report["training"], "architecture": report["network"]["architecture"]}
+        for run in _with_origins(last):
             name = f"{run['architecture']}, `{run['recipe']}`, seed {run['seed']}"
             accuracy = [f"{100 * run['holdout_accuracy'][task.name]:.2f}" for task in ORDER]
             minutes = f"{run['wall_seconds'] / 60:.0f} min"
