@@ -24,7 +24,7 @@ from huggingface_hub import (
 from numpy.typing import NDArray
 
 from faceattr.errors import DetectorError
-from faceattr.images import require_rgb
+from faceattr.images import require_rgb, shrink
 from faceattr.results import LANDMARKS, Detection, FaceBox
 
 YUNET_ENV = "FACEATTR_YUNET"
@@ -301,8 +301,10 @@ def _resized(
     height, width = image.shape[:2]
     scale = min(enlarge, DETECTION_SIDE / max(height, width))
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    copy: NDArray[np.uint8] = cv2.resize(image, size, interpolation=method)
+    if scale < 1:
+        copy = shrink(image, *size)
+    else:
+        copy = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_LINEAR), np.uint8)
     return copy, np.array([size[0] / width, size[1] / height])
 
 
