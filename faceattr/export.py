@@ -91,8 +91,8 @@ def export(folder: str | Path) -> Path:
     target = files.weights.with_name(ONNX_NAME)
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
         plain = Path(scratch) / ONNX_NAME
-        # Two faces: with one the exporter would take the batch for a fixed axis.
-        _to_onnx(_SelfContained(model).eval(), torch.zeros(2, side, side, 3).byte(), plain)
+        example = {"pixels": torch.zeros(2, side, side, 3, dtype=torch.uint8)}
+        to_onnx(_SelfContained(model).eval(), example, [t.name for t in labels.TASKS], plain)
         graph = onnx.load(plain)
         onnx.helper.set_model_props(graph, metadata(model.config, digest))
         _forget_places(graph)
@@ -102,23 +102,34 @@ def export(folder: str | Path) -> Path:
     return target
 
 
-def _to_onnx(network: nn.Module, example: Tensor, path: Path) -> None:
+def to_onnx(
+    network: nn.Module, inputs: Mapping[str, Tensor], outputs: list[str], path: Path
+) -> None:
+    """Write a network as ONNX, quietly, with a free number of rows.
+
+    Args:
+        network: in evaluation mode.
+        inputs: an example by name, two rows each: one would be taken for a fixed axis.
+        outputs: names of what it returns.
+        path: of the file.
+    """
     noisy = logging.getLogger("torch.onnx")
     level = noisy.level
     noisy.setLevel(logging.ERROR)
+    free = {0: torch.export.Dim("faces", min=1)}
     try:
         with warnings.catch_warnings():
             # The exporter warns of its own internals.
             warnings.simplefilter("ignore")
             torch.onnx.export(
                 network,
-                (example,),
+                tuple(inputs.values()),
                 path,
-                input_names=["pixels"],
-                output_names=[task.name for task in labels.TASKS],
+                input_names=list(inputs),
+                output_names=outputs,
                 opset_version=OPSET,
                 dynamo=True,
-                dynamic_shapes={"pixels": {0: torch.export.Dim("faces", min=1)}},
+                dynamic_shapes=tuple(free for _ in inputs),
                 external_data=False,
                 verbose=False,
             )

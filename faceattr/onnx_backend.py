@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,12 @@ def _threads() -> int:
     return os.cpu_count() or 1
 
 
-def _session(files: WeightsFiles) -> Any:
+def session(path: Path) -> Any:
+    """ONNX Runtime's session for a file, on the CPU.
+
+    Raises:
+        WeightsError: without ONNX Runtime, and for a file that it cannot read.
+    """
     try:
         import onnxruntime
     except ImportError as error:
@@ -41,13 +47,11 @@ def _session(files: WeightsFiles) -> Any:
     # Threads that wait for work would otherwise keep a core busy.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
-        return onnxruntime.InferenceSession(
-            str(files.weights), options, providers=["CPUExecutionProvider"]
-        )
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     # ONNX Runtime raises its own types, which share no base but this.
     except Exception as error:
         raise WeightsError(
-            f"{ONNX_NAME} of {files.name!r} is damaged or no ONNX file ({type(error).__name__}); "
+            f"{path.name} is damaged or no ONNX file ({type(error).__name__}); "
             "download it again, or write it with `python -m faceattr.export`"
         ) from error
 
@@ -68,7 +72,7 @@ class OnnxClassifier:
                 from another config or other weights.
         """
         self.config: ModelConfig = read_config(files)
-        self._session = _session(files)
+        self._session = session(files.weights)
         facts = self._session.get_modelmeta().custom_metadata_map
         try:
             exported = ModelConfig.from_dict(json.loads(facts["config"]))
