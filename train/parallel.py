@@ -88,6 +88,12 @@ def leave(group: Group) -> None:
         dist.destroy_process_group()
 
 
+def _summed(values: Tensor) -> Tensor:
+    """Sum over all processes through which gradients flow."""
+    result: Tensor = all_reduce(values)  # type: ignore[no-untyped-call]
+    return result
+
+
 class WholeBatchNorm2d(nn.BatchNorm2d):
     """Batch norm over the batches of all processes, on any device.
 
@@ -100,14 +106,14 @@ class WholeBatchNorm2d(nn.BatchNorm2d):
             return super().forward(input)
         x = input.float()
         count = torch.tensor([float(x.numel() // x.shape[1])], device=x.device)
-        totals = all_reduce(torch.cat([x.sum((0, 2, 3)), count]))
+        totals = _summed(torch.cat([x.sum((0, 2, 3)), count]))
         total = totals[-1].detach()
         mean = totals[:-1] / total
         centred = x - mean.view(1, -1, 1, 1)
-        variance = all_reduce(centred.square().sum((0, 2, 3))) / total
+        variance = _summed(centred.square().sum((0, 2, 3))) / total
         self._track(mean.detach(), variance.detach() * total / (total - 1))
         scale = self.weight * (variance + self.eps).rsqrt()
-        result = centred * scale.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)
+        result: Tensor = centred * scale.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)
         return result.to(input.dtype)
 
     @torch.no_grad()
