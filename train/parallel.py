@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
 
 T = TypeVar("T")
 
@@ -88,9 +87,24 @@ def leave(group: Group) -> None:
         dist.destroy_process_group()
 
 
+class _Sum(torch.autograd.Function):
+    """Sum over all processes; so is the gradient's way back."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        total = values.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        total = gradient.clone()
+        dist.all_reduce(total)
+        return total
+
+
 def _summed(values: Tensor) -> Tensor:
-    """Sum over all processes through which gradients flow."""
-    result: Tensor = all_reduce(values)  # type: ignore[no-untyped-call]
+    result: Tensor = _Sum.apply(values)
     return result
 
 
