@@ -41,7 +41,7 @@ CHIP_HAAR_BOX = FaceBox(0.086, 0.022, 0.803, 0.803)
 
 
 def align_face(
-    image: NDArray[np.uint8], detection: Detection, size: int = CHIP_SIDE
+    image: NDArray[np.uint8], detection: Detection, size: int = CHIP_SIDE, reduction: int = 1
 ) -> NDArray[np.uint8]:
     """Cut out one face as a training chip shows it.
 
@@ -51,18 +51,30 @@ def align_face(
 
     Args:
         image: RGB uint8 `(H, W, 3)`, upright.
-        detection: the face, in pixels of `image`.
+        detection: the face, in pixels of the picture.
         size: side of the chip in pixels.
+        reduction: pixels of the picture for one of `image`, along each side.
 
     Returns:
         RGB uint8 `(size, size, 3)`.
     """
     require_rgb(image)
+    matrix = _transform(detection) * size
+    matrix[:, :2] *= reduction
+    return _warp(image, matrix, size)
+
+
+def chip_pixels(detection: Detection) -> float:
+    """Side in pixels of what `align_face` cuts out of the picture before it is resized."""
+    matrix = _transform(detection)
+    return 1 / float(np.hypot(matrix[0, 0], matrix[1, 0]))
+
+
+def _transform(detection: Detection) -> NDArray[np.float64]:
+    """`(2, 3)`: from pixels of the picture to 0..1 of the chip."""
     if detection.landmarks is None:
-        matrix = box_transform(detection.box)
-    else:
-        matrix = face_transform(detection.landmarks, detection.box)
-    return _warp(image, matrix * size, size)
+        return box_transform(detection.box)
+    return face_transform(detection.landmarks, detection.box)
 
 
 def similarity_transform(

@@ -24,7 +24,7 @@ from huggingface_hub import (
 from numpy.typing import NDArray
 
 from faceattr.errors import DetectorError
-from faceattr.images import require_rgb
+from faceattr.images import require_rgb, shrink
 from faceattr.results import LANDMARKS, Detection, FaceBox
 
 YUNET_ENV = "FACEATTR_YUNET"
@@ -73,8 +73,12 @@ class FaceDetector(Protocol):
     name: str
     status: DetectorStatus
 
-    def detect(self, image: NDArray[np.uint8]) -> list[Detection]:
-        """The faces of an upright RGB uint8 picture `(H, W, 3)`, largest box first."""
+    def detect(self, image: NDArray[np.uint8], reduction: int = 1) -> list[Detection]:
+        """The faces of an upright RGB uint8 picture `(H, W, 3)`, largest box first.
+
+        With `reduction`, `image` is a copy of the picture that is so many times smaller along
+        each side; boxes and points are in pixels of the picture all the same.
+        """
         ...
 
 
@@ -118,7 +122,7 @@ class YuNetDetector:
         self._min_face = min_face
         self._lock = threading.Lock()
 
-    def detect(self, image: NDArray[np.uint8]) -> list[Detection]:
+    def detect(self, image: NDArray[np.uint8], reduction: int = 1) -> list[Detection]:
         """See `FaceDetector.detect`; the score lies in 0 to 1."""
         require_rgb(image)
         copy, scale = _resized(image, enlarge=1.0)
@@ -129,6 +133,7 @@ class YuNetDetector:
             self._network.setInputSize((copy.shape[1], copy.shape[0]))
             _, rows = self._network.detect(bgr)
         rows = np.empty((0, 15)) if rows is None else rows
+        scale = scale / reduction
         found = []
         # Rows of 15: box, then five points, all as x and y pairs, and the score. Boxes without
         # bounds were seen once, on a copy one pixel high.
@@ -173,7 +178,7 @@ class HaarDetector:
         self._min_face = min_face
         self._lock = threading.Lock()
 
-    def detect(self, image: NDArray[np.uint8]) -> list[Detection]:
+    def detect(self, image: NDArray[np.uint8], reduction: int = 1) -> list[Detection]:
         """See `FaceDetector.detect`; the score is the number of raw hits, no landmarks."""
         require_rgb(image)
         # Small pictures are enlarged: the cascades' windows start at 24 px.
@@ -182,6 +187,7 @@ class HaarDetector:
         with self._lock:
             found = _hits(self._finder, cv2.equalizeHist(grey))
             confirming = _hits(self._witness, grey)
+        scale = scale / reduction
         faces: list[Detection] = []
         for box, hits in sorted(found, key=lambda hit: -hit[1]):
             other, other_hits = max(confirming, key=lambda hit: box.iou(hit[0]), default=(box, 0))
@@ -295,8 +301,10 @@ def _resized(
     height, width = image.shape[:2]
     scale = min(enlarge, DETECTION_SIDE / max(height, width))
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    copy: NDArray[np.uint8] = cv2.resize(image, size, interpolation=method)
+    if scale < 1:
+        copy = shrink(image, *size)
+    else:
+        copy = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_LINEAR), np.uint8)
     return copy, np.array([size[0] / width, size[1] / height])
 
 

@@ -6,23 +6,18 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import httpx2
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor
-
+from faceattr.config import CONFIG_NAME, ONNX_NAME, WEIGHTS_NAME, ModelConfig
 from faceattr.errors import WeightsError
-from faceattr.model import (
-    ARCHITECTURES,
-    CONFIG_NAME,
-    WEIGHTS_NAME,
-    FaceAttributeModel,
-    ModelConfig,
-    build_model,
-)
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from faceattr.model import FaceAttributeModel
+
+HUB_LIMIT_S = 5.0
+"""Longest wait in seconds for the Hub's first answer; then what is in the cache is used."""
 
 _ADVICE = {
     401: "check the spelling of the name; a private repository needs HF_TOKEN",
@@ -40,7 +35,7 @@ class WeightsFiles:
 
     Attributes:
         config: path of `config.json`.
-        weights: path of `model.safetensors`.
+        weights: path of `model.safetensors`, or of another file with weights if asked for.
         name: Hub id, folder name or name of the bundled weights.
         revision: commit of the Hub repository; None for local files.
     """
@@ -51,13 +46,16 @@ class WeightsFiles:
     revision: str | None = None
 
 
-def find_weights(model: str | Path | None = None, *, revision: str | None = None) -> WeightsFiles:
+def find_weights(
+    model: str | Path | None = None, *, revision: str | None = None, file: str = WEIGHTS_NAME
+) -> WeightsFiles:
     """Locate a model's files, downloading them if `model` is a Hub id.
 
     Args:
         model: "user/name" on the Hub, a local folder, or the name of bundled weights (those of
             `BUNDLED_NAMES`); None for `DEFAULT_MODEL`, the better of them.
         revision: branch, tag or commit; Hub ids only. Pin a commit for reproducible results.
+        file: which file of weights is wanted beside `config.json`.
 
     Raises:
         WeightsError: saying what was looked for and what to do.
@@ -68,19 +66,58 @@ def find_weights(model: str | Path | None = None, *, revision: str | None = None
         if revision is not None:
             raise WeightsError(f"revision {revision!r} given for local weights; leave it out")
         folder = BUNDLED / bundled if is_bundled else Path(bundled)
-        for name in (CONFIG_NAME, WEIGHTS_NAME):
+        for name in (CONFIG_NAME, file):
             if not (folder / name).is_file():
-                raise WeightsError(f"{name} is missing in the weights folder {folder.name!r}")
-        return WeightsFiles(folder / CONFIG_NAME, folder / WEIGHTS_NAME, folder.name)
-    return _download(bundled, revision)
+                advice = "; `python -m faceattr.export FOLDER` writes it"
+                raise WeightsError(
+                    f"{name} is missing in the weights folder {folder.name!r}"
+                    + (advice if name == ONNX_NAME else "")
+                )
+        return WeightsFiles(folder / CONFIG_NAME, folder / file, folder.name)
+    return _download(bundled, revision, file)
 
 
-def _download(repo_id: str, revision: str | None) -> WeightsFiles:
+def _answers(repo_id: str, revision: str | None) -> bool:
+    """Whether the Hub answers in time; an HTTP error is an answer.
+
+    The client retries for about 23 s; this one request without retries goes first.
+    """
+    import httpx2
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.errors import HfHubHTTPError
+
     try:
-        config = Path(hf_hub_download(repo_id, CONFIG_NAME, revision=revision))
+        get_hf_file_metadata(
+            hf_hub_url(repo_id, CONFIG_NAME, revision=revision), timeout=HUB_LIMIT_S
+        )
+    except HfHubHTTPError:
+        return True
+    except (httpx2.HTTPError, OSError):
+        return False
+    return True
+
+
+def _download(repo_id: str, revision: str | None, file: str) -> WeightsFiles:
+    # Imported here: local weights need neither, and together they take a quarter of a second.
+    import httpx2
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+    )
+
+    try:
+        # A commit that is in the cache costs no request.
+        cached = isinstance(try_to_load_from_cache(repo_id, CONFIG_NAME, revision=revision), str)
+        pinned = cached and _is_commit(revision)
+        local = not pinned and not _answers(repo_id, revision)
+        config = Path(
+            hf_hub_download(repo_id, CONFIG_NAME, revision=revision, local_files_only=local)
+        )
         # The snapshot folder is named after the commit: the second file comes from the same one.
         commit = config.parent.name
-        weights = Path(hf_hub_download(repo_id, WEIGHTS_NAME, revision=commit))
+        weights = Path(hf_hub_download(repo_id, file, revision=commit, local_files_only=local))
     except HFValidationError as error:
         raise WeightsError(
             f"{repo_id!r} is neither a folder here nor a Hub id of the form 'user/name'"
@@ -93,8 +130,8 @@ def _download(repo_id: str, revision: str | None) -> WeightsFiles:
     except HfHubHTTPError as error:
         status = error.response.status_code
         raise WeightsError(
-            f"cannot download {repo_id!r} at revision {revision or 'main'!r}: the Hub answered "
-            f"HTTP {status}; {_ADVICE.get(status, 'try again later')}"
+            f"cannot download {file} of {repo_id!r} at revision {revision or 'main'!r}: the Hub "
+            f"answered HTTP {status}; {_ADVICE.get(status, 'try again later')}"
         ) from error
     except (OSError, httpx2.HTTPError) as error:
         raise WeightsError(
@@ -102,6 +139,25 @@ def _download(repo_id: str, revision: str | None) -> WeightsFiles:
             f"({type(error).__name__}); check the connection and the disk, then try again"
         ) from error
     return WeightsFiles(config, weights, repo_id, commit)
+
+
+def _is_commit(revision: str | None) -> bool:
+    return revision is not None and len(revision) == 40 and set(revision) <= set("0123456789abcdef")
+
+
+def read_config(files: WeightsFiles) -> ModelConfig:
+    """Read `config.json` strictly.
+
+    Raises:
+        WeightsError: for an unreadable file, and as `ModelConfig.from_dict`.
+    """
+    try:
+        values = json.loads(files.config.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{CONFIG_NAME} of {files.name!r} is not readable JSON") from error
+    if not isinstance(values, dict):
+        raise WeightsError(f"{CONFIG_NAME} of {files.name!r} must hold a JSON object")
+    return ModelConfig.from_dict(values)
 
 
 def _load_strictly(network: FaceAttributeModel, state: dict[str, Tensor], origin: str) -> None:
@@ -125,22 +181,26 @@ def _load_strictly(network: FaceAttributeModel, state: dict[str, Tensor], origin
 
 def load_files(
     files: WeightsFiles,
-    architectures: Mapping[str, type[FaceAttributeModel]] = ARCHITECTURES,
+    architectures: Mapping[str, type[FaceAttributeModel]] | None = None,
 ) -> FaceAttributeModel:
     """Build the network that `files` describe, in evaluation mode.
+
+    Args:
+        files: where config and weights lie.
+        architectures: networks by name; those of `faceattr.model` by default.
 
     Raises:
         WeightsError: for an unreadable file, unknown config keys or class names, and missing,
             unexpected or misshapen tensors, each named.
     """
-    try:
-        values = json.loads(files.config.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"{CONFIG_NAME} of {files.name!r} is not readable JSON") from error
-    if not isinstance(values, dict):
-        raise WeightsError(f"{CONFIG_NAME} of {files.name!r} must hold a JSON object")
-    config = ModelConfig.from_dict(values)
-    network = build_model(config, architectures)
+    # Imported here: finding files and reading a config need no PyTorch.
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    from faceattr.model import ARCHITECTURES, build_model
+
+    config = read_config(files)
+    network = build_model(config, architectures or ARCHITECTURES)
     if missing := sorted(set(network.config.sizes) - set(config.sizes)):
         raise WeightsError(f"{CONFIG_NAME} of {files.name!r} lacks the sizes {missing}")
     try:

@@ -4,22 +4,45 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from faceattr import labels
-from faceattr.alignment import align_face
-from faceattr.detection import FaceDetector, load_detector
-from faceattr.errors import FaceAttrError
+from faceattr.alignment import CHIP_SIDE, align_face, chip_pixels
+from faceattr.config import ONNX_NAME, ModelConfig
+from faceattr.detection import DETECTION_SIDE, FaceDetector, load_detector
+from faceattr.errors import FaceAttrError, WeightsError
 from faceattr.hub import WeightsFiles, find_weights, load_files
-from faceattr.images import ImageSource, decode_image
-from faceattr.model import FaceAttributeModel
+from faceattr.images import ImageSource, Picture, decode_image, open_image
+from faceattr.onnx_backend import OnnxClassifier
 from faceattr.results import Attribute, Detection, FaceBox, FaceResult
 
-_CHUNK = 16
+if TYPE_CHECKING:
+    import torch
+
+    from faceattr.model import FaceAttributeModel
+
+Backend = Literal["torch", "onnx", "auto"]
+
+
+class Classifier(Protocol):
+    """A network with all that surrounds it; `TorchClassifier` and `OnnxClassifier` are ones.
+
+    Attributes:
+        name: "torch" or "onnx".
+        config: what travels with the weights.
+    """
+
+    name: str
+    config: ModelConfig
+
+    def probabilities(self, pixels: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+        """RGB chips `(N, image_size, image_size, 3)` to probabilities `(N, classes)` by task."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -31,12 +54,14 @@ class PipelineInfo:
         revision: commit of the Hub repository; None for local weights.
         detector: name of the detector in use.
         detector_note: why it is not the preferred one, or None.
+        backend: what runs the network, "torch" or "onnx".
     """
 
     model: str
     revision: str | None
     detector: str
     detector_note: str | None
+    backend: str = "torch"
 
 
 class FacePipeline:
@@ -47,14 +72,14 @@ class FacePipeline:
 
     def __init__(
         self,
-        model: FaceAttributeModel,
+        model: FaceAttributeModel | OnnxClassifier,
         detector: FaceDetector,
         *,
         files: WeightsFiles | None = None,
         device: str | torch.device | None = None,
     ) -> None:
-        self.device = torch.device(device or "cpu")
-        self.model = model.eval().to(self.device).to(memory_format=torch.channels_last)
+        self.classifier = _classifier(model, device)
+        self.config = self.classifier.config
         self.detector = detector
         self.files = files
         self.info = PipelineInfo(
@@ -62,7 +87,25 @@ class FacePipeline:
             revision=None if files is None else files.revision,
             detector=detector.name,
             detector_note=detector.status.fallback_reason,
+            backend=self.classifier.name,
         )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the PyTorch network runs; errors as `model`."""
+        return next(self.model.parameters()).device
+
+    @property
+    def model(self) -> FaceAttributeModel:
+        """The PyTorch network as it was trained, batch norms and all.
+
+        Raises:
+            WeightsError: with the backend "onnx", which has none.
+        """
+        network: FaceAttributeModel | None = getattr(self.classifier, "model", None)
+        if network is None:
+            raise WeightsError("the backend 'onnx' has no PyTorch network; use backend='torch'")
+        return network
 
     @classmethod
     def from_pretrained(
@@ -71,6 +114,7 @@ class FacePipeline:
         revision: str | None = None,
         detector: str = "auto",
         device: str | torch.device | None = None,
+        backend: Backend = "torch",
     ) -> FacePipeline:
         """Load weights and a detector.
 
@@ -80,14 +124,17 @@ class FacePipeline:
             revision: branch, tag or commit of the Hub repository; pin a commit to get the
                 same answers tomorrow.
             detector: "yunet", "haar", or "auto": YuNet where its file can be had, else Haar.
-            device: where the network runs; the CPU by default.
+            device: where the network runs; the CPU by default. PyTorch only.
+            backend: "torch"; "onnx" for ONNX Runtime, which needs the weights' `model.onnx` and
+                never imports PyTorch; or "auto": "onnx" where ONNX Runtime and that file are at
+                hand and no device is given, otherwise "torch". Probabilities agree within 1e-5.
 
         Raises:
-            WeightsError: when the weights cannot be had or do not fit.
+            WeightsError: when the weights cannot be had or do not fit, or for an unknown backend.
             DetectorError: when the detector cannot be had.
         """
-        files = find_weights(model, revision=revision)
-        return cls(load_files(files), load_detector(detector), files=files, device=device)
+        files, network = _load(model, revision, device, backend)
+        return cls(network, load_detector(detector), files=files, device=device)
 
     def __call__(self, picture: ImageSource) -> list[FaceResult]:
         """The faces of one picture, largest first; empty when there is none.
@@ -110,13 +157,14 @@ class FacePipeline:
         crops: list[NDArray[np.uint8]] = []
         for position, picture in enumerate(pictures):
             try:
-                image = decode_image(picture)
+                opened = open_image(picture)
+                faces, chips = self._find(opened)
             except FaceAttrError as error:
                 if len(pictures) == 1:
                     raise
                 raise type(error)(f"picture {position + 1} of {len(pictures)}: {error}") from error
-            found.append(self.detector.detect(image))
-            crops.extend(align_face(image, face) for face in found[-1])
+            found.append(faces)
+            crops.extend(chips)
         rows = iter(self._classify(crops))
         remaining = iter(crops)
         return [
@@ -142,27 +190,80 @@ class FacePipeline:
             results.append(_result(FaceBox(0, 0, width, height), None, square, row))
         return results
 
+    def _find(self, picture: Picture) -> tuple[list[Detection], list[NDArray[np.uint8]]]:
+        """The faces of a picture and a chip of each.
+
+        A large JPEG is decoded at a half to an eighth of its size, and again, larger, only where
+        a chip would have to be enlarged. Twice the detector's side is kept at first: a smaller
+        copy costs hardly less to decode, and with this one few faces need the second time.
+        """
+        reduction = picture.reduction(2 * DETECTION_SIDE)
+        image = picture.decode(reduction)
+        # A detector that knows no reduction need not know of it for most pictures.
+        find = self.detector.detect
+        faces = find(image) if reduction == 1 else find(image, reduction)
+        smallest = min((chip_pixels(face) for face in faces), default=np.inf)
+        if reduction > 1 and smallest < reduction * CHIP_SIDE:
+            reduction = max(r for r in (1, 2, 4) if r == 1 or smallest >= r * CHIP_SIDE)
+            image = picture.decode(reduction)
+        return faces, [align_face(image, face, reduction=reduction) for face in faces]
+
     def _classify(self, crops: Sequence[NDArray[np.uint8]]) -> list[tuple[Attribute, ...]]:
         """The three attributes of each chip."""
-        rows: list[tuple[Attribute, ...]] = []
-        preprocessing = self.model.config.preprocessing
-        thresholds = self.model.config.thresholds
-        for start in range(0, len(crops), _CHUNK):
-            batch = preprocessing.to_tensor(crops[start : start + _CHUNK])
-            with torch.inference_mode():
-                batch = batch.to(self.device, memory_format=torch.channels_last)
-                by_task = self.model.probabilities(batch)
-            values = {name: tensor.cpu().numpy() for name, tensor in by_task.items()}
-            for index in range(len(batch)):
-                rows.append(
-                    tuple(
-                        Attribute.from_probabilities(
-                            task, values[task.name][index], thresholds[task.name]
-                        )
-                        for task in labels.TASKS
-                    )
-                )
-        return rows
+        if not crops:
+            return []
+        values = self.classifier.probabilities(self.config.preprocessing.to_pixels(crops))
+        thresholds = self.config.thresholds
+        return [
+            tuple(
+                Attribute.from_probabilities(task, values[task.name][i], thresholds[task.name])
+                for task in labels.TASKS
+            )
+            for i in range(len(crops))
+        ]
+
+
+def _classifier(
+    model: FaceAttributeModel | OnnxClassifier, device: str | torch.device | None
+) -> Classifier:
+    if isinstance(model, OnnxClassifier):
+        return model
+    # Imported here: with ONNX Runtime PyTorch is never loaded.
+    from faceattr.torch_backend import TorchClassifier
+
+    return TorchClassifier(model, device)
+
+
+def _load(
+    model: str | Path | None,
+    revision: str | None,
+    device: str | torch.device | None,
+    backend: str,
+) -> tuple[WeightsFiles, FaceAttributeModel | OnnxClassifier]:
+    """See `FacePipeline.from_pretrained`."""
+    if backend not in ("torch", "onnx", "auto"):
+        raise WeightsError(f"expected the backend 'torch', 'onnx' or 'auto', came {backend!r}")
+    if backend == "onnx" and str(device or "cpu") != "cpu":
+        raise WeightsError(f"the backend 'onnx' runs on the CPU, but device {device!r} was given")
+    if backend == "auto":
+        backend = "onnx" if device is None and _has_onnx(model, revision) else "torch"
+    if backend == "onnx":
+        files = find_weights(model, revision=revision, file=ONNX_NAME)
+        return files, OnnxClassifier(files)
+    files = find_weights(model, revision=revision)
+    return files, load_files(files)
+
+
+def _has_onnx(model: str | Path | None, revision: str | None) -> bool:
+    """Whether ONNX Runtime is installed and `model.onnx` can be had."""
+    if find_spec("onnxruntime") is None:
+        return False
+    try:
+        find_weights(model, revision=revision, file=ONNX_NAME)
+    except WeightsError:
+        # Whatever else is wrong with them, loading says so.
+        return False
+    return True
 
 
 def _square(chip: NDArray[np.uint8]) -> NDArray[np.uint8]:

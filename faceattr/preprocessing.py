@@ -8,14 +8,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from faceattr.errors import WeightsError
+
+if TYPE_CHECKING:
+    import torch
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -73,13 +75,22 @@ class Preprocessing:
         """The section of `config.json`."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
+    def to_pixels(self, chips: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+        """RGB uint8 chips of any size to a batch `(N, image_size, image_size, 3)`."""
+        return np.stack([resize_chip(chip, self.image_size) for chip in chips])
+
     def normalize(self, pixels: torch.Tensor) -> torch.Tensor:
         """Scale float pixels `(N, 3, H, W)` from 0..255 to zero mean and unit variance."""
+        import torch
+
         mean = torch.tensor(self.mean, device=pixels.device).view(1, 3, 1, 1) * 255
         std = torch.tensor(self.std, device=pixels.device).view(1, 3, 1, 1) * 255
         return (pixels - mean) / std
 
     def to_tensor(self, chips: Sequence[NDArray[np.uint8]]) -> torch.Tensor:
         """RGB uint8 chips of any size to a float batch `(N, 3, image_size, image_size)`."""
-        sized = np.stack([resize_chip(chip, self.image_size) for chip in chips])
-        return self.normalize(torch.from_numpy(sized).permute(0, 3, 1, 2).float())
+        # PyTorch is imported where it is needed: ONNX Runtime does without.
+        import torch
+
+        pixels = torch.from_numpy(self.to_pixels(chips))
+        return self.normalize(pixels.permute(0, 3, 1, 2).float())

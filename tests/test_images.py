@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageOps, features
 
 from faceattr.errors import ImageDecodeError
-from faceattr.images import decode_image, require_rgb
+from faceattr.images import decode_image, open_image, require_rgb, shrink
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
 
@@ -376,3 +376,74 @@ def test_require_rgb_names_what_came():
     for bad in (np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8)):
         with pytest.raises(ValueError, match=str(bad.dtype)):
             require_rgb(bad)
+
+
+def smooth(width, height, seed=0):
+    coarse = Image.fromarray(
+        np.random.default_rng(seed).integers(0, 256, (8, 10, 3), dtype=np.uint8)
+    )
+    return coarse.resize((width, height), Image.Resampling.BICUBIC)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"progressive": True}, {"subsampling": 0}, {"quality": 30}]
+)
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_jpeg_pixels_are_those_that_pillow_decodes(mode, options):
+    data = encode(smooth(67, 45).convert(mode), "JPEG", **options)
+    with Image.open(BytesIO(data)) as opened:
+        expected = np.asarray(opened.convert("RGB"))
+    np.testing.assert_array_equal(decode_image(data), expected)
+
+
+def test_a_cmyk_jpeg_is_read_by_pillow():
+    data = encode(smooth(40, 30).convert("CMYK"), "JPEG")
+    with Image.open(BytesIO(data)) as opened:
+        np.testing.assert_array_equal(decode_image(data), np.asarray(opened.convert("RGB")))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("reduction", [2, 4, 8])
+def test_a_reduced_jpeg_is_the_small_upright_picture(orientation, reduction):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encode(smooth(320, 200), "JPEG", exif=exif.tobytes(), quality=95)
+    whole = decode_image(data)
+    reduced = open_image(data).decode(reduction)
+    height, width = (-(-side // reduction) for side in whole.shape[:2])
+    assert reduced.shape == (height, width, 3)
+    assert reduced.flags["C_CONTIGUOUS"]
+    away = np.abs(reduced.astype(int) - shrink(whole, width, height))
+    assert away.mean() < 2.5
+
+
+def test_only_jpeg_files_are_reduced_and_never_below_the_side_asked_for():
+    picture = smooth(2600, 40)
+    jpeg = open_image(encode(picture, "JPEG"))
+    assert [jpeg.reduction(side) for side in (2601, 2600, 1300, 1299, 650, 325, 1)] == [
+        1,
+        1,
+        2,
+        2,
+        4,
+        8,
+        8,
+    ]
+    for source in (encode(picture, "PNG"), picture, np.asarray(picture)):
+        assert open_image(source).reduction(10) == 1
+
+
+@pytest.mark.parametrize("cut", [2, 60, 400])
+def test_a_cut_off_jpeg_is_damaged_at_any_size(cut):
+    data = encode(smooth(320, 200), "JPEG")[:-cut]
+    for reduction in (1, 4):
+        with pytest.raises(ImageDecodeError, match="damaged"):
+            open_image(data).decode(reduction)
+
+
+def test_shrinking_averages():
+    whole = np.asarray(smooth(640, 480))
+    small = shrink(whole, 100, 75)
+    exact = np.asarray(smooth(640, 480).resize((100, 75), Image.Resampling.BOX))
+    assert small.shape == (75, 100, 3)
+    assert np.abs(small.astype(int) - exact).mean() < 1

@@ -16,10 +16,14 @@ ORDER = [
     "drawing",
     "alignment",
     "preprocessing",
+    "config",
     "detection",
     "model",
     "hub",
+    "torch_backend",
+    "onnx_backend",
     "pipeline",
+    "export",
     "__main__",
 ]
 AFTER_PREDICTION = [

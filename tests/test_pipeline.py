@@ -8,8 +8,10 @@ import torch
 from PIL import Image
 
 from faceattr.__main__ import main
+from faceattr.alignment import align_face
 from faceattr.detection import DetectorStatus, load_detector
 from faceattr.errors import FaceAttrError, ImageDecodeError
+from faceattr.images import decode_image
 from faceattr.labels import TASKS
 from faceattr.model import LightweightMTLNet224, ModelConfig
 from faceattr.pipeline import FacePipeline
@@ -180,3 +182,59 @@ def test_group_photos_give_one_result_a_face(photos_dir, yunet_path, monkeypatch
         areas = [face.box.area for face in faces]
         assert areas == sorted(areas, reverse=True)
         assert all(face.detector == "yunet" and face.landmarks for face in faces)
+
+
+def enlarged(path, factor, orientation=1):
+    """A photo as a camera might have stored it: large, and lying on its side."""
+    with Image.open(path) as photo:
+        large = photo.resize(
+            (photo.width * factor, photo.height * factor), Image.Resampling.BICUBIC
+        )
+    if orientation == 6:
+        large = large.transpose(Image.Transpose.ROTATE_90)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    buffer = io.BytesIO()
+    large.save(buffer, "JPEG", quality=92, exif=exif.tobytes())
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(("factor", "orientation"), [(8, 1), (8, 6), (4, 1)])
+def test_a_large_photo_decoded_small_gives_the_same_faces(
+    photos_dir, yunet_path, monkeypatch, factor, orientation
+):
+    """With 8 the chips come from the reduced copy or a second decoding, as each is large enough."""
+    monkeypatch.setenv("FACEATTR_YUNET", str(yunet_path))
+    pipeline = FacePipeline.from_pretrained()
+    data = enlarged(photos_dir / "2008_002506.jpg", factor, orientation)
+    reduced, whole = pipeline(data), pipeline(decode_image(data))
+    assert len(reduced) == len(whole) == 3
+    for one, other in zip(reduced, whole, strict=True):
+        assert one.box.iou(other.box) > 0.93
+        away = np.abs(one.crop.astype(int) - other.crop)
+        assert away.mean() < 6
+        for first, second in zip(one.attributes, other.attributes, strict=True):
+            for name, probability in first.probabilities.items():
+                assert probability == pytest.approx(second.probabilities[name], abs=0.1)
+
+
+class SmallFaceDetector(CornerDetector):
+    """Says that each copy shows one face of 300 pixels of the picture."""
+
+    def detect(self, image, reduction=1):
+        self.seen = (image.shape, reduction)
+        return [Detection(FaceBox(400, 200, 300, 300), 1.0, None, self.name)]
+
+
+def test_a_chip_is_never_enlarged_for_having_been_decoded_small(monkeypatch):
+    buffer = io.BytesIO()
+    Image.fromarray(picture(2600, 1400)).save(buffer, "JPEG")
+    detector = SmallFaceDetector()
+    torch.manual_seed(0)
+    pipeline = FacePipeline(LightweightMTLNet224(TINY), detector)
+    (face,) = pipeline(buffer.getvalue())
+    assert detector.seen == ((700, 1300, 3), 2)
+    # 300 / 0.8 = 374 pixels of the picture are 187 of the copy, fewer than the chip's 224.
+    whole = decode_image(buffer.getvalue())
+    expected = align_face(whole, Detection(FaceBox(400, 200, 300, 300), 1.0, None, "x"))
+    assert np.array_equal(face.crop, expected)

@@ -13,6 +13,8 @@ import pytest
 import torch
 from hub_server import HubServer
 
+from faceattr.errors import WeightsError
+from faceattr.export import export
 from faceattr.hub import load_model
 from faceattr.model import LightweightMTLNet224, ModelConfig
 from train import publish as publishing
@@ -68,6 +70,15 @@ def test_publish_sends_exactly_the_checked_files_in_one_commit(hub, folder):
     assert hub.asked("POST", "/commit/") == 1
     assert result.changed
     assert result.url == f"{hub.url}/{REPO}/tree/{result.commit}"
+
+
+def test_an_onnx_file_goes_along_if_it_is_of_these_weights(hub, folder):
+    export(folder)
+    result = send(hub, folder)
+    assert hub.repo(REPO).files(result.commit)["model.onnx"] == (folder / "model.onnx").read_bytes()
+    write_weights(folder, seed=9)
+    with pytest.raises(WeightsError, match=r"another model\.safetensors; run `python -m faceattr"):
+        send(hub, folder)
 
 
 def test_an_unchanged_folder_uploads_nothing(hub, folder):

@@ -398,8 +398,8 @@ def test_a_changed_recipe_or_seed_is_not_resumed(finished, tiny_fairface):
 
 
 def test_a_damaged_checkpoint_is_named(tmp_path, tiny_fairface):
-    (tmp_path / "checkpoint.pt").write_bytes(b"PK\x03\x04 cut off")
-    with pytest.raises(CheckpointError, match=r"checkpoint\.pt is damaged"):
+    (tmp_path / "checkpoint-0000-000004.pt").write_bytes(b"PK\x03\x04 cut off")
+    with pytest.raises(CheckpointError, match=r"000004\.pt is damaged.*start the run again"):
         fit(smoke(), settings(tmp_path, tiny_fairface, resume=True))
 
 

@@ -48,6 +48,9 @@ def main(argv: list[str] | None = None) -> int:
     except Stopped:
         logging.getLogger("train").info("stopped; the same command goes on (fit: with --resume)")
         return 3
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
     except BrokenPipeError:
         return 0
     except (FaceAttrError, RuntimeError, ValueError, OSError) as error:

@@ -17,28 +17,37 @@ from torch import Tensor
 
 from faceattr.preprocessing import Preprocessing, resize_chip
 from train.recipe import Augmentation
-from train.samples import DataError, Part, Row, Rows, Source
+from train.samples import DataError, Part, Row, RowError, Rows, Source
 
 
 class Batch(NamedTuple):
-    """Images `(N, 3, S, S)` float, normalised; targets `(N, tasks)` int64."""
+    """One batch, or one process's part of it.
+
+    Attributes:
+        images: `(N, 3, S, S)` float, normalised.
+        targets: `(N, tasks)` int64.
+        places: `(N,)` int64, which rows of the whole batch these are.
+        skipped: names of rows that did not decode.
+    """
 
     images: Tensor
     targets: Tensor
+    places: Tensor
+    skipped: tuple[str, ...]
 
 
 def decode_row(row: Row) -> NDArray[np.uint8]:
     """The row's picture as RGB uint8 `(H, W, 3)`.
 
     Raises:
-        DataError: naming a row that does not decode.
+        RowError: naming a row that does not decode.
     """
     if isinstance(row.image, np.ndarray):
         return row.image
     encoded = np.frombuffer(row.image, np.uint8)
     chip = cv2.imdecode(encoded, cv2.IMREAD_COLOR_RGB) if encoded.size else None
     if chip is None:
-        raise DataError(f"row {row.file!r} holds no readable picture ({encoded.size} bytes)")
+        raise RowError(row.file, encoded.size)
     return np.asarray(chip, np.uint8)
 
 
@@ -53,11 +62,15 @@ class MemoryRows(Rows):
     def shard(self, index: int) -> Iterator[Row]:
         """Rows of one shard, from memory after its first reading."""
         if index not in self._kept:
-            self._kept[index] = [
-                row._replace(image=resize_chip(decode_row(row), self._side))
-                for row in super().shard(index)
-            ]
+            self._kept[index] = [self._decoded(row) for row in super().shard(index)]
         return iter(self._kept[index])
+
+    def _decoded(self, row: Row) -> Row:
+        """A row that does not decode stays as it is, to be met when its batch is made."""
+        try:
+            return row._replace(image=resize_chip(decode_row(row), self._side))
+        except RowError:
+            return row
 
 
 @lru_cache(maxsize=1)
@@ -78,18 +91,33 @@ def chunked(rows: Iterable[Row], size: int, *, skip: int = 0) -> Iterator[list[R
         yield chunk
 
 
-def _uniform(n: int, amount: float, generator: torch.Generator) -> Tensor:
-    return (torch.rand(n, generator=generator) * 2 - 1) * amount
+class Draws:
+    """Random numbers for every row of a batch, of which only some rows may be at hand.
+
+    So a row is augmented alike whichever process has it, and whether its neighbours decode.
+    """
+
+    def __init__(self, generator: torch.Generator, rows: int, places: Tensor) -> None:
+        """Draw for `rows` rows; `places` says which of them are at hand."""
+        self._generator, self._rows, self._places = generator, rows, places
+
+    def rand(self) -> Tensor:
+        """One number in 0 to 1 for each row at hand."""
+        return torch.rand(self._rows, generator=self._generator)[self._places]
+
+    def uniform(self, amount: float) -> Tensor:
+        """One number in -amount to amount for each row at hand."""
+        return (self.rand() * 2 - 1) * amount
 
 
-def _move(images: Tensor, side: int, aug: Augmentation, generator: torch.Generator) -> Tensor:
+def _move(images: Tensor, side: int, aug: Augmentation, draws: Draws) -> Tensor:
     """Mirror, turn, zoom and shift `(N, 3, H, W)` into `(N, 3, side, side)` by one resampling."""
     n = images.shape[0]
-    angle = _uniform(n, math.radians(aug.rotation), generator)
-    zoom = 1 / (1 + _uniform(n, aug.scale, generator))
-    mirror = torch.where(torch.rand(n, generator=generator) < aug.flip, -1.0, 1.0)
-    shift_x = _uniform(n, 2 * aug.shift, generator)
-    shift_y = _uniform(n, 2 * aug.shift, generator)
+    angle = draws.uniform(math.radians(aug.rotation))
+    zoom = 1 / (1 + draws.uniform(aug.scale))
+    mirror = torch.where(draws.rand() < aug.flip, -1.0, 1.0)
+    shift_x = draws.uniform(2 * aug.shift)
+    shift_y = draws.uniform(2 * aug.shift)
     cos, sin = zoom * angle.cos(), zoom * angle.sin()
     rows = torch.stack([mirror * cos, -sin, shift_x, mirror * sin, cos, shift_y], 1)
     matrix = rows.view(n, 2, 3)
@@ -97,11 +125,11 @@ def _move(images: Tensor, side: int, aug: Augmentation, generator: torch.Generat
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 
-def _colour(images: Tensor, aug: Augmentation, generator: torch.Generator) -> Tensor:
+def _colour(images: Tensor, aug: Augmentation, draws: Draws) -> Tensor:
     """Brightness, contrast and saturation of pixels in 0..255; one draw a picture."""
 
     def factor(amount: float) -> Tensor:
-        drawn = 1 + _uniform(images.shape[0], amount, generator)
+        drawn = 1 + draws.uniform(amount)
         return drawn.view(-1, 1, 1, 1).to(images.device)
 
     images = images * factor(aug.brightness)
@@ -109,22 +137,22 @@ def _colour(images: Tensor, aug: Augmentation, generator: torch.Generator) -> Te
     images = images * contrast + images.mean((1, 2, 3), keepdim=True) * (1 - contrast)
     saturation = factor(aug.saturation)
     if aug.grey > 0:
-        grey_ones = torch.rand(len(images), generator=generator) < aug.grey
+        grey_ones = draws.rand() < aug.grey
         saturation = saturation.masked_fill(grey_ones.view(-1, 1, 1, 1).to(images.device), 0.0)
     luma = torch.tensor([0.299, 0.587, 0.114], device=images.device).view(1, 3, 1, 1)
     grey = (images * luma).sum(1, keepdim=True)
     return (images * saturation + grey * (1 - saturation)).clamp_(0, 255)
 
 
-def _erase(images: Tensor, aug: Augmentation, generator: torch.Generator) -> Tensor:
+def _erase(images: Tensor, aug: Augmentation, draws: Draws) -> Tensor:
     """Fill a rectangle of 2 to 15 % of the area with mid grey, with probability `aug.erase`."""
     n, _, height, width = images.shape
-    chosen = torch.rand(n, generator=generator) < aug.erase
-    area = 0.02 + 0.13 * torch.rand(n, generator=generator)
-    ratio = torch.exp(_uniform(n, math.log(2.0), generator))
+    chosen = draws.rand() < aug.erase
+    area = 0.02 + 0.13 * draws.rand()
+    ratio = torch.exp(draws.uniform(math.log(2.0)))
     tall, wide = (area * ratio).sqrt(), (area / ratio).sqrt()
-    top = torch.rand(n, generator=generator) * (1 - tall)
-    left = torch.rand(n, generator=generator) * (1 - wide)
+    top = draws.rand() * (1 - tall)
+    left = draws.rand() * (1 - wide)
     y = ((torch.arange(height) + 0.5) / height).view(1, -1, 1)
     x = ((torch.arange(width) + 0.5) / width).view(1, 1, -1)
     top, left, tall, wide = (v.view(-1, 1, 1) for v in (top, left, tall, wide))
@@ -159,19 +187,57 @@ def degrade(
 
 
 def augment(
-    images: Tensor, side: int, augmentation: Augmentation, generator: torch.Generator
+    images: Tensor,
+    side: int,
+    augmentation: Augmentation,
+    generator: torch.Generator,
+    *,
+    rows: int | None = None,
+    places: Tensor | None = None,
 ) -> Tensor:
     """Augment float pixels `(N, 3, H, W)` in 0..255 to `(N, 3, side, side)`.
 
     All randomness comes from the (CPU) generator, so the draws do not depend on the device.
+
+    Args:
+        images: of a whole batch, or of some of its rows.
+        side: of the result.
+        augmentation: what to do.
+        generator: source of all draws.
+        rows: of the whole batch; N by default.
+        places: `(N,)` which of them `images` are; all by default.
     """
+    count = len(images) if rows is None else rows
+    draws = Draws(generator, count, torch.arange(count) if places is None else places)
     if augmentation.moves_pixels:
-        images = _move(images, side, augmentation, generator)
+        images = _move(images, side, augmentation, draws)
     if augmentation.colours_pixels:
-        images = _colour(images, augmentation, generator)
+        images = _colour(images, augmentation, draws)
     if augmentation.erase > 0:
-        images = _erase(images, augmentation, generator)
+        images = _erase(images, augmentation, draws)
     return images
+
+
+def _chips(
+    rows: list[Row], part: range, stored: int, degradation: float, rng: np.random.Generator
+) -> tuple[dict[int, NDArray[np.uint8]], list[str]]:
+    """Decoded chips of a part of a batch by place, and the names of rows that do not decode."""
+    chips, skipped = {}, []
+    for place, row in enumerate(rows):
+        chip = None
+        if place in part:
+            try:
+                chip = resize_chip(decode_row(row), stored)
+            except RowError as error:
+                skipped.append(error.file)
+        if degradation > 0 and chip is None:
+            # The draws of `degrade`: the next row's do not depend on this one's.
+            rng.random(6)
+        elif degradation > 0 and chip is not None:
+            chip = degrade(chip, degradation, rng)
+        if chip is not None:
+            chips[place] = chip
+    return chips, skipped
 
 
 def training_batch(
@@ -181,23 +247,39 @@ def training_batch(
     stored: int,
     generator: torch.Generator,
     device: torch.device,
+    part: range | None = None,
 ) -> Batch:
-    """One augmented batch.
+    """One augmented batch, or a part of it; rows that do not decode are left out and named.
 
     Without augmentation it equals `Preprocessing.to_tensor` at the last stage's size. Chips
     pass through side `stored` whether they come from the stream or from memory, so a cache
     changes nothing.
+
+    Args:
+        rows: of the whole batch.
+        preprocessing: of the network.
+        augmentation: what to do to the chips.
+        stored: side of the chips before it, see `stored_side`.
+        generator: source of all draws.
+        device: of the result.
+        part: places of the rows that are wanted; all by default.
+
+    Raises:
+        DataError: when no row is left.
     """
     side = preprocessing.image_size
     before = stored if augmentation.moves_pixels else side
-    kept = (resize_chip(decode_row(row), stored) for row in rows)
+    rng = np.random.default_rng(0)
     if augmentation.degrade > 0:
-        seed = int(torch.randint(2**62, (), generator=generator))
-        rng = np.random.default_rng(seed)
-        kept = (degrade(chip, augmentation.degrade, rng) for chip in kept)
-    chips = np.stack([resize_chip(chip, before) for chip in kept])
+        rng = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
+    part = range(len(rows)) if part is None else part
+    found, skipped = _chips(rows, part, stored, augmentation.degrade, rng)
+    if not found:
+        raise DataError(f"no row of a batch decodes: {', '.join(skipped)}")
+    places = torch.tensor(list(found))
+    chips = np.stack([resize_chip(chip, before) for chip in found.values()])
     pixels = torch.from_numpy(chips).to(device).permute(0, 3, 1, 2)
     pixels = pixels.to(torch.float32, memory_format=torch.channels_last)
-    pixels = augment(pixels, side, augmentation, generator)
-    targets = torch.tensor([row.targets for row in rows]).to(device)
-    return Batch(preprocessing.normalize(pixels), targets)
+    pixels = augment(pixels, side, augmentation, generator, rows=len(rows), places=places)
+    targets = torch.tensor([rows[place].targets for place in found]).to(device)
+    return Batch(preprocessing.normalize(pixels), targets, places, tuple(skipped))

@@ -1,4 +1,8 @@
-"""Train a network by a named recipe, with checkpoints that a later call can go on from."""
+"""Train a network by a named recipe, with checkpoints that a later call can go on from.
+
+Several processes train as one, each on its part of every batch:
+torchrun --nproc-per-node N -m train fit ...
+"""
 
 from __future__ import annotations
 
@@ -7,9 +11,10 @@ import logging
 from pathlib import Path
 from typing import get_args
 
-from train.checkpoint import load_checkpoint
+from train.checkpoint import KEEP, load_checkpoint
 from train.device import Precision, choose_device
 from train.loop import Settings, fit
+from train.parallel import join, leave
 from train.recipe import RECIPES
 from train.samples import add_data_arguments, source_of
 
@@ -28,7 +33,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seed", type=int, default=0, help="of weights, order and augmentation (%(default)s)"
     )
-    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint")
+    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
+    parser.add_argument(
+        "--from-previous",
+        action="store_true",
+        help="with --resume: go on from the checkpoint before, for when the newest is damaged",
+    )
     parser.add_argument(
         "--cache",
         choices=["none", "memory"],
@@ -37,6 +47,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--checkpoint-every", type=int, default=200, metavar="STEPS", help="(%(default)s)"
+    )
+    parser.add_argument(
+        "--keep", type=int, default=KEEP, metavar="N", help="checkpoints to keep (%(default)s)"
+    )
+    parser.add_argument(
+        "--max-skipped",
+        type=int,
+        default=10,
+        metavar="N",
+        help="rows whose picture does not decode that the run may leave out (%(default)s)",
     )
     parser.add_argument(
         "--teacher",
@@ -63,23 +83,42 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Carry out `python -m train fit`."""
-    if args.checkpoint_every < 1:
-        raise ValueError("--checkpoint-every must be at least 1")
-    if args.resume and args.data_revision is None:
-        # The Hub's newest commit may be another one by now.
-        args.data_revision = load_checkpoint(args.output)["identity"]["data"]["revision"]
-    settings = Settings(
-        output=args.output,
-        source=source_of(args),
-        seed=args.seed,
-        device=choose_device(args.device),
-        cache_memory=args.cache == "memory",
-        checkpoint_every=args.checkpoint_every,
-        resume=args.resume,
-        teachers=tuple(args.teacher),
-        start=args.start,
-        precision=args.precision,
-        compile=args.compile,
-    )
-    folder = fit(RECIPES[args.recipe](), settings)
-    log.info("weights -> %s", folder)
+    if min(args.checkpoint_every, args.keep) < 1 or args.max_skipped < 0:
+        raise ValueError(
+            "--checkpoint-every and --keep must be at least 1, --max-skipped not below 0"
+        )
+    if args.from_previous and not args.resume:
+        raise ValueError("--from-previous goes with --resume")
+    group, device = join(choose_device(args.device))
+    try:
+        if args.resume and args.data_revision is None:
+            args.data_revision = group.from_first(_revision(args) if group.is_first else None)
+        settings = Settings(
+            output=args.output,
+            source=source_of(args),
+            seed=args.seed,
+            device=device,
+            cache_memory=args.cache == "memory",
+            checkpoint_every=args.checkpoint_every,
+            resume=args.resume,
+            teachers=tuple(args.teacher),
+            start=args.start,
+            precision=args.precision,
+            compile=args.compile,
+            from_previous=args.from_previous,
+            keep=args.keep,
+            max_skipped=args.max_skipped,
+            group=group,
+        )
+        folder = fit(RECIPES[args.recipe](), settings)
+    finally:
+        leave(group)
+    if group.is_first:
+        log.info("weights -> %s", folder)
+
+
+def _revision(args: argparse.Namespace) -> str | None:
+    """The commit that the run has read so far; the Hub's newest may be another by now."""
+    state = load_checkpoint(args.output, previous=args.from_previous)
+    revision: str | None = state["identity"]["data"]["revision"]
+    return revision

@@ -8,8 +8,8 @@ import math
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,9 +24,12 @@ from faceattr.preprocessing import Preprocessing
 from train.batches import chunked, memory_rows, stored_side, training_batch
 from train.calibration import fit as fit_calibration
 from train.checkpoint import (
-    CHECKPOINT_NAME,
+    KEEP,
     CheckpointError,
+    checkpoints,
+    forget_after,
     load_checkpoint,
+    only_run,
     save_checkpoint,
     write_atomically,
 )
@@ -38,9 +41,10 @@ from train.device import (
     keep_freed_memory,
 )
 from train.networks import NETWORKS
+from train.parallel import Group, join_batch_norms, sum_gradients
 from train.predict import logits_of, sha256
 from train.recipe import Recipe
-from train.samples import HOLDOUT_EVERY, Rows, Source, class_counts, count_rows
+from train.samples import HOLDOUT_EVERY, DataError, Row, Rows, Source, class_counts, count_rows
 from train.signals import Stopped, collected_signals
 from train.steps import (
     class_weights,
@@ -82,6 +86,10 @@ class Settings:
         start: weights folder to start from, for recipes that continue.
         precision: of the forward pass; None for the device's best.
         compile: let torch.compile fuse the network's steps; needs a C++ compiler on a CPU.
+        from_previous: go on from the checkpoint before the newest, for when that is damaged.
+        keep: how many checkpoints to keep.
+        max_skipped: most rows whose picture does not decode that a run goes on without.
+        group: the processes that train together.
     """
 
     output: Path
@@ -95,11 +103,25 @@ class Settings:
     start: Path | None = None
     precision: Precision | None = None
     compile: bool = False
+    from_previous: bool = False
+    keep: int = KEEP
+    max_skipped: int = 10
+    group: Group = Group()
 
 
 @dataclass
 class Progress:
-    """Where a run stands: everything but tensors."""
+    """Where a run stands: everything but tensors.
+
+    Attributes:
+        epoch: whole epochs done.
+        batch: batches done after them.
+        seconds: of training and measuring so far.
+        loss_sums: over the batches of this epoch, by task.
+        best: mean holdout accuracy of the weights kept.
+        finished: whether there is nothing left to do.
+        skipped: names of training rows that did not decode.
+    """
 
     epoch: int = 0
     batch: int = 0
@@ -107,6 +129,7 @@ class Progress:
     loss_sums: dict[str, float] | None = None
     best: float = -math.inf
     finished: bool = False
+    skipped: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,7 +194,7 @@ class Trainer:
     """One run; `run()` trains to the end or until it is told to stop."""
 
     def __init__(self, recipe: Recipe, settings: Settings) -> None:
-        self.recipe, self.settings = recipe, settings
+        self.recipe, self.settings, self.group = recipe, settings, settings.group
         settings.output.mkdir(parents=True, exist_ok=True)
         keep_freed_memory()
         torch.manual_seed(settings.seed)
@@ -183,6 +206,9 @@ class Trainer:
         self.model = self._placed(build_model(config, NETWORKS))
         self.row_count = count_rows(settings.source, "train")
         self.start = self._load_start()
+        if self.group.size > 1:
+            self._check_group()
+            join_batch_norms(self.model)
         self.network = torch.compile(self.model, dynamic=False) if settings.compile else self.model
         self.precision = settings.precision or choose_precision(settings.device)
         self.optimizer = make_optimizer(self.model, recipe)
@@ -210,6 +236,15 @@ class Trainer:
         self.progress = Progress()
         self.git_commit = _git_commit()
         self.history: list[dict[str, Any]] = []
+
+    def _check_group(self) -> None:
+        """Refuse what several processes cannot do."""
+        if self.settings.compile:
+            raise TrainingError("--compile works with one process only; leave it out")
+        if self.recipe.batch_size < self.group.size:
+            raise TrainingError(
+                f"{self.group.size} processes cannot share batches of {self.recipe.batch_size} rows"
+            )
 
     def _open_rows(self) -> Rows:
         if self.settings.cache_memory:
@@ -316,11 +351,14 @@ class Trainer:
                 for digest, teacher in zip(self.teacher_digests, self.teachers, strict=True)
             ],
             "start": self.start and self.start["sha256"],
+            "processes": self.group.size,
         }
         return dict(json.loads(json.dumps(facts)))
 
     def save(self) -> None:
-        """Write the checkpoint."""
+        """Write a checkpoint; of several processes the first does."""
+        if not self.group.is_first:
+            return
         average = None if self.average is None else self.average.state_dict()
         save_checkpoint(
             self.settings.output,
@@ -336,15 +374,20 @@ class Trainer:
                 "torch_rng": torch.get_rng_state(),
                 "versions": versions(),
             },
+            epoch=self.progress.epoch,
+            batch=self.progress.batch,
+            keep=self.settings.keep,
         )
 
     def resume(self) -> None:
-        """Go back to the state of the checkpoint.
+        """Go back to the state of the newest checkpoint, or of the one before it.
 
         Raises:
             CheckpointError: when it belongs to another recipe, seed or data set.
         """
-        state = load_checkpoint(self.settings.output)
+        previous, output = self.settings.from_previous, self.settings.output
+        first = self.group.is_first
+        state = self.group.from_first(load_checkpoint(output, previous=previous) if first else {})
         mine, saved = self._identity(), state["identity"]
         if changed := [key for key in mine if mine[key] != saved.get(key)]:
             raise CheckpointError(
@@ -361,6 +404,8 @@ class Trainer:
         self.progress = Progress(**state["progress"])
         self.history = state["history"]
         self.git_commit = state["git_commit"]
+        if previous and first:
+            forget_after(output, epoch=self.progress.epoch, batch=self.progress.batch)
         log.info("resumed at epoch %d, batch %d", self.progress.epoch + 1, self.progress.batch)
 
     def _step(self, rows: list[Any], side: int) -> dict[str, float]:
@@ -368,28 +413,33 @@ class Trainer:
         recipe, progress = self.recipe, self.progress
         entropy = np.random.SeedSequence((self.settings.seed, progress.epoch, progress.batch))
         generator = torch.Generator().manual_seed(int(entropy.generate_state(1)[0]))
-        images, targets = training_batch(
+        own = self.group.part(len(rows))
+        images, targets, places, skipped = training_batch(
             rows,
             Preprocessing(image_size=self._view(side)),
             recipe.augmentation,
             self.stored,
             generator,
             self.settings.device,
+            # Mixing needs pictures of other processes' parts.
+            None if recipe.mixup > 0 else own,
         )
+        self._note_skipped(skipped)
         soft = {
             task.name: self.targets[task.name][targets[:, column]]
             for column, task in enumerate(labels.TASKS)
         }
         if recipe.mixup > 0:
             images, soft = mix(images, soft, recipe.mixup, np.random.default_rng(entropy))
+            mine = ((places >= own.start) & (places < own.stop)).to(images.device)
+            images, soft = images[mine], {name: part[mine] for name, part in soft.items()}
         rate = learning_rate(recipe, progress.epoch + progress.batch / self.batches)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
         losses = self._losses(images, soft, side)
         weighted = [recipe.loss_weights.get(name, 1.0) * loss for name, loss in losses.items()]
-        values = {name: float(loss.detach()) for name, loss in losses.items()}
-        torch.stack(weighted).sum().backward()  # type: ignore[no-untyped-call]
+        values = self._backward(losses, weighted, len(images))
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         norm = float(torch.nn.utils.get_total_norm(gradients))
         if not math.isfinite(sum(values.values()) + norm):
@@ -402,6 +452,38 @@ class Trainer:
         if self.average is not None:
             self.average.update_parameters(self.model)
         return values
+
+    def _backward(
+        self, losses: dict[str, torch.Tensor], weighted: list[torch.Tensor], rows: int
+    ) -> dict[str, float]:
+        """Fill in the gradients of the whole batch; its losses by task."""
+        total = torch.stack(weighted).sum()
+        if self.group.size == 1:
+            total.backward()  # type: ignore[no-untyped-call]
+            return {name: float(loss.detach()) for name, loss in losses.items()}
+        (total * rows).backward()  # type: ignore[no-untyped-call]
+        count = sum_gradients(self.model, self.group, rows)
+        sums = self.group.sum(torch.stack([loss.detach() * rows for loss in losses.values()]))
+        return dict(zip(losses, (sums / count).tolist(), strict=True))
+
+    def _note_skipped(self, names: tuple[str, ...]) -> None:
+        """Remember rows that did not decode.
+
+        Raises:
+            TrainingError: when there are more than `settings.max_skipped`.
+        """
+        if not self.group.any(bool(names), self.settings.device):
+            return
+        known = self.progress.skipped
+        everywhere = {name for part in self.group.gather(names) for name in part}
+        for name in sorted(everywhere - set(known)):
+            log.warning("row %r holds no readable picture; it is left out", name)
+            known.append(name)
+        if len(known) > self.settings.max_skipped:
+            raise TrainingError(
+                f"{len(known)} rows do not decode, {self.settings.max_skipped} are allowed: "
+                f"{', '.join(known)}; see to the data, or allow more with --max-skipped"
+            )
 
     def _losses(
         self, images: torch.Tensor, soft: dict[str, torch.Tensor], side: int
@@ -432,12 +514,12 @@ class Trainer:
             initial=progress.batch,
             desc=title,
             unit="batch",
-            disable=not sys.stderr.isatty(),
+            disable=not (self.group.is_first and sys.stderr.isatty()),
         )
         started = said = time.monotonic()
         before = progress.seconds
         with bar:
-            for chunk in chunks:
+            for chunk in self._saving_on_data_errors(chunks):
                 if progress.batch == self.batches:
                     raise TrainingError(
                         f"the stream goes on after the {self.row_count} training rows counted "
@@ -451,10 +533,10 @@ class Trainer:
                 means = {n: f"{s / progress.batch:.3f}" for n, s in progress.loss_sums.items()}
                 bar.update()
                 bar.set_postfix(means)
-                if bar.disable and now - said > _LOG_SECONDS:
+                if bar.disable and self.group.is_first and now - said > _LOG_SECONDS:
                     log.info("%s: batch %d/%d %s", title, progress.batch, self.batches, means)
                     said = now
-                if signals:
+                if self.group.any(bool(signals), self.settings.device):
                     self.save()
                     raise Stopped
                 if progress.batch % self.settings.checkpoint_every == 0:
@@ -464,6 +546,19 @@ class Trainer:
                 f"expected {self.batches} batches of training rows, the stream gave "
                 f"{progress.batch}; does the data set number its pictures from 1.jpg on?"
             )
+
+    def _saving_on_data_errors(self, chunks: Iterator[list[Row]]) -> Iterator[list[Row]]:
+        """The same batches; when the stream breaks off, the batches done are saved first."""
+        while True:
+            try:
+                chunk = next(chunks, None)
+            except DataError:
+                if self.progress.batch > 0:
+                    self.save()
+                raise
+            if chunk is None:
+                return
+            yield chunk
 
     def _finish_epoch(self) -> None:
         """Measure on the holdout, keep the best weights, write history and checkpoint."""
@@ -489,10 +584,11 @@ class Trainer:
         progress.seconds += time.monotonic() - started
         progress.epoch, progress.batch, progress.loss_sums = progress.epoch + 1, 0, None
         progress.finished = stopped or progress.epoch == recipe.epochs
-        lines = "".join(json.dumps(item, allow_nan=False) + "\n" for item in self.history)
-        write_atomically(self.settings.output / HISTORY_NAME, lines.encode())
+        if self.group.is_first:
+            lines = "".join(json.dumps(item, allow_nan=False) + "\n" for item in self.history)
+            write_atomically(self.settings.output / HISTORY_NAME, lines.encode())
+            log.info("%s", json.dumps(entry))
         self.save()
-        log.info("%s", json.dumps(entry))
 
     def _gained_too_little(self) -> bool:
         if self.recipe.min_gain is None or len(self.history) < 2:
@@ -507,7 +603,10 @@ class Trainer:
         """The evaluated weights on the holdout, with pictures of `side` pixels."""
         preprocessing = Preprocessing(image_size=side)
         device = self.settings.device
-        logits = logits_of(self.evaluated, self.holdout, preprocessing, device, flip=flip)
+        own = self.group.part(len(self.holdout))
+        rows = self.holdout[own.start : own.stop]
+        parts = self.group.gather(logits_of(self.evaluated, rows, preprocessing, device, flip=flip))
+        logits = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         targets = torch.tensor([row.targets for row in self.holdout])
         losses = task_losses(logits, targets)
         accuracy = {}
@@ -531,6 +630,8 @@ class Trainer:
 
     def _keep(self, measured: Measured) -> None:
         """Write the evaluated weights, calibrated on the holdout."""
+        if not self.group.is_first:
+            return
         kept = self.evaluated
         kept.config = calibrated(kept.config, measured.logits, measured.targets).replace(
             preprocessing=Preprocessing(image_size=measured.image_size),
@@ -554,12 +655,15 @@ class Trainer:
                 "precision": self.precision,
                 "compile": self.settings.compile,
                 "hardware": hardware(self.settings.device),
+                "processes": self.group.size,
+                "skipped_rows": len(self.progress.skipped),
                 "wall_seconds": round(self.progress.seconds),
                 "git_commit": self.git_commit,
                 "versions": versions(),
             },
         )
-        kept.save_pretrained(self.settings.output / "model")
+        kept.save_pretrained(self.settings.output / "model.new")
+        replace_folder(self.settings.output / "model.new", self.settings.output / "model")
 
     def run(self, after_epoch: Callable[[dict[str, Any]], None] | None = None) -> Path:
         """Train until done; returns the folder with the best weights.
@@ -577,7 +681,8 @@ class Trainer:
                 self._finish_epoch()
                 if after_epoch is not None:
                     after_epoch(self.history[-1])
-                if signals and not self.progress.finished:
+                stop = self.group.any(bool(signals), self.settings.device)
+                if stop and not self.progress.finished:
                     raise Stopped
         return self.settings.output / "model"
 
@@ -586,16 +691,31 @@ def fit(recipe: Recipe, settings: Settings) -> Path:
     """Train by a recipe and return the weights folder, `settings.output / "model"`.
 
     Raises:
-        CheckpointError: when `output` holds a run and `resume` is off, or it does not fit.
+        CheckpointError: when `output` holds a run and `resume` is off, when it does not fit, or
+            while another process trains there.
         TrainingError: see `Trainer.run`.
         Stopped: when a signal ended the run; `resume` goes on.
     """
-    settings.output.mkdir(parents=True, exist_ok=True)
-    if (settings.output / CHECKPOINT_NAME).exists() and not settings.resume:
-        raise CheckpointError(
-            f"{settings.output} already holds a run; add --resume to go on, or choose another"
-        )
+    if not settings.group.is_first:
+        return _fit(recipe, settings)
+    with only_run(settings.output):
+        if checkpoints(settings.output) and not settings.resume:
+            raise CheckpointError(
+                f"{settings.output} already holds a run; add --resume to go on, or choose another"
+            )
+        return _fit(recipe, settings)
+
+
+def _fit(recipe: Recipe, settings: Settings) -> Path:
     trainer = Trainer(recipe, settings)
     if settings.resume:
         trainer.resume()
     return trainer.run()
+
+
+def replace_folder(new: Path, target: Path) -> None:
+    """Move a folder's files over those of another, each whole, and drop the folder."""
+    target.mkdir(exist_ok=True)
+    for path in sorted(new.iterdir()):
+        path.replace(target / path.name)
+    new.rmdir()

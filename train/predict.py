@@ -1,4 +1,7 @@
-"""Weights and a split to a table: one Parquet row per face with all probabilities."""
+"""Weights and a split to a table: one Parquet row per face with all probabilities.
+
+Several processes share the work: torchrun --nproc-per-node N -m train predict ...
+"""
 
 from __future__ import annotations
 
@@ -25,6 +28,7 @@ from faceattr.preprocessing import Preprocessing
 from train.batches import decode_row
 from train.device import choose_device
 from train.networks import NETWORKS, multiply_adds
+from train.parallel import Group, join, leave
 from train.samples import (
     Part,
     Row,
@@ -104,8 +108,11 @@ def predict(
     device: torch.device,
     *,
     flip: bool = False,
+    group: Group = Group(),  # noqa: B008 - frozen
 ) -> int:
     """Write the predictions table of a part of the data set; returns its number of rows.
+
+    Several processes share the rows in turns of a few hundred; the first writes the table.
 
     Columns: `row` (place in the part), `file`, `service_test`, `<task>_true` (class name) and
     one calibrated probability per class named `<task>:<class>`. The schema's metadata key
@@ -114,15 +121,24 @@ def predict(
     files = find_weights(weights)
     model = load_files(files, NETWORKS).to(device).to(memory_format=torch.channels_last)
     total = count_rows(source, part)
-    tables = []
+    tables = {}
+    bar = tqdm(
+        total=total,
+        unit="face",
+        desc="predict",
+        disable=not (group.is_first and sys.stderr.isatty()),
+    )
     done = 0
-    bar = tqdm(total=total, unit="face", desc="predict", disable=not sys.stderr.isatty())
     with bar:
-        for rows in _groups(Rows(source, part).in_order()):
-            logits = logits_of(model, rows, model.config.preprocessing, device, flip=flip)
-            tables.append(_table(done, rows, model.calibrate(logits)))
+        for turn, rows in enumerate(_groups(Rows(source, part).in_order())):
+            if turn % group.size == group.rank:
+                logits = logits_of(model, rows, model.config.preprocessing, device, flip=flip)
+                tables[turn] = _table(done, rows, model.calibrate(logits))
             done += len(rows)
             bar.update(len(rows))
+    together = {turn: table for own in group.gather(tables) for turn, table in own.items()}
+    if not group.is_first:
+        return done
     facts = {
         "model": files.name,
         "weights_sha256": sha256(files.weights),
@@ -131,7 +147,8 @@ def predict(
         "dataset": source.describe(part, done),
         "augmentation": "flip" if flip else "none",
     }
-    table = pa.concat_tables(tables).replace_schema_metadata({"faceattr": json.dumps(facts)})
+    ordered = [together[turn] for turn in sorted(together)]
+    table = pa.concat_tables(ordered).replace_schema_metadata({"faceattr": json.dumps(facts)})
     output.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(table, output)
     log.info("%d faces -> %s", done, output)
@@ -158,11 +175,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Carry out `python -m train predict`."""
-    predict(
-        args.weights,
-        source_of(args),
-        args.part,
-        args.output,
-        choose_device(args.device),
-        flip=args.flip,
-    )
+    group, device = join(choose_device(args.device))
+    try:
+        source = source_of(args)
+        predict(args.weights, source, args.part, args.output, device, flip=args.flip, group=group)
+    finally:
+        leave(group)

@@ -28,9 +28,10 @@ from huggingface_hub import (
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from numpy.typing import NDArray
 
+from faceattr.config import CONFIG_NAME, ONNX_NAME, WEIGHTS_NAME
 from faceattr.errors import FaceAttrError, WeightsError
-from faceattr.hub import load_model
-from faceattr.model import CONFIG_NAME, WEIGHTS_NAME
+from faceattr.hub import find_weights, load_model
+from faceattr.onnx_backend import OnnxClassifier
 
 CARD_NAME = "README.md"
 REPORT_NAME = "report.json"
@@ -80,12 +81,12 @@ def check_folder(folder: Path) -> dict[str, Path]:
     """Check everything that can be checked without the Hub.
 
     Returns:
-        The files to publish by their path in the repository: the four required ones and the
-        pictures under `figures/`.
+        The files to publish by their path in the repository: the four required ones, the
+        pictures under `figures/`, and `model.onnx` where there is one.
 
     Raises:
         PublishError: naming missing files, a card without metadata, or a report of other weights.
-        WeightsError: when the weights do not load strictly.
+        WeightsError: when the weights do not load strictly, or `model.onnx` is of others.
     """
     if not folder.is_dir():
         raise PublishError(f"{folder} is no folder; expected one with {', '.join(REQUIRED)}")
@@ -103,8 +104,16 @@ def check_folder(folder: Path) -> dict[str, Path]:
             "Write it again with `python -m train card`."
         )
     figures = sorted(path for pattern in FIGURES for path in folder.glob(pattern))
-    paths = [folder / name for name in REQUIRED] + figures
+    paths = [folder / name for name in REQUIRED] + figures + _checked_onnx(folder)
     return {path.relative_to(folder).as_posix(): path for path in paths}
+
+
+def _checked_onnx(folder: Path) -> list[Path]:
+    """`model.onnx`, if there is one; `python -m faceattr.export` writes it."""
+    if not (folder / ONNX_NAME).is_file():
+        return []
+    OnnxClassifier(find_weights(folder, file=ONNX_NAME))
+    return [folder / ONNX_NAME]
 
 
 def _check_report(report: Path, weights: Path) -> str:

@@ -7,6 +7,7 @@ shuffle buffer has to be saved.
 from __future__ import annotations
 
 import argparse
+import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,24 +15,50 @@ from typing import Any, Literal, NamedTuple
 
 import httpx2
 import numpy as np
+import pyarrow as pa
 from datasets import IterableDataset, load_dataset
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from numpy.typing import NDArray
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception_type,
+    stop_after_attempt,
+    wait_exponential,
+)
 
 from faceattr import labels
 
+log = logging.getLogger("train")
 HUB_ID = "HuggingFaceM4/FairFace"
 MARGIN = "0.25"
 HOLDOUT_EVERY = 20
 HOLDOUT_UP_TO = 40_000
 _READ_ROWS = 256
+OPEN_ATTEMPTS = 5
+OPEN_WAIT_S = 1.0
+"""Seconds before a shard is opened again; doubled each time."""
+_CAN_PASS = (OSError, httpx2.HTTPError)
+"""What a network or a disk may raise now and not the next time."""
 
 Part = Literal["train", "holdout", "validation"]
 
 
 class DataError(RuntimeError):
     """The data set cannot be read or does not look like FairFace; the message says where."""
+
+
+class RowError(DataError):
+    """One row's picture does not decode.
+
+    Attributes:
+        file: name of the row.
+    """
+
+    def __init__(self, file: str, size: int) -> None:
+        super().__init__(f"row {file!r} holds no readable picture ({size} bytes)")
+        self.file = file
 
 
 class Row(NamedTuple):
@@ -178,10 +205,48 @@ class Rows:
         return int(self._stream.num_shards)
 
     def shard(self, index: int) -> Iterator[Row]:
-        """Rows of one shard in stored order, of this part only."""
-        shard = self._stream.shard(num_shards=self.shards, index=index).with_format("arrow")
-        for table in shard.iter(batch_size=_READ_ROWS):
-            yield from self._rows(table.to_pydict())
+        """Rows of one shard in stored order, of this part only.
+
+        Raises:
+            DataError: when the shard cannot be opened or read on; opening is tried
+                `OPEN_ATTEMPTS` times.
+        """
+        done = 0
+        try:
+            for table in self._tables(index):
+                yield from self._rows(table.to_pydict())
+                done += table.num_rows
+        except (*_CAN_PASS, pa.ArrowException) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise DataError(
+                f"shard {index + 1} of {self.shards} of {self.source.path!r}, split "
+                f"{self.split!r}, cannot be read after {done} rows: {reason}; see to the "
+                "connection or the file, then go on (fit: with --resume)"
+            ) from error
+
+    def _tables(self, index: int) -> Iterator[pa.Table]:
+        """Tables of one shard; opening it is retried with growing waits."""
+
+        def opened() -> tuple[pa.Table | None, Iterator[pa.Table]]:
+            shard = self._stream.shard(num_shards=self.shards, index=index)
+            tables = iter(shard.with_format("arrow").iter(batch_size=_READ_ROWS))
+            return next(tables, None), tables
+
+        def say(state: RetryCallState) -> None:
+            reason = type(state.outcome.exception()).__name__ if state.outcome else "?"
+            log.warning("shard %d did not open (%s); trying again", index + 1, reason)
+
+        retrying = Retrying(
+            retry=retry_if_exception_type(_CAN_PASS),
+            stop=stop_after_attempt(OPEN_ATTEMPTS),
+            wait=wait_exponential(multiplier=OPEN_WAIT_S),
+            before_sleep=say,
+            reraise=True,
+        )
+        first, rest = retrying(opened)
+        if first is not None:
+            yield first
+            yield from rest
 
     def _rows(self, columns: dict[str, list[Any]]) -> Iterator[Row]:
         targets = [

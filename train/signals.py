@@ -14,20 +14,20 @@ class Stopped(Exception):  # noqa: N818 - not an error: the run was asked to sto
 
 @contextmanager
 def collected_signals() -> Iterator[list[int]]:
-    """Collect the first SIGTERM or SIGINT instead of dying in mid-step; a second ends at once."""
+    """Collect SIGTERM and SIGINT instead of dying in mid-step; the same again ends at once.
+
+    One of each is collected: torchrun answers Ctrl-C, which reaches every process, with a SIGTERM
+    to each besides.
+    """
     received: list[int] = []
 
     def note(number: int, _frame: FrameType | None) -> None:
         received.append(number)
-        restore()
+        signal.signal(number, before[signal.Signals(number)])
 
     before = {s: signal.signal(s, note) for s in (signal.SIGTERM, signal.SIGINT)}
-
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
     try:
         yield received
     finally:
-        restore()
+        for number, handler in before.items():
+            signal.signal(number, handler)

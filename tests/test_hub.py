@@ -1,0 +1,84 @@
+"""Loading from the Hub: bounded waits, the cache, and either file of weights."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hub_server import HubServer
+
+from faceattr.export import export
+from faceattr.hub import HUB_LIMIT_S
+from faceattr.model import LightweightMTLNet224, ModelConfig
+from faceattr.preprocessing import Preprocessing
+
+ROOT = Path(__file__).resolve().parents[1]
+REPO = "user/faces"
+TINY = ModelConfig(
+    sizes={"widths": (4, 4, 4, 4, 4, 4, 4), "hidden": 8}, preprocessing=Preprocessing(32)
+)
+LOAD = """
+import json, sys, time
+from faceattr.errors import FaceAttrError
+from faceattr.pipeline import FacePipeline
+answers = []
+for backend, revision in json.loads(sys.argv[1]):
+    started = time.monotonic()
+    try:
+        info = FacePipeline.from_pretrained("user/faces", revision, "haar", backend=backend).info
+        answer = [info.backend, info.revision]
+    except FaceAttrError as error:
+        answer = [str(error), None]
+    answers.append([*answer, "torch" in sys.modules, time.monotonic() - started])
+print(json.dumps(answers))
+"""
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Tiny weights and their ONNX file, by name."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("weights")
+    LightweightMTLNet224(TINY).save_pretrained(folder)
+    export(folder)
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def load(hub, home, *wanted):
+    """Load in a process of its own, whose client asks `hub` only."""
+    command = [sys.executable, "-c", LOAD, json.dumps(wanted)]
+    done = subprocess.run(
+        command, cwd=ROOT, env=hub.environment(home), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_onnx_comes_from_the_hub_without_pytorch_and_then_from_the_cache(files, tmp_path):
+    with HubServer() as hub:
+        repo = hub.add_repo(REPO)
+        commit = repo.commit("main", files)
+        (first,) = load(hub, tmp_path, ("onnx", None))
+        assert first[:3] == ["onnx", commit, False]
+        assert not any("safetensors" in path for _, path in hub.requests)
+        hub.requests.clear()
+        (pinned,) = load(hub, tmp_path, ("onnx", commit))
+        assert pinned[:3] == ["onnx", commit, False]
+        assert not any(REPO in path for _, path in hub.requests)
+    started_again, unknown = load(hub, tmp_path, ("onnx", None), ("torch", None))
+    assert started_again[:2] == ["onnx", commit]
+    assert started_again[3] < HUB_LIMIT_S + 1
+    assert "cannot be reached" in unknown[0]
+    assert unknown[3] < HUB_LIMIT_S + 4
+
+
+def test_a_repository_without_an_onnx_file_is_explained_or_done_with_pytorch(files, tmp_path):
+    with HubServer() as hub:
+        repo = hub.add_repo(REPO)
+        commit = repo.commit("main", {k: v for k, v in files.items() if k != "model.onnx"})
+        insists, automatic = load(hub, tmp_path, ("onnx", None), ("auto", None))
+    assert "cannot download model.onnx of 'user/faces'" in insists[0]
+    assert "HTTP 404" in insists[0]
+    assert automatic[:2] == ["torch", commit]
