@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from faceattr import labels
 from faceattr.alignment import align_face
-from faceattr.detection import FaceDetector, load_detector
+from faceattr.detection import MIN_FACE, FaceDetector, load_detector
 from faceattr.errors import FaceAttrError
 from faceattr.hub import WeightsFiles, find_weights, load_files
 from faceattr.images import ImageSource, decode_image
@@ -71,6 +71,7 @@ class FacePipeline:
         revision: str | None = None,
         detector: str = "auto",
         device: str | torch.device | None = None,
+        min_face: float = MIN_FACE,
     ) -> FacePipeline:
         """Load weights and a detector.
 
@@ -81,27 +82,45 @@ class FacePipeline:
                 same answers tomorrow.
             detector: "yunet", "haar", or "auto": YuNet where its file can be had, else Haar.
             device: where the network runs; the CPU by default.
+            min_face: least width of a face in pixels of the picture.
 
         Raises:
             WeightsError: when the weights cannot be had or do not fit.
             DetectorError: when the detector cannot be had.
         """
         files = find_weights(model, revision=revision)
-        return cls(load_files(files), load_detector(detector), files=files, device=device)
+        finder = load_detector(detector, min_face=min_face)
+        return cls(load_files(files), finder, files=files, device=device)
 
-    def __call__(self, picture: ImageSource) -> list[FaceResult]:
+    def __call__(
+        self, picture: ImageSource, *, min_face: float = 0.0, max_faces: int | None = None
+    ) -> list[FaceResult]:
         """The faces of one picture, largest first; empty when there is none.
 
         Args:
             picture: path, encoded bytes, PIL image or RGB array; see `decode_image`.
+            min_face: as `predict_batch`.
+            max_faces: as `predict_batch`.
 
         Raises:
             ImageDecodeError: when the picture cannot be read.
         """
-        return self.predict_batch([picture])[0]
+        return self.predict_batch([picture], min_face=min_face, max_faces=max_faces)[0]
 
-    def predict_batch(self, pictures: Sequence[ImageSource]) -> list[list[FaceResult]]:
+    def predict_batch(
+        self,
+        pictures: Sequence[ImageSource],
+        *,
+        min_face: float = 0.0,
+        max_faces: int | None = None,
+    ) -> list[list[FaceResult]]:
         """One list of faces for each picture; all faces pass the network together.
+
+        Args:
+            pictures: paths, encoded bytes, PIL images or RGB arrays; see `decode_image`.
+            min_face: least width of a face in pixels of the picture; below the detector's own
+                limit it changes nothing.
+            max_faces: largest faces of a picture that are kept; None for all.
 
         Raises:
             ImageDecodeError: when a picture cannot be read; its message says which.
@@ -115,7 +134,8 @@ class FacePipeline:
                 if len(pictures) == 1:
                     raise
                 raise type(error)(f"picture {position + 1} of {len(pictures)}: {error}") from error
-            found.append(self.detector.detect(image))
+            faces = [f for f in self.detector.detect(image) if f.box.width >= min_face]
+            found.append(faces[:max_faces])
             crops.extend(align_face(image, face) for face in found[-1])
         rows = iter(self._classify(crops))
         remaining = iter(crops)
