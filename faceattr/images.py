@@ -73,7 +73,7 @@ def decode_image(
     elif isinstance(source, Image.Image):
         image, name = source, "the PIL image"
     elif isinstance(source, (bytes, bytearray, memoryview)):
-        name = "the bytes"
+        name = "the data"
         image = _open(_checked_bytes(source, name, max_bytes), name)
     elif isinstance(source, (str, os.PathLike)):
         name = _shown_name(source)

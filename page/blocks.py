@@ -11,7 +11,7 @@ from faceattr.detection import MIN_FACE
 from page.errors import RequestError
 from page.examples import Examples
 from page.gate import Gate
-from page.intake import to_source
+from page.intake import drop, to_source
 from page.model_tab import model_html
 from page.render import DETECTORS, describe, render_error, render_found
 from page.service import FaceService, Found, guarded, picture_dict
@@ -23,14 +23,24 @@ FRESH = "async (picture, ...rest) => [await window.faceattr.fresh(picture), ...r
 OWN_ADDRESS = f"(text) => text.replaceAll('{ADDRESS}', window.faceattr.root())"
 
 
+DEFAULTS: dict[str, list[Any]] = {
+    "predict": [None, "default", 0.0],
+    "predict_batch": [[], "default", 0.0],
+    "classify_crop": [None],
+    "explain": [None, ""],
+    "model_info": [],
+}
+"""What stands for the arguments that a call leaves out, by endpoint."""
+
+
 class Picture(gr.Image):  # type: ignore[misc]
     """Gradio's picture field without its decoding, which is wrong for some files and unbounded."""
 
     is_template = True
 
     def preprocess(self, payload: Any) -> Any:
-        """The reference that the front door wrote, as it is."""
-        return payload
+        """The reference that the front door wrote, as a dictionary."""
+        return None if payload is None else payload.model_dump()
 
 
 def build_page(service: FaceService, gate: Gate, uploads: Uploads) -> gr.Blocks:
@@ -44,7 +54,7 @@ def build_page(service: FaceService, gate: Gate, uploads: Uploads) -> gr.Blocks:
                 gr.HTML(model_html(service), elem_id="model")
             with gr.Tab("Use it"):
                 use = gr.HTML(use_html(service.limits), elem_id="use")
-            with gr.Tab("Limits, privacy, law"):
+            with gr.Tab("Limits and law"):
                 gr.Markdown(LIMITS, elem_id="limits", elem_classes="fa-prose")
         demo.load(None, use, use, js=OWN_ADDRESS)
         _endpoints(service, gate, uploads)
@@ -79,12 +89,12 @@ def _try_tab(service: FaceService, gate: Gate, uploads: Uploads) -> None:
                     elem_id="min-face",
                 )
             examples = Examples(service)
-            samples = [
-                gr.Button(f"Example: {name}", size="sm", elem_classes="fa-example")
-                for name in examples.names
-            ]
-            if samples:
-                gr.HTML(f'<p class="fa-small">{examples.credit}</p>')
+            gr.HTML('<p class="fa-small"><strong>No photo at hand?</strong></p>')
+            with gr.Row():
+                samples = [
+                    gr.Button(f"Try {name}", size="sm", min_width=120) for name in examples.names
+                ]
+            gr.HTML(f'<p class="fa-small">{examples.credit}</p>')
         with gr.Column(scale=3, min_width=300):
             result = gr.HTML(WAITING, elem_id="result", min_height=120)
             whole = gr.Button(
@@ -134,15 +144,15 @@ def _wire(
         if picture is None:
             return WAITING, gr.update(visible=False)
         progress(0.2, desc="Finding and classifying faces")
-        source = to_source(picture, uploads)
+        source, cleanup = to_source(picture, uploads), lambda: drop([picture], uploads)
         options = {"detector": detector, "min_face": min_face or 0.0}
-        return await _shown(gate, lambda: service.find(source, **options), service)
+        return await _shown(gate, lambda: service.find(source, **options), service, cleanup)
 
     async def show_whole(picture: Any) -> tuple[str, Any]:
         if picture is None:
             return WAITING, gr.update(visible=False)
-        source = to_source(picture, uploads)
-        return await _shown(gate, lambda: service.whole(source), service)
+        source, cleanup = to_source(picture, uploads), lambda: drop([picture], uploads)
+        return await _shown(gate, lambda: service.whole(source), service, cleanup)
 
     shared: dict[str, Any] = {
         "api_visibility": "private",
@@ -163,7 +173,9 @@ def _wire(
     picture.clear(lambda: (WAITING, gr.update(visible=False)), None, [result, whole], **shared)
 
 
-async def _shown(gate: Gate, work: Callable[[], Found], service: FaceService) -> tuple[str, Any]:
+async def _shown(
+    gate: Gate, work: Callable[[], Found], service: FaceService, cleanup: Callable[[], None]
+) -> tuple[str, Any]:
     """HTML of what was found or why nothing was, and whether to offer the whole picture."""
 
     def rendered() -> dict[str, Any]:
@@ -175,24 +187,28 @@ async def _shown(gate: Gate, work: Callable[[], Found], service: FaceService) ->
         values = await gate.run(lambda: guarded(rendered))
     except RequestError as error:
         return render_error(str(error)), gr.update(visible=False)
+    finally:
+        cleanup()
     return values["html"], gr.update(visible=values["empty"])
 
 
 def _endpoints(service: FaceService, gate: Gate, uploads: Uploads) -> None:
     """The named endpoints of Gradio's protocol."""
 
-    async def answered(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    async def answered(work: Callable[[], dict[str, Any]], payloads: list[Any]) -> dict[str, Any]:
         try:
             return await gate.run(lambda: guarded(work))
         except RequestError as error:
             raise gr.Error(str(error), title=error.kind, print_exception=False) from None
+        finally:
+            drop(payloads, uploads)
 
     async def predict(
         picture: gr.FileData, detector: str = "default", min_face: float = 0.0
     ) -> dict:  # type: ignore[type-arg]
         source = to_source(picture, uploads)
         return await answered(
-            lambda: service.predict(source, detector=detector, min_face=min_face)
+            lambda: service.predict(source, detector=detector, min_face=min_face), [picture]
         )
 
     async def predict_batch(
@@ -201,19 +217,19 @@ def _endpoints(service: FaceService, gate: Gate, uploads: Uploads) -> None:
         listed = pictures if isinstance(pictures, list) else [pictures]
         sources = [to_source(picture, uploads) for picture in listed]
         return await answered(
-            lambda: service.predict_batch(sources, detector=detector, min_face=min_face)
+            lambda: service.predict_batch(sources, detector=detector, min_face=min_face), listed
         )
 
     async def classify_crop(picture: gr.FileData) -> dict:  # type: ignore[type-arg]
         source = to_source(picture, uploads)
-        return await answered(lambda: service.classify_crop(source))
+        return await answered(lambda: service.classify_crop(source), [picture])
 
     async def explain(picture: gr.FileData, task: str) -> dict:  # type: ignore[type-arg]
         source = to_source(picture, uploads)
-        return await answered(lambda: service.explain(source, task))
+        return await answered(lambda: service.explain(source, task), [picture])
 
     async def model_info() -> dict:  # type: ignore[type-arg]
-        return await answered(service.model_info)
+        return await answered(service.model_info, [])
 
     for function, words in (
         (

@@ -30,8 +30,8 @@ class Picture(gr.Image):  # type: ignore[misc]
     is_template = True
 
     def preprocess(self, payload: Any) -> Any:
-        """The reference that the front door wrote, as it is."""
-        return payload
+        """The reference that the front door wrote, as a dictionary."""
+        return None if payload is None else payload.model_dump()
     from typing import Callable, Literal, Sequence, Any, TYPE_CHECKING
     from gradio.blocks import Block
     if TYPE_CHECKING:

@@ -80,8 +80,8 @@ def _overlay(chip: NDArray[np.uint8], drop: NDArray[np.float32]) -> NDArray[np.u
     strength = np.asarray(
         Image.fromarray(drop).resize((width, height), Image.Resampling.BICUBIC), np.float32
     )
-    # A map that hardly changes anything stays pale: 5 points are shown at a third of the strength.
-    scale = max(float(np.abs(strength).max()), 0.15)
+    # A map of changes below 5 points stays pale: hardly anything hangs on one patch.
+    scale = max(float(np.abs(strength).max()), 0.05)
     share = np.clip(np.abs(strength) / scale, 0, 1)[:, :, None] * 0.75
     colour = np.where((strength > 0)[:, :, None], np.float32(_ORANGE), np.float32(_BLUE))
     grey = np.asarray(Image.fromarray(chip).convert("L"), np.float32)[:, :, None].repeat(3, 2)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import orjson
@@ -32,11 +32,15 @@ class Intake:
         self._uploads = uploads
         self._limits = limits
 
-    async def rewrite(self, body: bytes) -> bytes:
+    async def rewrite(self, body: bytes, defaults: Sequence[Any] | None = None) -> bytes:
         """The body with every picture replaced by `{"url": "upload:…"}` or `{"url": "error:…"}`.
 
+        Args:
+            body: JSON object.
+            defaults: of each argument in its list "data"; those left out at its end are added.
+
         Raises:
-            RequestError: when the body is no JSON object.
+            RequestError: when the body is no JSON object, or "data" no list of that length.
         """
         try:
             values = orjson.loads(body)
@@ -44,6 +48,13 @@ class Intake:
             raise RequestError("bad_request", "the body is not JSON") from None
         if not isinstance(values, dict):
             raise RequestError("bad_request", "expected a JSON object")
+        if defaults is not None:
+            data = values.get("data")
+            if not isinstance(data, list) or len(data) > len(defaults):
+                raise RequestError(
+                    "bad_request", f'expected "data" as a list of at most {len(defaults)} values'
+                )
+            values["data"] = [*data, *defaults[len(data) :]]
         return orjson.dumps(await self._walk(values, _DEPTH))
 
     async def _walk(self, value: Any, depth: int) -> Any:
@@ -98,8 +109,6 @@ class Intake:
 
 def to_source(payload: Any, uploads: Uploads) -> Source:
     """What a rewritten picture stands for."""
-    if hasattr(payload, "model_dump"):
-        payload = payload.model_dump()
     url = payload.get("url") if isinstance(payload, dict) else None
     if isinstance(url, str) and url.startswith(UPLOAD):
         return lambda: uploads.take(url[len(UPLOAD) :])
@@ -107,6 +116,14 @@ def to_source(payload: Any, uploads: Uploads) -> Source:
         kind, _, message = url[len(ERROR) :].partition(":")
         return RequestError(kind if kind in STATUS else "bad_request", message)
     return RequestError("bad_request", "no picture came with the request")
+
+
+def drop(payloads: Sequence[Any], uploads: Uploads) -> None:
+    """Delete the uploads that rewritten pictures stand for, where no work has read them."""
+    for payload in payloads:
+        url = payload.get("url") if isinstance(payload, dict) else None
+        if isinstance(url, str) and url.startswith(UPLOAD):
+            uploads.drop(url[len(UPLOAD) :])
 
 
 Receive = Callable[[], Awaitable[Any]]

@@ -46,7 +46,7 @@ def _about(service: FaceService) -> str:
     rows = "".join(
         f'<tr><th scope="row">{_escape(k)}</th><td>{_escape(v)}</td></tr>' for k, v in facts
     )
-    return f'<h2>The model in use</h2><table class="fa-table"><tbody>{rows}</tbody></table>'
+    return f'<h2>The model in use</h2><table class="fa-table fa-facts"><tbody>{rows}</tbody></table>'
 
 
 def _share(cell: dict[str, Any]) -> str:
@@ -187,7 +187,7 @@ def _reliability(title: str, points: list[tuple[float, float, int]], error: Any)
         f'<text x="{left - 4}" y="{13 + (1 - v) * side:.0f}" text-anchor="end">{v:.0%}</text>'
         for v in (0, 0.5, 1)
     )
-    gap = f"; mean gap {error:.1%}" if isinstance(error, float) else ""
+    gap = f"; mean gap {error:.1%}".replace("%", " %") if isinstance(error, float) else ""
     words = f"{title}: how often answers are right against the probability they were given{gap}"
     return (
         f'<figure><svg viewBox="0 0 250 240" role="img" aria-label="{_escape(words)}">'

@@ -32,10 +32,10 @@ about a twentieth of the picture. Another detector, or a smaller minimum size un
 def percent(share: float) -> str:
     """A share for people: never "100 %" for what is not certain."""
     if 0.995 <= share < 1:
-        return "> 99 %"
+        return ">\u00a099\u00a0%"
     if 0 < share < 0.005:
-        return "< 1 %"
-    return f"{share:.0%}".replace("%", " %")
+        return "<\u00a01\u00a0%"
+    return f"{share:.0%}".replace("%", "\u00a0%")
 
 
 def ranked(attribute: Attribute) -> list[tuple[str, float]]:
@@ -53,6 +53,13 @@ def answer(attribute: Attribute) -> str:
     return f"{first} ({percent(share)})"
 
 
+def _answer_html(attribute: Attribute) -> str:
+    """`answer` that breaks only between its parts."""
+    words = html.escape(answer(attribute))
+    parts = [f'<span class="fa-nowrap">{part}</span>' for part in words.split(" or ")]
+    return " or ".join(parts).replace(": ", ": </span><span class=\"fa-nowrap\">")
+
+
 def _bars(attribute: Attribute) -> str:
     """All classes of one task: by probability, or in order of age."""
     task = labels.task(attribute.task)
@@ -65,18 +72,18 @@ def _bars(attribute: Attribute) -> str:
         f'<li class="fa-bar{" fa-top" if name == top else ""}">'
         f"<span>{html.escape(name)}</span>"
         f'<span class="fa-track" aria-hidden="true"><span style="width:{share:.1%}"></span></span>'
-        f'<span class="fa-share">{percent(share)}</span></li>'
+        f'<span class="fa-share">{html.escape(percent(share))}</span></li>'
         for name, share in shares
     )
     verdict = f'<p class="fa-answer{" fa-unsure" if attribute.unsure else ""}">'
-    verdict += f"{html.escape(answer(attribute))}</p>"
+    verdict += f"{_answer_html(attribute)}</p>"
     return f"<section><h4>{TITLES[task.name]}</h4>{verdict}<ul>{rows}</ul></section>"
 
 
 def _summary(face: FaceResult) -> str:
     rows = "".join(
         f"<dt>{TITLES[attribute.task]}</dt>"
-        f'<dd class="{"fa-unsure" if attribute.unsure else ""}">{html.escape(answer(attribute))}</dd>'
+        f'<dd class="{"fa-unsure" if attribute.unsure else ""}">{_answer_html(attribute)}</dd>'
         for attribute in face.attributes
     )
     return f'<dl class="fa-summary">{rows}</dl>'

@@ -26,7 +26,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from page.blocks import build_page
+from page.blocks import DEFAULTS, build_page
 from page.errors import RequestError, busy, internal
 from page.gate import Gate
 from page.intake import Intake, capped, over, read_body, replay
@@ -41,6 +41,8 @@ LINGER_S = 1.5
 """Seconds in which clients may still fetch the answers that were finished last."""
 
 _CALLS = re.compile(r"/gradio_api/(call/(v2/)?[\w-]+/?|run/[\w-]+/?|api/[\w-]+/?|queue/join)")
+_NAMED = re.compile(r"/gradio_api/(call|run|api)/(?P<endpoint>[\w-]+)/?")
+_ANSWER = re.compile(r"/gradio_api/call/(v2/)?[\w-]+/(?P<event>[\w-]+)/?")
 _OPEN = re.compile(
     r"/gradio_api/(info|openapi\.json|startup-events|upload|upload_progress|queue/(join|data)|"
     r"call/.+|run/.+|api/.+|heartbeat/.+|file=.+|cancel|reset|theme\.css|app_id|mcp(/.*)?)/?"
@@ -169,7 +171,7 @@ class FrontDoor:
         if path.startswith("/gradio_api/") and not self._is_open(path):
             return None
         if scope["method"] != "POST":
-            return receive
+            return receive if self._is_awaited(scope) else None
         limit = self._site.service.limits.max_request_bytes
         headers = dict(scope["headers"])
         length = headers.get(b"content-length", b"0")
@@ -180,12 +182,25 @@ class FrontDoor:
             raise busy()
         if not is_call:
             return capped(receive, limit)
-        body = await self._intake.rewrite(await read_body(receive, limit))
+        name = _NAMED.fullmatch(path)
+        defaults = DEFAULTS.get(name["endpoint"]) if name else None
+        body = await self._intake.rewrite(await read_body(receive, limit), defaults)
         scope["headers"] = [
             *((k, v) for k, v in scope["headers"] if k != b"content-length"),
             (b"content-length", str(len(body)).encode()),
         ]
         return replay(body, receive)
+
+    def _is_awaited(self, scope: Scope) -> bool:
+        """False for the answer of a call that nobody made: Gradio would fail while answering."""
+        known = self._site.demo._queue.pending_messages_per_session
+        call = _ANSWER.fullmatch(scope["path"])
+        if call:
+            calls = self._site.demo._queue.event_ids_to_events
+            return call["event"] in known or call["event"] in calls
+        if scope["path"] == "/gradio_api/queue/data":
+            return Request(scope).query_params.get("session_hash", "") in known
+        return True
 
     def _is_open(self, path: str) -> bool:
         if path.startswith("/gradio_api/file="):

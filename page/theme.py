@@ -35,4 +35,4 @@ def _static(name: str) -> str:
 
 
 CSS = _static("page.css")
-HEAD = f"<script>{_static('page.js')}</script>"
+HEAD = f"<style>{_static('frame.css')}</style><script>{_static('page.js')}</script>"

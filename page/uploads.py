@@ -82,6 +82,11 @@ class Uploads:
         finally:
             shutil.rmtree(file.parent, ignore_errors=True)
 
+    def drop(self, path: str) -> None:
+        """Delete an upload if it is still there."""
+        if self.holds(path):
+            shutil.rmtree(Path(path).resolve().parent, ignore_errors=True)
+
     def sweep(self, older_than: float = KEPT_S) -> None:
         """Delete what was uploaded more than so many seconds ago."""
         if not self.folder.is_dir():

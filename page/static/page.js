@@ -38,7 +38,7 @@ window.faceattr = {
       const values = await answer.json();
       if (!answer.ok) say(values.error ? values.error.message : "That did not work.");
       else {
-        const share = Math.round(values.probability * 100);
+        const share = values.probability >= 0.995 ? "> 99" : Math.round(values.probability * 100);
         const alt = `Heat map of face ${button.dataset.why} for "${values.display_label}"`;
         parts.push(Object.assign(document.createElement("img"), { src: values.heat_map, alt }));
         const drop = Math.round(values.largest_drop * 100);
