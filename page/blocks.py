@@ -33,14 +33,12 @@ DEFAULTS: dict[str, list[Any]] = {
 """What stands for the arguments that a call leaves out, by endpoint."""
 
 
-class Picture(gr.Image):  # type: ignore[misc]
-    """Gradio's picture field without its decoding, which is wrong for some files and unbounded."""
+def _as_it_came(payload: Any) -> Any:
+    """The reference that the front door wrote, in place of `gr.Image.preprocess`.
 
-    is_template = True
-
-    def preprocess(self, payload: Any) -> Any:
-        """The reference that the front door wrote, as a dictionary."""
-        return None if payload is None else payload.model_dump()
+    Gradio's own decoding gives wrong pixels for some files and checks no limit before it.
+    """
+    return None if payload is None else payload.model_dump()
 
 
 def build_page(service: FaceService, gate: Gate, uploads: Uploads) -> gr.Blocks:
@@ -65,7 +63,7 @@ def build_page(service: FaceService, gate: Gate, uploads: Uploads) -> gr.Blocks:
 def _try_tab(service: FaceService, gate: Gate, uploads: Uploads) -> None:
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
-            picture = Picture(
+            picture = gr.Image(
                 label="Your photo",
                 sources=["upload", "webcam", "clipboard"],
                 type="filepath",
@@ -74,6 +72,7 @@ def _try_tab(service: FaceService, gate: Gate, uploads: Uploads) -> None:
                 buttons=[],
                 elem_id="picture",
             )
+            picture.preprocess = _as_it_came
             button = gr.Button("Find faces", variant="primary", elem_id="find")
             with gr.Accordion("Options", open=False, elem_id="options"):
                 names = [(DETECTORS.get(n, n), n) for n in service.detectors]
@@ -97,9 +96,7 @@ def _try_tab(service: FaceService, gate: Gate, uploads: Uploads) -> None:
             gr.HTML(f'<p class="fa-small">{examples.credit}</p>')
         with gr.Column(scale=3, min_width=300):
             result = gr.HTML(WAITING, elem_id="result", min_height=120)
-            whole = gr.Button(
-                "Treat the whole picture as one face", visible=False, elem_id="whole"
-            )
+            whole = gr.Button("Treat the whole picture as one face", visible=False, elem_id="whole")
     gr.HTML(describe(service.pipeline.info, service.note), elem_id="in-use")
     _wire(service, gate, uploads, (picture, detector, min_face), button, (result, whole))
     for name, sample in zip(examples.names, samples, strict=True):
@@ -145,7 +142,7 @@ def _wire(
             return WAITING, gr.update(visible=False)
         progress(0.2, desc="Finding and classifying faces")
         source, cleanup = to_source(picture, uploads), lambda: drop([picture], uploads)
-        options = {"detector": detector, "min_face": min_face or 0.0}
+        options: dict[str, Any] = {"detector": detector, "min_face": min_face or 0.0}
         return await _shown(gate, lambda: service.find(source, **options), service, cleanup)
 
     async def show_whole(picture: Any) -> tuple[str, Any]:

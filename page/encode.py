@@ -15,11 +15,15 @@ from faceattr import labels
 from faceattr.results import FaceResult
 
 
-def data_url(image: NDArray[np.uint8], *, quality: int = 90) -> str:
-    """A JPEG `data:` URL of an RGB picture."""
+def data_url(image: NDArray[np.uint8], *, lossless: bool = False) -> str:
+    """A `data:` URL of an RGB picture: PNG, or JPEG without colour subsampling."""
     buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "JPEG", quality=quality)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    if lossless:
+        Image.fromarray(image).save(buffer, "PNG", compress_level=1)
+    else:
+        Image.fromarray(image).save(buffer, "JPEG", quality=92, subsampling=0)
+    kind = "png" if lossless else "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def text_url(text: str, kind: str) -> str:

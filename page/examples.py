@@ -10,7 +10,7 @@ from typing import Any
 from page.render import render_found
 from page.service import FaceService, picture_dict
 
-FOLDER = files("page").joinpath("static", "examples")
+FOLDER = files("page") / "static" / "examples"
 
 
 class Examples:

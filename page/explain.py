@@ -19,7 +19,7 @@ CAVEAT = (
     "the person; neighbouring patches overlap, and what matters only together does not show."
 )
 _WINDOW, _STRIDE = 4, 8
-_ORANGE, _BLUE = (230, 120, 0), (0, 114, 210)
+_ORANGE, _BLUE = np.array((230, 120, 0)), np.array((0, 114, 210))
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,6 @@ def _overlay(chip: NDArray[np.uint8], drop: NDArray[np.float32]) -> NDArray[np.u
     # A map of changes below 5 points stays pale: hardly anything hangs on one patch.
     scale = max(float(np.abs(strength).max()), 0.05)
     share = np.clip(np.abs(strength) / scale, 0, 1)[:, :, None] * 0.75
-    colour = np.where((strength > 0)[:, :, None], np.float32(_ORANGE), np.float32(_BLUE))
+    colour = np.where((strength > 0)[:, :, None], _ORANGE, _BLUE)
     grey = np.asarray(Image.fromarray(chip).convert("L"), np.float32)[:, :, None].repeat(3, 2)
     return np.rint(grey * (1 - share) + colour * share).astype(np.uint8)

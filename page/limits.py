@@ -17,9 +17,7 @@ class Limits:
 
     max_bytes: int = _limit(15_000_000, "FACEATTR_MAX_BYTES", "bytes of one picture's file")
     max_pixels: int = _limit(40_000_000, "FACEATTR_MAX_PIXELS", "pixels of one picture")
-    max_faces: int = _limit(
-        100, "FACEATTR_MAX_FACES", "faces of one picture; the largest are kept"
-    )
+    max_faces: int = _limit(100, "FACEATTR_MAX_FACES", "faces of one picture; the largest are kept")
     max_batch: int = _limit(16, "FACEATTR_MAX_BATCH", "pictures of one batch")
     max_request_bytes: int = _limit(
         120_000_000, "FACEATTR_MAX_REQUEST_BYTES", "bytes of one request's body"

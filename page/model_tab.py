@@ -46,7 +46,9 @@ def _about(service: FaceService) -> str:
     rows = "".join(
         f'<tr><th scope="row">{_escape(k)}</th><td>{_escape(v)}</td></tr>' for k, v in facts
     )
-    return f'<h2>The model in use</h2><table class="fa-table fa-facts"><tbody>{rows}</tbody></table>'
+    return (
+        f'<h2>The model in use</h2><table class="fa-table fa-facts"><tbody>{rows}</tbody></table>'
+    )
 
 
 def _share(cell: dict[str, Any]) -> str:

@@ -57,7 +57,7 @@ def _answer_html(attribute: Attribute) -> str:
     """`answer` that breaks only between its parts."""
     words = html.escape(answer(attribute))
     parts = [f'<span class="fa-nowrap">{part}</span>' for part in words.split(" or ")]
-    return " or ".join(parts).replace(": ", ": </span><span class=\"fa-nowrap\">")
+    return " or ".join(parts).replace(": ", ':</span> <span class="fa-nowrap">')
 
 
 def _bars(attribute: Attribute) -> str:
@@ -105,11 +105,14 @@ def _card(number: int, face: FaceResult, opened: bool) -> str:
     if opened:
         head, body = "", bars
     else:
-        head, body = _summary(face), f"<details><summary>All probabilities</summary>{bars}</details>"
+        head, body = (
+            _summary(face),
+            f"<details><summary>All probabilities</summary>{bars}</details>",
+        )
     width = f"{face.box.width:.0f} pixels wide" if face.score is not None else "the whole picture"
     return (
         f'<article class="fa-face" aria-label="Face {number}"><header>'
-        f'<img class="fa-crop" src="{data_url(face.crop)}" width="112" height="112" '
+        f'<img class="fa-crop" src="{data_url(face.crop, lossless=opened)}" '
         f'alt="Face {number}, cropped and turned upright">'
         f'<div><h3>Face {number}</h3><p class="fa-small">{width}</p>{head}</div></header>'
         f"{body}</article>"

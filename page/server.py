@@ -156,14 +156,14 @@ class FrontDoor:
             await self._app(scope, receive, send)
             return
         try:
-            receive = await self._admitted(scope, receive)
+            admitted = await self._admitted(scope, receive)
         except RequestError as error:
             await error_response(error)(scope, receive, send)
             return
-        if receive is None:
+        if admitted is None:
             await Response("Not Found", 404)(scope, receive, send)
             return
-        await self._app(scope, receive, send)
+        await self._app(scope, admitted, send)
 
     async def _admitted(self, scope: Scope, receive: Receive) -> Receive | None:
         """The body as the application may see it; None for what does not exist here."""

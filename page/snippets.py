@@ -5,7 +5,7 @@ from __future__ import annotations
 ADDRESS = "http://127.0.0.1:7860"
 """Where `python app.py` serves; replaced by the server's own address on the page."""
 
-PYTHON = '''\
+PYTHON = """\
 from gradio_client import Client, handle_file  # pip install gradio_client
 
 client = Client("http://127.0.0.1:7860")
@@ -18,7 +18,7 @@ batch = client.predict(
 )
 for entry in batch["pictures"]:
     print(entry["index"], entry["error"] or len(entry["faces"]))
-'''
+"""
 
 CURL = """\
 curl -s -F picture=@photo.jpg http://127.0.0.1:7860/api/v1/predict

@@ -31,7 +31,7 @@ def theme() -> gr.themes.Base:
 
 
 def _static(name: str) -> str:
-    return files("page").joinpath("static", name).read_text(encoding="utf-8")
+    return (files("page") / "static" / name).read_text(encoding="utf-8")
 
 
 CSS = _static("page.css")

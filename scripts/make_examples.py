@@ -30,7 +30,8 @@ def means(data: str) -> dict[str, tuple[NDArray[np.float64], int]]:
     """
     rows = load_dataset(data, "0.25", split="validation", streaming=True)
     names = rows.features["age"].names
-    sums = {name: [np.zeros((SIDE, SIDE, 3)), 0] for name in ("all", *GROUPS)}
+    sums = {name: np.zeros((SIDE, SIDE, 3)) for name in ("all", *GROUPS)}
+    counts = dict.fromkeys(sums, 0)
     for row in rows.cast_column("image", HubImage(decode=False)):
         with Image.open(io.BytesIO(row["image"]["bytes"])) as opened:
             chip = np.asarray(opened.convert("RGB"), np.float64)
@@ -38,9 +39,9 @@ def means(data: str) -> dict[str, tuple[NDArray[np.float64], int]]:
         chip = (chip + chip[:, ::-1]) / 2
         age = names[row["age"]]
         for name in ("all", *(g for g, ages in GROUPS.items() if age in ages)):
-            sums[name][0] += chip
-            sums[name][1] += 1
-    return {name: (total / count, count) for name, (total, count) in sums.items()}
+            sums[name] += chip
+            counts[name] += 1
+    return {name: (sums[name] / counts[name], counts[name]) for name in sums}
 
 
 def sharpened(chip: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -80,7 +81,8 @@ def main() -> None:
     composed(group, 128).save(TARGET / "mean-ages.jpg", quality=90)
     listed = {
         "credit": f"Examples: means of up to {averages['all'][1]:,} pictures of FairFace's "
-        "validation rows and their mirror images, so nobody's face (FairFace, CC BY 4.0).",
+        "validation rows and their mirror images, so nobody's face (FairFace, CC BY 4.0). The "
+        "network has never seen such a picture, so its answers about them mean little.",
         "pictures": {"the mean face": "mean-face.jpg", "means of three ages": "mean-ages.jpg"},
     }
     text = json.dumps(listed, indent=2, ensure_ascii=False) + "\n"

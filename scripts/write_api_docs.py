@@ -44,7 +44,7 @@ FIELDS = {
     "faces[].box.y": "top edge",
     "faces[].box.width": "it may reach past the picture's edge",
     "faces[].box.height": "it may reach past the picture's edge",
-    "faces[].score": "the detector's confidence: YuNet 0 to 1, Haar a number of hits; null for crops",
+    "faces[].score": "confidence: YuNet 0 to 1, Haar a number of hits; null for crops",
     "faces[].detector": "null for crops",
     "faces[].landmarks": "five points `[x, y]` by name, or null where the detector gives none",
     "faces[].gender": "perceived gender; `age` and `race` look the same",

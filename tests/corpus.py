@@ -135,7 +135,7 @@ def _modes(base: Image.Image) -> Iterator[Case]:
     deep = BASE.astype(np.uint16) * 257
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in deep)
     yield Case("deep.png", "16-bit colour png", png(WIDTH, HEIGHT, rows, depth=16), 2, 0)
-    grey16 = Image.fromarray((np.asarray(base.convert("L")).astype(np.uint16) * 257))
+    grey16 = Image.fromarray(np.asarray(base.convert("L")).astype(np.uint16) * 257)
     yield Case("grey16.png", "16-bit grey png", saved(grey16, "PNG"), 0)
     yield Case("grey16.tiff", "16-bit grey tiff", saved(grey16, "TIFF"), 0)
     unit = Image.fromarray(np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8))
@@ -203,7 +203,9 @@ def _no_pictures(base: Image.Image) -> Iterator[Case]:
     noise = np.random.default_rng(1).bytes(5_000)
     yield Case("noise.jpg", "noise", noise, NOT_A_PICTURE)
     yield Case("text.jpg", "text", b"this is a letter\n" * 40, NOT_A_PICTURE)
-    yield Case("page.jpg", "html", b"<!doctype html><html><img src=x onerror=alert(1)>", NOT_A_PICTURE)
+    yield Case(
+        "page.jpg", "html", b"<!doctype html><html><img src=x onerror=alert(1)>", NOT_A_PICTURE
+    )
     drawing = b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"><rect/></svg>'
     yield Case("drawing.svg", "svg", drawing, NOT_A_PICTURE)
     yield Case("paper.pdf", "pdf", saved(base, "PDF"), NOT_A_PICTURE)
@@ -225,7 +227,9 @@ def _sizes() -> Iterator[Case]:
         yield Case(f"{width}x{height}.png", "odd size", content, 0)
     for width, height in ((7_000, 7_000), (60_000, 60_000), (2**31 - 1, 1)):
         outcome = TOO_MANY if width < 10_000 else FAR_TOO_MANY
-        yield Case(f"claims-{width}x{height}.png", "huge declared size", png(width, height), outcome)
+        yield Case(
+            f"claims-{width}x{height}.png", "huge declared size", png(width, height), outcome
+        )
     yield Case("no-pixels.png", "declares no pixels", png(0, 5), NOT_A_PICTURE)
     bits = Image.new("1", (12_000, 12_000))
     yield Case("bomb.png", "decompression bomb", saved(bits, "PNG"), TOO_MANY)

@@ -1,4 +1,4 @@
-"""The API through every way in: plain HTTP, Gradio's protocol, its Python and JavaScript clients."""
+"""The API through every way in: plain HTTP, Gradio's protocol, its Python client."""
 
 import json
 import os
@@ -204,7 +204,8 @@ def test_options_change_what_is_found(server):
 
 
 @pytest.mark.parametrize(
-    "fields", [{"detector": "magic"}, {"min_face": "large"}, {"min_face": "-1"}, {"min_face": "nan"}]
+    "fields",
+    [{"detector": "magic"}, {"min_face": "large"}, {"min_face": "-1"}, {"min_face": "nan"}],
 )
 def test_bad_options_are_refused(server, fields):
     files = [("picture", png(red_quarters(1)))]
