@@ -40,7 +40,7 @@ client.close();
 
 GRADIO_CURL = """\
 URL=http://127.0.0.1:7860/gradio_api
-IMAGE=data:image/jpeg;base64,$(base64 -w0 face.jpg)
+IMAGE="data:image/jpeg;base64,$(base64 -w0 face.jpg)"
 EVENT=$(printf '{"data": [{"url": "%s"}]}' "$IMAGE" |
   curl -s $URL/call/classify_crop -H 'Content-Type: application/json' -d @- | cut -d'"' -f4)
 curl -sN $URL/call/classify_crop/$EVENT
