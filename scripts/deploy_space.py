@@ -27,22 +27,27 @@ from train.publish import (  # noqa: E402
 )
 
 TOP_LEVEL = ("app.py", "requirements.txt", CARD_NAME, "LICENSE")
-PACKAGE = "faceattr"
+PACKAGES = ("faceattr", "page")
 BUNDLED = f"weights/{DEFAULT_MODEL}"
-PACKAGE_NEEDS = ("__init__.py", f"{BUNDLED}/{CONFIG_NAME}", f"{BUNDLED}/{WEIGHTS_NAME}")
+PACKAGES_NEED = (
+    "faceattr/__init__.py",
+    f"faceattr/{BUNDLED}/{CONFIG_NAME}",
+    f"faceattr/{BUNDLED}/{WEIGHTS_NAME}",
+    "page/__init__.py",
+)
 
 log = logging.getLogger("train")
 
 
 def space_files(root: Path) -> dict[str, Path]:
-    """The files of the Space by their path in it: the page, the package with weights, the card.
+    """The files of the Space by their path in it: the page, the packages with weights, the card.
 
     Raises:
         PublishError: naming what is missing, or a README.md that describes no Gradio Space.
     """
-    package = [p for p in sorted((root / PACKAGE).rglob("*")) if p.is_file()]
+    package = [p for name in PACKAGES for p in sorted((root / name).rglob("*")) if p.is_file()]
     package = [p for p in package if "__pycache__" not in p.parts]
-    needed = (*TOP_LEVEL, *(f"{PACKAGE}/{name}" for name in PACKAGE_NEEDS))
+    needed = (*TOP_LEVEL, *PACKAGES_NEED)
     if missing := [name for name in needed if not (root / name).is_file()]:
         raise PublishError(f"{root} lacks {', '.join(missing)}; a Space cannot start without")
     card = load_card(root / CARD_NAME, SpaceCard).data.to_dict()
@@ -101,9 +106,8 @@ def deploy(
                 api.add_space_variable(repo_id, key, value)
                 log.info("%s = %s", key, value)
         message = "Update the page and the package"
-        commit, changed = push(
-            api, repo_id, files, message=message, repo_type="space", owned=f"{PACKAGE}/*"
-        )
+        owned = tuple(f"{name}/*" for name in PACKAGES)
+        commit, changed = push(api, repo_id, files, message=message, repo_type="space", owned=owned)
     log.info("committed %s" if changed else "nothing has changed since %s", commit)
     log.info("%s/spaces/%s", api.endpoint, repo_id)
     return commit

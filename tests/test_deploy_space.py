@@ -40,6 +40,8 @@ def checkout(tmp_path):
         "faceattr/labels.py": "",
         f"faceattr/weights/{DEFAULT_MODEL}/config.json": "{}",
         f"faceattr/weights/{DEFAULT_MODEL}/model.safetensors": "weights",
+        "page/__init__.py": "",
+        "page/static/page.css": "",
         "faceattr/__pycache__/labels.cpython-311.pyc": "stale",
         "train/fit.py": "",
         "tests/test_app.py": "",
@@ -76,6 +78,8 @@ def test_a_space_gets_exactly_the_files_it_needs(script, hub, checkout):
         "faceattr/labels.py",
         f"faceattr/weights/{DEFAULT_MODEL}/config.json",
         f"faceattr/weights/{DEFAULT_MODEL}/model.safetensors",
+        "page/__init__.py",
+        "page/static/page.css",
     }
     assert hub.repo(SPACE, "space").variables == {}
 
@@ -83,9 +87,11 @@ def test_a_space_gets_exactly_the_files_it_needs(script, hub, checkout):
 def test_a_module_removed_here_is_removed_there_in_the_same_commit(script, hub, checkout):
     deploy(script, hub, checkout)
     (checkout / "faceattr" / "labels.py").unlink()
+    (checkout / "page" / "static" / "page.css").unlink()
     hub.requests.clear()
     commit = deploy(script, hub, checkout)
-    assert "faceattr/labels.py" not in hub.repo(SPACE, "space").files(commit)
+    there = hub.repo(SPACE, "space").files(commit)
+    assert not {"faceattr/labels.py", "page/static/page.css"} & set(there)
     assert hub.asked("POST", "/commit/") == 1
 
 
@@ -129,6 +135,7 @@ def test_a_token_without_permission_is_explained(script, hub, checkout):
         "LICENSE",
         "faceattr/__init__.py",
         f"faceattr/weights/{DEFAULT_MODEL}/model.safetensors",
+        "page/__init__.py",
     ],
 )
 def test_a_missing_file_is_named(script, checkout, name):
@@ -155,7 +162,13 @@ def test_dry_run_of_this_repository_lists_the_bundled_weights(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     listed = {line.split()[1] for line in done.stderr.splitlines()}
-    assert {"app.py", "README.md", f"faceattr/weights/{DEFAULT_MODEL}/model.safetensors"} <= listed
+    assert {
+        "app.py",
+        "page/server.py",
+        "page/static/page.js",
+        "README.md",
+        f"faceattr/weights/{DEFAULT_MODEL}/model.safetensors",
+    } <= listed
     assert not any(path.startswith(("train/", "tests/")) for path in listed)
 
 

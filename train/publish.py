@@ -212,7 +212,7 @@ def push(
     message: str,
     repo_type: str = "model",
     revision: str = "main",
-    owned: str,
+    owned: str | tuple[str, ...],
 ) -> tuple[str, bool]:
     """Bring `files` to an existing repository in one commit, or in none if it has them already.
 
@@ -223,15 +223,17 @@ def push(
         message: first line of the commit.
         repo_type: "model" or "space".
         revision: branch to commit to.
-        owned: pattern of paths that belong to us alone: what matches it there and is not in
-            `files` is deleted. Other files in the repository stay.
+        owned: pattern, or patterns, of paths that belong to us alone: what matches there and is
+            not in `files` is deleted. Other files in the repository stay.
 
     Returns:
         The hash of the commit that holds the files, and whether it is new.
     """
     before = api.repo_info(repo_id, repo_type=repo_type, revision=revision)
     there = api.list_repo_files(repo_id, repo_type=repo_type, revision=before.sha)
-    gone = [path for path in there if fnmatch(path, owned) and path not in files]
+    patterns = (owned,) if isinstance(owned, str) else owned
+    ours = [path for path in there if any(fnmatch(path, pattern) for pattern in patterns)]
+    gone = [path for path in ours if path not in files]
     commit = api.create_commit(
         repo_id,
         operations=[

@@ -1,0 +1,1 @@
+"""The page and its API around `faceattr.FacePipeline`; `app.py` serves it."""

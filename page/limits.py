@@ -1,0 +1,67 @@
+"""What a request may cost; every value can be set by an environment variable."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+
+def _limit(default: Any, variable: str, meaning: str) -> Any:
+    return field(default=default, metadata={"variable": variable, "meaning": meaning})
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Limits of one server; see each field's metadata for its variable and meaning."""
+
+    max_bytes: int = _limit(15_000_000, "FACEATTR_MAX_BYTES", "bytes of one picture's file")
+    max_pixels: int = _limit(40_000_000, "FACEATTR_MAX_PIXELS", "pixels of one picture")
+    max_faces: int = _limit(100, "FACEATTR_MAX_FACES", "faces of one picture; the largest are kept")
+    max_batch: int = _limit(16, "FACEATTR_MAX_BATCH", "pictures of one batch")
+    max_request_bytes: int = _limit(
+        120_000_000, "FACEATTR_MAX_REQUEST_BYTES", "bytes of one request's body"
+    )
+    workers: int = _limit(2, "FACEATTR_WORKERS", "requests that are worked on at the same time")
+    max_waiting: int = _limit(
+        32, "FACEATTR_MAX_WAITING", "requests that wait; more are answered with `busy`"
+    )
+    time_limit: float = _limit(
+        30.0, "FACEATTR_TIME_LIMIT", "seconds from a request's start to its answer"
+    )
+    remote_urls: bool = _limit(
+        False, "FACEATTR_REMOTE_URLS", "whether the server fetches pictures from public addresses"
+    )
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if not isinstance(value, bool) and value <= 0 and item.name != "max_waiting":
+                raise ValueError(f"{item.metadata['variable']}: expected more than 0, came {value}")
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str]) -> Limits:
+        """Read the variables that are set.
+
+        Raises:
+            ValueError: naming the variable and what it expects.
+        """
+        values: dict[str, Any] = {}
+        for item in fields(cls):
+            text = environ.get(item.metadata["variable"], "").strip()
+            if text:
+                values[item.name] = _parsed(text, item.default, item.metadata["variable"])
+        return cls(**values)
+
+
+def _parsed(text: str, default: object, variable: str) -> int | float | bool:
+    if isinstance(default, bool):
+        known = {"1": True, "true": True, "on": True, "0": False, "false": False, "off": False}
+        if text.lower() not in known:
+            raise ValueError(f"{variable}: expected one of {', '.join(known)}, came {text!r}")
+        return known[text.lower()]
+    kind, wanted = (int, "a whole number") if isinstance(default, int) else (float, "a number")
+    try:
+        return kind(text)
+    except ValueError:
+        raise ValueError(f"{variable}: expected {wanted}, came {text!r}") from None

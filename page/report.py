@@ -1,0 +1,74 @@
+"""What is known about the weights in use: their config, report and card."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from typing import Any
+
+from faceattr import labels
+from faceattr.hub import WeightsFiles, find_beside
+from faceattr.model import ModelConfig
+
+log = logging.getLogger("faceattr")
+
+
+def read_report(files: WeightsFiles | None) -> dict[str, Any] | None:
+    """The content of `report.json` beside the weights; None where there is none that is readable.
+
+    Keys this page does not know are left alone, keys it lacks are left out of the page.
+    """
+    path = None if files is None else find_beside(files, "report.json")
+    if path is None:
+        return None
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        log.warning("the report beside the weights is not readable JSON")
+        return None
+    return report if isinstance(report, dict) else None
+
+
+def read_licence(files: WeightsFiles | None) -> str | None:
+    """The licence that the front matter of the weights' card names."""
+    path = None if files is None else find_beside(files, "README.md")
+    if path is None:
+        return None
+    try:
+        found = re.search(r"^license:\s*([\w.-]+)\s*$", path.read_text(encoding="utf-8"), re.M)
+    except (OSError, ValueError):
+        return None
+    return found.group(1) if found else None
+
+
+def dig(values: Any, *keys: str) -> Any:
+    """The value under nested keys, or None."""
+    for key in keys:
+        if not isinstance(values, dict) or key not in values:
+            return None
+        values = values[key]
+    return values
+
+
+def accuracy(report: dict[str, Any] | None, task: str) -> dict[str, Any] | None:
+    """Share of right answers with its interval and count, or None."""
+    overall = dig(report, "overall", task)
+    names = ("accuracy", "low", "high", "n")
+    if not isinstance(overall, dict) or not all(name in overall for name in names):
+        return None
+    return {name: overall[name] for name in names}
+
+
+def task_info(config: ModelConfig, report: dict[str, Any] | None) -> dict[str, Any]:
+    """Classes, names for people, threshold and accuracy of every task."""
+    return {
+        task.name: {
+            "classes": list(task.classes),
+            "display": {name: task.display_name(name) for name in task.classes},
+            "ordered": task.ordinal,
+            "unsure_below": config.thresholds[task.name],
+            "accuracy": accuracy(report, task.name),
+        }
+        for task in labels.TASKS
+    }

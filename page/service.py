@@ -1,0 +1,322 @@
+"""Bytes of pictures in, JSON-ready answers out; knows nothing of HTTP or Gradio."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+import faceattr
+from faceattr import labels
+from faceattr.detection import MIN_FACE, FaceDetector, load_detector
+from faceattr.errors import DetectorError, FaceAttrError, ImageDecodeError
+from faceattr.images import decode_image
+from faceattr.pipeline import FacePipeline
+from faceattr.results import FaceResult
+from page.encode import data_url
+from page.errors import RequestError, internal
+from page.explain import CAVEAT, explain
+from page.limits import Limits
+from page.report import read_licence, read_report, task_info
+
+API_VERSION = "1"
+MIN_FACE_CHOICES = (MIN_FACE, 4_000.0)
+"""Least and largest value of `min_face`."""
+
+log = logging.getLogger("faceattr")
+Source: TypeAlias = "bytes | Callable[[], bytes] | RequestError"
+"""A file's content, what gives it, or why there is none."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A picture and its faces.
+
+    Attributes:
+        image: RGB uint8 `(H, W, 3)`.
+        faces: the largest first, at most `Limits.max_faces`.
+        truncated: whether there were more.
+        detector: which one looked.
+        decode_ms: time for reading the picture.
+        predict_ms: time for finding and classifying.
+    """
+
+    image: NDArray[np.uint8]
+    faces: list[FaceResult]
+    truncated: bool
+    detector: str
+    decode_ms: float
+    predict_ms: float
+
+
+class FaceService:
+    """What the page and every way into the API share. Calling it from several threads is safe."""
+
+    def __init__(
+        self, pipeline: FacePipeline, limits: Limits | None = None, *, note: str | None = None
+    ) -> None:
+        """Load the second detector, if there is one, and read the report of the weights.
+
+        Args:
+            pipeline: network and preferred detector.
+            limits: see `Limits`.
+            note: what visitors should know about the weights, e.g. that they are a fallback.
+        """
+        self.pipeline = pipeline
+        self.limits = limits or Limits()
+        self.note = note
+        self.report = read_report(pipeline.files)
+        self.licence = read_licence(pipeline.files)
+        self._pipelines = {pipeline.info.detector: pipeline}
+        if "haar" not in self._pipelines:
+            try:
+                self._pipelines["haar"] = _with_detector(pipeline, load_detector("haar"))
+            except DetectorError as error:
+                log.warning("no second detector: %s", error)
+
+    @property
+    def detectors(self) -> list[str]:
+        """Names of the detectors that a request may ask for, the preferred one first."""
+        return list(self._pipelines)
+
+    def decode(self, source: Source) -> NDArray[np.uint8]:
+        """Read a picture within the limits.
+
+        Raises:
+            RequestError: "bad_picture", "too_large" or what the source says.
+        """
+        if isinstance(source, RequestError):
+            raise source
+        content = source if isinstance(source, bytes) else source()
+        if len(content) > self.limits.max_bytes:
+            raise RequestError(
+                "too_large",
+                f"expected at most {self.limits.max_bytes:,} bytes a picture, "
+                f"came {len(content):,}",
+            )
+        try:
+            return decode_image(
+                content, max_bytes=self.limits.max_bytes, max_pixels=self.limits.max_pixels
+            )
+        except ImageDecodeError as error:
+            raise RequestError("bad_picture", str(error)) from error
+
+    def find(self, source: Source, *, detector: str = "default", min_face: float = 0.0) -> Found:
+        """The faces of one picture.
+
+        Raises:
+            RequestError: for a bad picture or option.
+        """
+        pipeline = self._chosen(detector)
+        _check_min_face(min_face)
+        start = time.perf_counter()
+        image = self.decode(source)
+        decoded = time.perf_counter()
+        most = self.limits.max_faces
+        try:
+            faces = pipeline(image, min_face=min_face, max_faces=most + 1)
+        except FaceAttrError as error:
+            raise RequestError("bad_picture", str(error)) from error
+        return Found(
+            image=image,
+            faces=faces[:most],
+            truncated=len(faces) > most,
+            detector=pipeline.info.detector,
+            decode_ms=(decoded - start) * 1000,
+            predict_ms=(time.perf_counter() - decoded) * 1000,
+        )
+
+    def whole(self, source: Source) -> Found:
+        """The whole picture as one face; no detector runs.
+
+        Raises:
+            RequestError: for a bad picture.
+        """
+        start = time.perf_counter()
+        image = self.decode(source)
+        decoded = time.perf_counter()
+        faces = self.pipeline.classify_crops([image])
+        predict_ms = (time.perf_counter() - decoded) * 1000
+        return Found(image, faces, False, "none", (decoded - start) * 1000, predict_ms)
+
+    def predict(
+        self, source: Source, *, detector: str = "default", min_face: float = 0.0
+    ) -> dict[str, Any]:
+        """Answer of `/predict`.
+
+        Raises:
+            RequestError: for a bad picture or option.
+        """
+        found = self.find(source, detector=detector, min_face=min_face)
+        return {
+            **self.head(found.detector),
+            **picture_dict(found),
+            "timing_ms": _timing(found.decode_ms, found.predict_ms),
+        }
+
+    def predict_batch(
+        self, sources: Sequence[Source], *, detector: str = "default", min_face: float = 0.0
+    ) -> dict[str, Any]:
+        """Answer of `/predict_batch`: one entry a picture, with a result or an error.
+
+        Raises:
+            RequestError: for a bad option or too many pictures.
+        """
+        if not 1 <= len(sources) <= self.limits.max_batch:
+            raise RequestError(
+                "bad_request",
+                f"expected 1 to {self.limits.max_batch} pictures, came {len(sources)}",
+            )
+        name = self._chosen(detector).info.detector
+        _check_min_face(min_face)
+        entries, decode_ms, predict_ms = [], 0.0, 0.0
+        for index, source in enumerate(sources):
+            try:
+                found = self.find(source, detector=detector, min_face=min_face)
+            except RequestError as error:
+                entries.append({"index": index, "error": error.to_dict()})
+                continue
+            decode_ms += found.decode_ms
+            predict_ms += found.predict_ms
+            entries.append({"index": index, "error": None, **picture_dict(found)})
+        return {
+            **self.head(name),
+            "pictures": entries,
+            "timing_ms": _timing(decode_ms, predict_ms),
+        }
+
+    def classify_crop(self, source: Source) -> dict[str, Any]:
+        """Answer of `/classify_crop`.
+
+        Raises:
+            RequestError: for a bad picture.
+        """
+        found = self.whole(source)
+        head = self.head(None)
+        return {
+            **head,
+            **picture_dict(found),
+            "timing_ms": _timing(found.decode_ms, found.predict_ms),
+        }
+
+    def explain(self, source: Source, task: str) -> dict[str, Any]:
+        """Answer of `/explain`: the heat map of one task on an already cropped face.
+
+        Raises:
+            RequestError: for a bad picture or task.
+        """
+        names = [known.name for known in labels.TASKS]
+        if task not in names:
+            raise RequestError("bad_request", f"expected the task {' or '.join(names)}")
+        found = self.whole(source)
+        result = explain(self.pipeline, found.faces[0].crop, task)
+        return {
+            **self.head(None),
+            "task": task,
+            "label": result.label,
+            "display_label": labels.task(task).display_name(result.label),
+            "probability": round(result.probability, 6),
+            "largest_drop": round(float(result.drop.max()), 6),
+            "heat_map": data_url(result.picture),
+            "note": CAVEAT,
+        }
+
+    def model_info(self) -> dict[str, Any]:
+        """Answer of `/model_info`."""
+        config = self.pipeline.model.config
+        info = self.pipeline.info
+        report = self.report or {}
+        limits = self.limits
+        return {
+            **self.head(info.detector),
+            "note": self.note,
+            "detectors": self.detectors,
+            "detector_note": info.detector_note,
+            "architecture": config.architecture,
+            "parameters": sum(p.numel() for p in self.pipeline.model.parameters()),
+            "image_size": config.preprocessing.image_size,
+            "licence": {"weights": self.licence, "code": "Apache-2.0"},
+            "evaluated_on": report.get("dataset"),
+            "tasks": task_info(config, self.report),
+            "limits": {
+                "max_bytes": limits.max_bytes,
+                "max_pixels": limits.max_pixels,
+                "max_faces": limits.max_faces,
+                "max_batch": limits.max_batch,
+                "time_limit": limits.time_limit,
+                "remote_urls": limits.remote_urls,
+            },
+        }
+
+    def head(self, detector: str | None) -> dict[str, Any]:
+        """What every answer begins with: versions, weights and the detector that looked."""
+        return {
+            "api_version": API_VERSION,
+            "faceattr": faceattr.__version__,
+            "model": self.pipeline.info.model,
+            "revision": self.pipeline.info.revision,
+            "detector": detector,
+        }
+
+    def _chosen(self, detector: str) -> FacePipeline:
+        if detector == "default":
+            return self.pipeline
+        if detector not in self._pipelines:
+            known = ", ".join(["default", *self._pipelines])
+            raise RequestError("bad_request", f"expected a detector of: {known}")
+        return self._pipelines[detector]
+
+
+def guarded(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Call `work`; whatever is no `RequestError` is logged and becomes one that tells nothing.
+
+    Raises:
+        RequestError: as `work`, or "internal".
+    """
+    try:
+        return work()
+    except RequestError:
+        raise
+    # The boundary to strangers: an error of ours must not carry its text to them.
+    except Exception:
+        log.exception("a request failed")
+        raise internal() from None
+
+
+def picture_dict(found: Found) -> dict[str, Any]:
+    """Size and numbered faces of one picture."""
+    height, width = found.image.shape[:2]
+    return {
+        "width": width,
+        "height": height,
+        "truncated": found.truncated,
+        "faces": [
+            {"number": number, **face.to_dict()} for number, face in enumerate(found.faces, start=1)
+        ],
+    }
+
+
+def _timing(decode_ms: float, predict_ms: float) -> dict[str, float]:
+    return {"decode": round(decode_ms, 1), "predict": round(predict_ms, 1)}
+
+
+def _check_min_face(value: float) -> None:
+    most = MIN_FACE_CHOICES[1]
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= most:
+        raise RequestError("bad_request", f"expected min_face as a number from 0 to {most:g}")
+
+
+def _with_detector(pipeline: FacePipeline, detector: FaceDetector) -> FacePipeline:
+    """The same network behind another detector."""
+    other = copy.copy(pipeline)
+    other.detector = detector
+    other.info = replace(
+        pipeline.info, detector=detector.name, detector_note=detector.status.fallback_reason
+    )
+    return other

@@ -1,0 +1,133 @@
+"""A small deterministic network and detector behind the real server."""
+
+import base64
+import io
+import json
+import urllib.error
+import urllib.request
+
+import numpy as np
+import torch
+from PIL import Image
+
+from faceattr.detection import DetectorStatus
+from faceattr.model import LightweightMTLNet224, ModelConfig
+from faceattr.pipeline import FacePipeline
+from faceattr.preprocessing import Preprocessing
+from faceattr.results import Detection, FaceBox
+from page.limits import Limits
+from page.service import FaceService
+
+
+class ColourDetector:
+    """Finds a face wherever a cell of a grid over the picture is red.
+
+    The grid has two rows and columns, or more where the picture is larger than 400 pixels.
+    """
+
+    name = "colour"
+    status = DetectorStatus("colour")
+
+    def detect(self, image):
+        rows, columns = (max(2, side // 200) for side in image.shape[:2])
+        height, width = image.shape[0] // rows, image.shape[1] // columns
+        found = []
+        for y in range(0, rows * height, max(1, height)):
+            for x in range(0, columns * width, max(1, width)):
+                cell = image[y : y + height, x : x + width]
+                mean = cell.mean((0, 1)) if cell.size else np.zeros(3)
+                if mean[0] > 200 and mean[1] < 80:
+                    box = FaceBox(x, y, width, height)
+                    points = tuple((x + width * a, y + height * b) for a, b in POINTS)
+                    found.append(Detection(box, 1.0, points, self.name))
+        return found
+
+
+POINTS = ((0.3, 0.3), (0.7, 0.3), (0.5, 0.5), (0.35, 0.7), (0.65, 0.7))
+
+
+def red_quarters(count, size=(200, 160)):
+    image = np.zeros((size[1], size[0], 3), np.uint8)
+    for index in range(count):
+        y, x = divmod(index, 2)
+        image[y * 80 : y * 80 + 80, x * 100 : x * 100 + 100, 0] = 255
+    return image
+
+
+def red_cells(count, columns=10):
+    """A picture in which `ColourDetector` finds so many faces."""
+    rows = max(2, -(-count // columns))
+    image = np.zeros((rows * 200, columns * 200, 3), np.uint8)
+    for index in range(count):
+        y, x = divmod(index, columns)
+        image[y * 200 : y * 200 + 200, x * 200 : x * 200 + 200, 0] = 255
+    return image
+
+
+def png(image):
+    stream = io.BytesIO()
+    Image.fromarray(image).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def data_url(content, kind="image/png"):
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def tiny_pipeline():
+    torch.manual_seed(0)
+    config = ModelConfig(
+        sizes={"widths": (4, 4, 4, 8, 8, 8, 8), "hidden": 8},
+        preprocessing=Preprocessing(image_size=32),
+        thresholds={"gender": 0.4, "age": 0.9, "race": 0.9},
+    )
+    return FacePipeline(LightweightMTLNet224(config), ColourDetector())
+
+
+def tiny_service(**limits):
+    return FaceService(tiny_pipeline(), Limits(**limits))
+
+
+def post(url, path, fields, files):
+    """A form over plain HTTP: status and JSON."""
+    edge = "edge"
+    parts = [
+        f'--{edge}\r\nContent-Disposition: form-data; name="{k}"\r\n\r\n{v}\r\n'.encode()
+        for k, v in fields.items()
+    ]
+    for name, content in files:
+        head = f'--{edge}\r\nContent-Disposition: form-data; name="{name}"; filename="p"\r\n\r\n'
+        parts.append(head.encode() + content + b"\r\n")
+    body = b"".join(parts) + f"--{edge}--\r\n".encode()
+    headers = {"Content-Type": f"multipart/form-data; boundary={edge}"}
+    return send(urllib.request.Request(f"{url}{path}", body, headers))
+
+
+def send(request):
+    """Status and JSON (or text) of a request, whatever the status."""
+    try:
+        with urllib.request.urlopen(request) as answer:
+            status, text = answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            status, text = error.code, error.read().decode()
+    try:
+        return status, json.loads(text)
+    except ValueError:
+        return status, text
+
+
+def post_json(url, path, values):
+    headers = {"Content-Type": "application/json"}
+    return send(urllib.request.Request(f"{url}{path}", json.dumps(values).encode(), headers))
+
+
+def gradio_call(url, name, data):
+    """Gradio's two steps: the kind of the last event, and its data."""
+    status, values = post_json(url, f"gradio_api/call/{name}", {"data": data})
+    if status != 200:
+        return status, values
+    address = f"{url}gradio_api/call/{name}/{values['event_id']}"
+    with urllib.request.urlopen(address) as answer:
+        kind, _, text = answer.read().decode().strip().split("\n\n")[-1].partition("\n")
+    return kind.removeprefix("event: "), json.loads(text.removeprefix("data: "))

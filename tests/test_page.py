@@ -1,0 +1,448 @@
+"""The page in a real Chromium, and what it says."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from site_fixtures import ColourDetector, png, red_cells, red_quarters, tiny_pipeline, tiny_service
+
+import app
+from faceattr.detection import YuNetDetector
+from faceattr.hub import DEFAULT_MODEL, load_model
+from faceattr.pipeline import FacePipeline, PipelineInfo
+from page.model_tab import model_html
+from page.render import answer, describe, percent, ranked, render_found
+from page.server import running
+from page.service import FaceService
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+ROOT = Path(__file__).resolve().parents[1]
+ARTIFACTS = ROOT / "artifacts"
+AXE = ROOT / "tests" / "node_modules" / "axe-core" / "axe.min.js"
+TABS = ("Try it", "Model", "Use it", "Limits and law")
+
+# Gradio and its server warn about their own dependencies; none of it is ours to fix.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+
+def test_file_names_and_labels_cannot_inject_markup():
+    note = describe(PipelineInfo("<script>", None, "haar", "<b>"), None)
+    assert "<script>" not in note
+    assert "<b>" not in note
+
+
+def test_weights_that_cannot_be_had_fall_back_to_the_bundled_ones(monkeypatch):
+    monkeypatch.setenv("FACEATTR_MODEL", "no/such/folder")
+    monkeypatch.setenv("FACEATTR_DETECTOR", "haar")
+    pipeline, note = app.load_pipeline()
+    assert pipeline.info.model == DEFAULT_MODEL
+    assert "bundled" in note
+    assert "no/such/folder" not in note
+    assert note in describe(pipeline.info, note)
+
+
+def test_unsure_answers_are_said_in_words_with_the_two_likeliest():
+    face = tiny_pipeline()(red_quarters(1))[0]
+    assert (face.gender.unsure, face.race.unsure) == (False, True)
+    (first, one), (second, two) = ranked(face.race)[:2]
+    assert answer(face.race) == f"unsure: {first} ({percent(one)}) or {second} ({percent(two)})"
+    assert not answer(face.gender).startswith("unsure")
+
+
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [(1.0, "100 %"), (0.9999, "> 99 %"), (0.5, "50 %"), (1e-4, "< 1 %"), (0, "0 %")],
+)
+def test_shares_never_claim_more_than_they_know(share, text):
+    assert percent(share) == text.replace(" ", "\u00a0")
+
+
+def test_faces_beyond_the_limit_are_mentioned_on_the_page():
+    found = tiny_service(max_faces=2).find(png(red_cells(5)))
+    html = render_found(found, {})
+    assert html.count("<article") == 2
+    assert "only the 2 largest are shown" in html
+
+
+def test_the_model_tab_reads_the_report_and_ignores_what_it_does_not_know():
+    service = FaceService(FacePipeline.from_pretrained(detector="haar"))
+    report = json.loads(json.dumps(service.report))
+    share = f"{report['overall']['race']['accuracy']:.1%}".replace("%", " %")
+    html = model_html(service)
+    assert share in html
+    assert html.count("<svg") == 3
+    service.report = {**report, "news": {"x": [1]}, "subgroups": {"9": {"task": "mood"}, "8": 3}}
+    assert share in model_html(service)
+    service.report = {"overall": {"race": "high"}, "per_class": [], "calibration": None}
+    assert "The model in use" in model_html(service)
+
+
+def test_weights_without_a_report_are_said_to_be_of_unknown_accuracy():
+    service = tiny_service()
+    assert service.report is None
+    assert "accuracy is unknown here" in model_html(service)
+    assert service.model_info()["tasks"]["race"]["accuracy"] is None
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("uploads")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADIO_TEMP_DIR", str(folder))
+        with running(tiny_service()) as (url, parts):
+            yield url, parts
+
+
+@pytest.fixture(scope="module")
+def server(site):
+    return site[0]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if CHROMIUM is None:
+        pytest.skip("no Chromium found; install it to run the browser tests")
+    from playwright.sync_api import sync_playwright
+
+    camera = ["--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", *camera]
+        )
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser):
+    yield from new_page(browser)
+
+
+@pytest.fixture
+def phone(browser):
+    yield from new_page(browser, viewport={"width": 390, "height": 844})
+
+
+@pytest.fixture
+def dark(browser):
+    yield from new_page(browser, color_scheme="dark")
+
+
+def new_page(browser, **options):
+    """A page that fails the test when its script does."""
+    options.setdefault("viewport", {"width": 1280, "height": 900})
+    page = browser.new_page(**options)
+    page.set_default_timeout(60_000)
+    errors = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    yield page
+    page.close()
+    assert errors == []
+
+
+def opened(page, server):
+    page.goto(server)
+    page.wait_for_selector("input[type=file]", state="attached")
+    return page
+
+
+def saved(path, image):
+    Image.fromarray(image).save(path)
+    return path
+
+
+def upload(page, photo, awaited):
+    """Give the page a photo and wait for what it should show."""
+    page.locator("input[type=file]").first.set_input_files(photo)
+    page.wait_for_selector(awaited)
+
+
+def screenshot(page, name):
+    ARTIFACTS.mkdir(exist_ok=True)
+    page.wait_for_timeout(400)
+    page.screenshot(path=ARTIFACTS / f"{name}.png", full_page=True)
+
+
+def empty(site):
+    return not list(site[1].uploads.folder.iterdir())
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("count", [1, 2, 12, 60])
+def test_a_visitor_sees_one_card_a_face(site, page, tmp_path, count):
+    opened(page, site[0])
+    upload(page, saved(tmp_path / "faces.png", red_cells(count)), "#result .fa-face")
+    assert page.locator("#result .fa-face").count() == count
+    assert f"{count} face" in page.locator("#result .fa-count").inner_text()
+    card = page.locator("#result .fa-face").last
+    if count > 3:
+        assert not card.locator(".fa-bars").is_visible()
+        assert "unsure:" in card.locator(".fa-summary").inner_text()
+        card.locator("summary").click()
+    titles = card.locator("h4").all_inner_texts()
+    assert titles == ["Perceived gender", "Perceived age", "Perceived race"]
+    ages = card.locator("ul").nth(1).locator(".fa-bar span:first-child").all_inner_texts()
+    assert [age for age in ages if age][:2] == ["0-2", "3-9"]
+    shares = card.locator("ul").nth(2).locator(".fa-share").all_inner_texts()
+    values = [int("".join(c for c in share if c.isdigit())) for share in shares]
+    assert values == sorted(values, reverse=True)
+    assert empty(site)
+
+
+@pytest.mark.browser
+def test_other_options_use_the_picture_that_the_browser_still_has(site, page, tmp_path):
+    opened(page, site[0])
+    upload(page, saved(tmp_path / "two.png", red_quarters(2)), "#result .fa-face")
+    assert empty(site)
+    page.locator("#options button").first.click()
+    page.locator("#min-face input").fill("150")
+    page.locator("#find").click()
+    page.wait_for_selector("#result .fa-message h2")
+    assert "No face found" in page.locator("#result").inner_text()
+    page.locator("#min-face input").fill("50")
+    page.locator("#find").click()
+    page.wait_for_selector("#result .fa-face")
+    page.get_by_label("Haar cascades").check()
+    page.locator("#find").click()
+    page.wait_for_selector("#result .fa-message h2")
+    assert empty(site)
+
+
+@pytest.mark.browser
+def test_a_visitor_without_a_face_may_treat_the_whole_picture_as_one(site, page, tmp_path):
+    opened(page, site[0])
+    assert not page.locator("#whole").is_visible()
+    upload(page, saved(tmp_path / "none.png", red_quarters(0)), "#result .fa-message h2")
+    assert "No face found" in page.locator("#result").inner_text()
+    screenshot(page, "no-face")
+    page.locator("#whole").click()
+    page.wait_for_selector("#result .fa-face")
+    assert "whole picture treated as one face" in page.locator("#result .fa-count").inner_text()
+    assert not page.locator("#whole").is_visible()
+    assert empty(site)
+
+
+@pytest.mark.browser
+def test_a_bad_file_is_explained(site, page, tmp_path):
+    opened(page, site[0])
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"<html>not a picture</html>")
+    upload(page, bad, "#result .fa-error")
+    assert "not a picture" in page.locator("#result").inner_text()
+    assert empty(site)
+
+
+@pytest.mark.browser
+def test_results_can_be_downloaded(server, page, tmp_path):
+    opened(page, server)
+    upload(page, saved(tmp_path / "two.png", red_quarters(2)), "#result .fa-face")
+    files = {}
+    for link in page.locator(".fa-downloads a").all():
+        with page.expect_download() as download:
+            link.click()
+        target = tmp_path / download.value.suggested_filename
+        download.value.save_as(target)
+        files[target.suffix] = target
+    document = json.loads(files[".json"].read_text())
+    assert (document["api_version"], len(document["faces"])) == ("1", 2)
+    rows = list(csv.DictReader(files[".csv"].open()))
+    assert [row["face"] for row in rows] == ["1", "2"]
+    assert rows[0]["race"] == document["faces"][0]["race"]["label"]
+    assert sum(float(rows[0][name]) for name in rows[0] if name.startswith("age:")) == (
+        pytest.approx(1, abs=1e-4)
+    )
+    with Image.open(files[".jpg"]) as picture:
+        assert picture.size == (200, 160)
+
+
+@pytest.mark.browser
+def test_what_drives_an_answer_is_shown_on_demand(server, page, tmp_path):
+    opened(page, server)
+    upload(page, saved(tmp_path / "one.png", red_quarters(1)), "#result .fa-face")
+    assert page.locator(".fa-map img").count() == 0
+    page.locator(".fa-why select").select_option("race")
+    page.locator("[data-why]").click()
+    page.wait_for_selector(".fa-map img")
+    assert page.locator(".fa-map img").get_attribute("alt").startswith("Heat map of face 1")
+    assert "not why" in page.locator(".fa-map").inner_text()
+
+
+@pytest.mark.browser
+def test_a_webcam_picture_is_classified(site, page):
+    opened(page, site[0])
+    page.get_by_role("button", name="Capture from camera").click()
+    page.get_by_text("Click to Access Webcam").click()
+    page.wait_for_function("document.querySelector('#picture video').videoWidth > 0")
+    page.get_by_role("button", name="capture photo").click()
+    page.wait_for_selector("#result .fa-message h2, #result .fa-face")
+    assert "No face found" in page.locator("#result").inner_text()
+    assert empty(site)
+
+
+@pytest.mark.browser
+def test_examples_are_one_click_and_credited(server, page):
+    opened(page, server)
+    page.get_by_role("button", name="Try the mean face").click()
+    page.wait_for_selector("#result .fa-message h2, #result .fa-face")
+    assert "nobody's face" in page.locator("body").inner_text()
+
+
+@pytest.mark.browser
+def test_both_detectors_find_the_examples(yunet_path):
+    network = load_model()
+    for detector in (YuNetDetector(yunet_path), None):
+        pipeline = (
+            FacePipeline(network, detector)
+            if detector
+            else FacePipeline.from_pretrained(detector="haar")
+        )
+        folder = ROOT / "page" / "static" / "examples"
+        assert len(pipeline(folder / "mean-face.jpg")) == 1
+        assert len(pipeline(folder / "mean-ages.jpg")) == 3
+
+
+@pytest.mark.browser
+def test_the_page_asks_no_third_party_and_paints_within_two_seconds(server, page):
+    asked = []
+    page.on("request", lambda request: asked.append(request.url))
+    opened(page, server)
+    for tab in TABS:
+        page.get_by_role("tab", name=tab).click()
+    page.wait_for_timeout(1_000)
+    foreign = [u for u in asked if not u.startswith((server, "data:", "blob:"))]
+    assert foreign == []
+    paint = "performance.getEntriesByName('first-contentful-paint')[0].startTime"
+    assert page.evaluate(paint) < 2_000
+
+
+@pytest.mark.browser
+def test_tabs_say_what_is_in_use_how_to_call_it_and_what_it_is_not_for(server, page):
+    opened(page, server)
+    assert "Detector: colour" in page.locator("#in-use").inner_text()
+    page.get_by_role("tab", name="Model").click()
+    assert "LightweightMTLNet224" in page.locator("#model").inner_text()
+    page.get_by_role("tab", name="Use it").click()
+    snippets = page.locator("#use").inner_text()
+    assert f'Client("{server.rstrip("/")}")' in snippets
+    assert f"{server}api/v1/predict" in snippets
+    page.get_by_role("tab", name="Limits and law").click()
+    assert "Article 5(1)(g)" in page.locator("#limits").inner_text()
+
+
+@pytest.mark.browser
+def test_the_page_works_by_keyboard_alone(server, page):
+    opened(page, server)
+    reached = []
+    for _ in range(30):
+        page.keyboard.press("Tab")
+        name = page.evaluate(
+            "(() => { const e = document.activeElement;"
+            " return e.id || e.getAttribute('aria-label') || e.innerText })()"
+        )
+        reached.append(name.strip())
+        if name.strip() == "Try the mean face":
+            page.keyboard.press("Enter")
+            break
+    assert "Find faces" in reached or "find" in reached
+    page.wait_for_selector("#result .fa-message h2, #result .fa-face")
+
+
+@pytest.mark.browser
+def test_nothing_is_cut_off_on_a_phone(server, phone, tmp_path):
+    opened(phone, server)
+    upload(phone, saved(tmp_path / "faces.png", red_cells(5)), "#result .fa-face")
+    for tab in TABS:
+        phone.get_by_role("tab", name=tab).click()
+        phone.wait_for_timeout(200)
+        assert phone.evaluate("document.documentElement.scrollWidth") <= 390, tab
+
+
+OURS = "[class*='fa-'], #result, #model, #use, #limits, #in-use"
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious_in_what_we_wrote(server, browser, tmp_path, scheme):
+    if not AXE.is_file():
+        pytest.skip("axe-core is not installed; run: npm install --prefix tests")
+    photo = saved(tmp_path / "faces.png", red_cells(2))
+    for page in new_page(browser, color_scheme=scheme):
+        opened(page, server)
+        upload(page, photo, "#result .fa-face")
+        page.locator("[data-why]").first.click()
+        page.wait_for_selector(".fa-map img")
+        page.evaluate(AXE.read_text())
+        ours, gradios = [], set()
+        for tab in TABS:
+            page.get_by_role("tab", name=tab).click()
+            page.wait_for_timeout(300)
+            found = page.evaluate("axe.run(document)")
+            assert len(found["passes"]) > 10
+            for rule in found["violations"]:
+                if rule["impact"] not in ("serious", "critical"):
+                    continue
+                for node in rule["nodes"]:
+                    target = node["target"][0]
+                    is_ours = page.evaluate(
+                        "([t, ours]) => !!document.querySelector(t)?.closest(ours)", [target, OURS]
+                    )
+                    entry = f"{rule['id']}: {target}"
+                    (ours.append(entry) if is_ours else gradios.add(entry))
+        ARTIFACTS.mkdir(exist_ok=True)
+        listed = json.dumps(sorted(gradios), indent=1)
+        (ARTIFACTS / f"axe-gradio-{scheme}.json").write_text(listed)
+        assert ours == []
+
+
+@pytest.fixture(scope="module")
+def real_site(yunet_path, tmp_path_factory):
+    """The bundled weights behind YuNet."""
+    pipeline = FacePipeline.from_pretrained(detector="haar")
+    pipeline = FacePipeline(pipeline.model, YuNetDetector(yunet_path), files=pipeline.files)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("uploads")))
+        with running(FaceService(pipeline)) as (url, _):
+            yield url
+
+
+@pytest.mark.browser
+def test_real_photos_give_one_card_a_face(real_site, page, dark, phone, photos_dir, tmp_path):
+    photo = photos_dir / "2008_004176.jpg"
+    labelled = json.loads((photos_dir / "boxes.json").read_text())[photo.name]
+    for view, name in ((page, "several-faces"), (phone, "phone"), (dark, "dark")):
+        opened(view, real_site)
+        upload(view, photo, "#result .fa-face")
+        assert view.locator("#result .fa-face").count() == len(labelled)
+        screenshot(view, name)
+    one = ROOT / "page" / "static" / "examples" / "mean-face.jpg"
+    upload_again(page, one)
+    page.locator(".fa-why select").select_option("age")
+    page.locator("[data-why]").click()
+    page.wait_for_selector(".fa-map img")
+    screenshot(page, "one-face")
+    page.get_by_role("tab", name="Model").click()
+    screenshot(page, "model")
+    page.get_by_role("tab", name="Use it").click()
+    screenshot(page, "use")
+
+
+def upload_again(page, photo):
+    """Clear the field, then give it another photo."""
+    page.locator("#picture").get_by_role("button", name="Remove Image").click()
+    page.wait_for_selector("#result .fa-empty")
+    upload(page, photo, "#result .fa-face")
+    assert page.locator("#result .fa-face").count() == 1
+
+
+def test_the_tests_detector_sees_the_cells_that_were_drawn():
+    for count in (0, 1, 2, 12, 60):
+        assert len(ColourDetector().detect(red_cells(count))) == count
+    assert np.array_equal(red_quarters(0), np.zeros((160, 200, 3)))
