@@ -9,7 +9,8 @@ from predictions_table import CONFIG, columns, table
 
 from train.__main__ import main
 from train.card import TEMPLATE, duration, make_card
-from train.evaluate import evaluate, read_predictions
+from train.evaluate import SCHEMA, evaluate
+from train.predictions import read_predictions
 from train.tables import TableError
 
 
@@ -144,7 +145,7 @@ def test_a_report_of_other_weights_is_refused(changed):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda r, c: r.update(schema=99), "schema 1, came 99"),
+        (lambda r, c: r.update(schema=99), f"schema {SCHEMA}, came 99"),
         (lambda r, c: r["dataset"].update(split="holdout"), "validation split, came 'holdout'"),
         (lambda r, c: c["training"].pop("hardware"), r"lack \['hardware'\]"),
         (lambda r, c: c["training"]["dataset"].pop("holdout_rows"), r"lacks \['holdout_rows'\]"),

@@ -16,6 +16,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from faceattr import labels
 from faceattr.labels import TASKS
 from train.evaluate import SCHEMA
+from train.subgroups import FEW_FACES
 from train.tables import TableError, markdown_table, read_json
 
 log = logging.getLogger("train")
@@ -25,9 +26,6 @@ FAIRFACE = "HuggingFaceM4/FairFace"
 
 FULL_ROWS = {"train": 86_744, "validation": 10_954}
 """Rows of FairFace's splits, as on the data set's page on the Hub."""
-
-FEW_FACES = 30
-"""Groups of fewer faces are marked, and left out where the card names best and worst."""
 
 TRAINING_KEYS = (
     "settings",
