@@ -28,6 +28,13 @@ def store(path, content, **changes):
     return path
 
 
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    """What `columns()` gives, evaluated once."""
+    path = store(tmp_path_factory.mktemp("evaluate") / "p.parquet", columns())
+    return evaluate(read_predictions(path), draws=400)
+
+
 def evaluated(tmp_path, content):
     return evaluate(read_predictions(store(tmp_path / "p.parquet", content)), draws=20)
 
@@ -81,8 +88,8 @@ def test_an_empty_cell_has_no_accuracy():
 
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
-def test_overall_metrics_agree_with_plain_loops(tmp_path, data, task):
-    found = evaluated(tmp_path, data)["overall"][task.name]
+def test_overall_metrics_agree_with_plain_loops(report, data, task):
+    found = report["overall"][task.name]
     pairs = answers(data, task)
     recalls, scores = [], []
     for name in task.classes:
@@ -98,8 +105,7 @@ def test_overall_metrics_agree_with_plain_loops(tmp_path, data, task):
     assert found["macro_f1"] == round(sum(scores) / len(scores), 6)
 
 
-def test_results_on_service_test_rows_count_only_those(tmp_path, data):
-    report = evaluated(tmp_path, data)
+def test_results_on_service_test_rows_count_only_those(report, data):
     for task in TASKS:
         pairs = [p for p, m in zip(answers(data, task), data["service_test"], strict=True) if m]
         assert report["service_test"][task.name]["n"] == len(pairs) < 400
@@ -117,8 +123,8 @@ def test_a_table_without_service_test_rows_has_null_results_there(tmp_path, data
     ("number", "task", "down", "across"),
     [("4.1", GENDER, AGE, RACE), ("4.2", AGE, GENDER, RACE), ("4.3", RACE, GENDER, AGE)],
 )
-def test_the_reports_tables_agree_with_plain_loops(tmp_path, data, number, task, down, across):
-    found = evaluated(tmp_path, data)["subgroups"][number]
+def test_the_reports_tables_agree_with_plain_loops(report, data, number, task, down, across):
+    found = report["subgroups"][number]
     assert found["task"] == task.name
     assert found["rows"] == {"task": down.name, "classes": list(down.classes)}
     assert found["columns"] == {"task": across.name, "classes": list(across.classes)}
@@ -138,8 +144,7 @@ def test_the_reports_tables_agree_with_plain_loops(tmp_path, data, number, task,
                 assert cell["high"] == pytest.approx(high, abs=1e-6)
 
 
-def test_confusion_counts_have_labels_down_and_predictions_across(tmp_path, data):
-    report = evaluated(tmp_path, data)
+def test_confusion_counts_have_labels_down_and_predictions_across(report, data):
     genders = data["gender_true"]
     for task in TASKS:
         groups = {"overall": (report["confusion"]["overall"], range(400))}
@@ -161,8 +166,8 @@ def test_a_gender_without_faces_has_a_confusion_matrix_of_zeros(tmp_path, data):
     assert found == [[0] * 7] * 7
 
 
-def test_recall_by_class_counts_the_faces_of_that_label(tmp_path, data):
-    found = evaluated(tmp_path, data)["per_class"]["age"]
+def test_recall_by_class_counts_the_faces_of_that_label(report, data):
+    found = report["per_class"]["age"]
     pairs = answers(data, AGE)
     assert [(entry["class"], entry["n"], entry["correct"]) for entry in found] == [
         (name, sum(t == name for t, _ in pairs), sum(t == b == name for t, b in pairs))
@@ -205,8 +210,7 @@ def test_equal_probabilities_mean_the_first_class():
     assert predictions.predicted(GENDER).tolist() == [0]
 
 
-def test_the_report_compares_with_the_reports_own_accuracies(tmp_path, data):
-    report = evaluated(tmp_path, data)
+def test_the_report_compares_with_the_reports_own_accuracies(report, data):
     found = report["report_comparison"]
     assert found["rows"] == 10_954
     assert {n: v["report"] for n, v in found["accuracy"].items()} == {
@@ -219,8 +223,7 @@ def test_the_report_compares_with_the_reports_own_accuracies(tmp_path, data):
         assert values["difference"] == pytest.approx(values["here"] - values["report"], abs=2e-6)
 
 
-def test_metadata_is_passed_through_unrounded(tmp_path, data):
-    report = evaluated(tmp_path, data)
+def test_metadata_is_passed_through_unrounded(report, data):
     assert report["schema"] == SCHEMA
     assert report["training"] == TRAINING
     assert report["weights_sha256"] == "ab" * 32
@@ -304,8 +307,7 @@ def test_chance_alone_gives_the_error_that_theory_says():
 
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
-def test_bootstrap_intervals_agree_with_faces_drawn_in_a_plain_loop(tmp_path, data, task):
-    report = evaluate(read_predictions(store(tmp_path / "p.parquet", data)), draws=400)
+def test_bootstrap_intervals_agree_with_faces_drawn_in_a_plain_loop(report, data, task):
     pairs = answers(data, task)
     rng = np.random.default_rng(5)
     drawn = {"accuracy": [], "balanced_accuracy": [], "macro_f1": []}
@@ -321,8 +323,7 @@ def test_bootstrap_intervals_agree_with_faces_drawn_in_a_plain_loop(tmp_path, da
         assert [found["low"], found["high"]] == pytest.approx(expected, abs=0.012), name
 
 
-def test_every_cell_of_the_reports_tables_stands_beside_ours(tmp_path, data):
-    report = evaluated(tmp_path, data)
+def test_every_cell_of_the_reports_tables_stands_beside_ours(report, data):
     for number, printed in published.SUBGROUPS.items():
         table = report["report_comparison"]["tables"][number]
         outside = higher = compared = 0
@@ -344,8 +345,8 @@ def test_every_cell_of_the_reports_tables_stands_beside_ours(tmp_path, data):
         assert table["higher_outside"] == outside
 
 
-def test_the_remarks_on_age_agree_with_plain_loops(tmp_path, data):
-    found = evaluated(tmp_path, data)["remarks"]
+def test_the_remarks_on_age_agree_with_plain_loops(report, data):
+    found = report["remarks"]
     steps = [AGE.index(best) - AGE.index(true) for true, best in answers(data, AGE)]
     wrong = [abs(step) for step in steps if step]
     assert found["age_errors"]["errors"] == len(wrong)
@@ -362,8 +363,8 @@ def test_the_remarks_on_age_agree_with_plain_loops(tmp_path, data):
         assert (taken["n"], taken["count"]) == (len(thirties), thirties.count("20-29"))
 
 
-def test_the_most_confused_races_agree_with_plain_loops(tmp_path, data):
-    found = evaluated(tmp_path, data)["remarks"]
+def test_the_most_confused_races_agree_with_plain_loops(report, data):
+    found = report["remarks"]
     pairs = answers(data, RACE)
     shares = {}
     for i, one in enumerate(RACE.classes):
@@ -414,8 +415,8 @@ def test_brier_score_agrees_with_plain_loops(data):
     assert brier_score(np.eye(2), np.array([1, 0])) == 2.0
 
 
-def test_calibration_by_group_counts_the_faces_of_that_group(tmp_path, data):
-    found = evaluated(tmp_path, data)["calibration"]["race"]["by_group"]["gender"]
+def test_calibration_by_group_counts_the_faces_of_that_group(report, data):
+    found = report["calibration"]["race"]["by_group"]["gender"]
     for entry in found:
         rows = [k for k in range(400) if data["gender_true"][k] == entry["class"]]
         tops = [max(float(data[f"race:{name}"][k]) for name in RACE.classes) for k in rows]
@@ -442,8 +443,8 @@ def test_the_surest_answers_come_first_on_a_risk_coverage_curve():
     assert len(found["curve"]) == 50
 
 
-def test_answers_at_or_above_the_stored_threshold_are_counted(tmp_path, data):
-    found = evaluated(tmp_path, data)["selective"]["race"]
+def test_answers_at_or_above_the_stored_threshold_are_counted(report, data):
+    found = report["selective"]["race"]
     assert (found["aimed_accuracy"], found["stored"]["threshold"]) == (0.8, 0.6)
     answered = []
     for k, (true, best) in enumerate(answers(data, RACE)):

@@ -7,9 +7,10 @@ byte for byte.
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,9 @@ log = logging.getLogger("train")
 
 SCHEMA = 2
 """Version of report.json's layout."""
+
+HISTORY_KEYS = ("epoch", "image_size", "train_loss", "holdout_loss", "holdout_accuracy")
+"""What a report keeps of an epoch."""
 
 
 def _resampled(counts: Floats) -> dict[str, Floats]:
@@ -238,6 +242,7 @@ def evaluate(
     *,
     robustness: Mapping[str, Any] | None = None,
     duplicates: Mapping[str, Any] | None = None,
+    history: Sequence[Mapping[str, Any]] | None = None,
     draws: int = DRAWS,
 ) -> dict[str, Any]:
     """All results of a table of predictions, JSON-ready; floats have six decimals.
@@ -246,6 +251,7 @@ def evaluate(
         predictions: the table.
         robustness: what `python -m train robustness` wrote for the same weights.
         duplicates: what `python -m train duplicates` wrote for the data set.
+        history: what `fit` measured after each epoch, the lines of its history.jsonl.
         draws: resamples of the bootstrap intervals.
 
     Raises:
@@ -271,7 +277,29 @@ def evaluate(
         report["robustness"] = _checked_robustness(robustness, metadata)
     if duplicates is not None:
         report["data_duplicates"] = duplicates["splits"]
+    if history is not None:
+        report["history"] = list(history)
     return report
+
+
+def read_history(path: Path) -> list[dict[str, Any]]:
+    """Read a run's history.jsonl: one JSON object a line.
+
+    Raises:
+        TableError: naming a line that is none, or lacks a loss.
+    """
+    entries = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            entry = json.loads(line)
+            for key in ("train_loss", "holdout_loss"):
+                entry[key] = {task.name: float(entry[key][task.name]) for task in TASKS}
+            entries.append({key: entry[key] for key in HISTORY_KEYS})
+        except (ValueError, KeyError, TypeError) as error:
+            raise TableError(f"{path}, line {number} is no epoch of `fit`: {error}") from error
+    if not entries:
+        raise TableError(f"{path} holds no epoch")
+    return entries
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -297,6 +325,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="JSON",
         help="results of `python -m train duplicates`, to take in",
     )
+    parser.add_argument(
+        "--history", type=Path, metavar="JSONL", help="history.jsonl of the run, to take in"
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -305,6 +336,7 @@ def run(args: argparse.Namespace) -> None:
         read_predictions(args.predictions),
         robustness=read_json(args.robustness) if args.robustness else None,
         duplicates=read_json(args.duplicates) if args.duplicates else None,
+        history=read_history(args.history) if args.history else None,
     )
     write_report(args.output, report)
     for task in TASKS:

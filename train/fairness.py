@@ -34,7 +34,6 @@ import numpy as np
 import pandas as pd
 from fairlearn.metrics import MetricFrame
 from numpy.typing import NDArray
-from sklearn.metrics import confusion_matrix
 
 from faceattr.labels import AGE, GENDER, RACE, TASKS, Task
 from train.bootstrap import DRAWS, SEED, Floats, Resamples, estimates
@@ -69,8 +68,8 @@ def group_counts(
     """
     size = len(task.classes)
 
-    def confusion(labels: NDArray[np.int64], answers: NDArray[np.int64]) -> list[list[int]]:
-        counts: list[list[int]] = confusion_matrix(labels, answers, labels=range(size)).tolist()
+    def confusion(labels: NDArray[np.int64], answers: NDArray[np.int64]) -> list[int]:
+        counts: list[int] = np.bincount(labels * size + answers, minlength=size**2).tolist()
         return counts
 
     frame = MetricFrame(
@@ -83,7 +82,7 @@ def group_counts(
     by_group = frame.by_group[frame.by_group.map(lambda found: isinstance(found, list))]
     keys = [key if isinstance(key, tuple) else (key,) for key in by_group.index]
     groups = [tuple(int(position) for position in key) for key in keys]
-    return groups, np.array(by_group.tolist(), dtype=np.int64)
+    return groups, np.array(by_group.tolist(), dtype=np.int64).reshape(-1, size, size)
 
 
 def _spread(rates: Floats, enough: NDArray[np.bool_]) -> tuple[Floats, Floats]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from faceattr.labels import AGE, GENDER, RACE
 from train import published
-from train.card import percent
+from train.sections import percent
 from train.tables import TableError, markdown_table, read_json, write_text
 
 log = logging.getLogger("train")
