@@ -28,6 +28,7 @@ from train.publish import (  # noqa: E402
 
 TOP_LEVEL = ("app.py", "requirements.txt", CARD_NAME, "LICENSE")
 PACKAGE = "faceattr"
+NOT_NEEDED = {"__pycache__", "figures"}
 BUNDLED = f"weights/{DEFAULT_MODEL}"
 PACKAGE_NEEDS = ("__init__.py", f"{BUNDLED}/{CONFIG_NAME}", f"{BUNDLED}/{WEIGHTS_NAME}")
 
@@ -41,7 +42,7 @@ def space_files(root: Path) -> dict[str, Path]:
         PublishError: naming what is missing, or a README.md that describes no Gradio Space.
     """
     package = [p for p in sorted((root / PACKAGE).rglob("*")) if p.is_file()]
-    package = [p for p in package if "__pycache__" not in p.parts]
+    package = [p for p in package if not NOT_NEEDED & set(p.parts)]
     needed = (*TOP_LEVEL, *(f"{PACKAGE}/{name}" for name in PACKAGE_NEEDS))
     if missing := [name for name in needed if not (root / name).is_file()]:
         raise PublishError(f"{root} lacks {', '.join(missing)}; a Space cannot start without")

@@ -202,6 +202,11 @@ class HubServer:
         """Cut the connection of the next `times` matching requests; see `Fault` for `after`."""
         self._faults.append(Fault(method, re.compile(path), times, after=after))
 
+    def heal(self) -> None:
+        """Take away the faults that are still to come."""
+        with self._lock:
+            self._faults.clear()
+
     def asked(self, method: str, path: str) -> int:
         """How many requests of that method had a path that contains the regex `path`."""
         return sum(m == method and bool(re.search(path, p)) for m, p in self.requests)

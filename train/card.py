@@ -1,6 +1,7 @@
 """report.json and config.json to a model card for the Hub: a template plus data.
 
-No number in a card is typed by hand, and the same two files give the same card.
+No number in a card is typed by hand, and the same two files give the same card. Its pictures go to
+the folder `figures` beside it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from faceattr.labels import TASKS
 from train import sections
 from train.evaluate import SCHEMA
 from train.fairness import GROUPINGS, title
-from train.plots import card_figures
+from train.plots import card_figures, write_figures
 from train.procedure import cost, settings_words, start_words, teachers_words
 from train.sections import TITLES, Json, duration, percent
 from train.subgroups import FEW_FACES
@@ -25,6 +26,9 @@ from train.tables import TableError, read_json
 log = logging.getLogger("train")
 
 TEMPLATE = Path(__file__).with_name("card_template.md")
+FIGURES = "figures"
+"""Folder beside the card that its pictures go to."""
+
 FAIRFACE = "HuggingFaceM4/FairFace"
 
 FULL_ROWS = {"train": 86_744, "validation": 10_954}
@@ -263,6 +267,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Carry out `python -m train card`."""
-    card = make_card(read_json(args.report), read_json(args.config), args.repo_id)
+    report = read_json(args.report)
+    card = make_card(report, read_json(args.config), args.repo_id)
     card.save(args.output)
+    write_figures(card_figures(report), args.output.parent / FIGURES, ("png",))
     log.info("-> %s", args.output)

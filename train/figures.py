@@ -17,7 +17,7 @@ from faceattr.labels import TASKS
 from train import sections
 from train.card import FULL_ROWS
 from train.evaluate import SCHEMA
-from train.plots import Figure, data_figures, result_figures
+from train.plots import Figure, data_figures, result_figures, write_figures
 from train.procedure import cost
 from train.sections import TITLES, Json, percent
 from train.subgroups import FEW_FACES
@@ -92,16 +92,6 @@ def page(report: Json, labels: Json) -> str:
     return text.rstrip() + "\n"
 
 
-def write_figures(figures: dict[str, Figure], folder: Path, endings: tuple[str, ...]) -> None:
-    """Draw figures into a folder, and take away pictures there that are none of them."""
-    wanted = {f"{figure.name}.{ending}" for figure in figures.values() for ending in endings}
-    for path in [*folder.glob("*.svg"), *folder.glob("*.png")]:
-        if path.name not in wanted:
-            path.unlink()
-    for figure in figures.values():
-        figure.save(folder, endings)
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `python -m train figures`."""
     parser.add_argument(
@@ -119,5 +109,6 @@ def run(args: argparse.Namespace) -> None:
     """Carry out `python -m train figures`."""
     report, labels = read_json(args.report), read_json(args.labels)
     write_text(args.output, page(report, labels))
-    write_figures(page_figures(report, labels), args.output.parent / FOLDER, ("png", "svg"))
+    found = page_figures(report, labels)
+    write_figures(list(found.values()), args.output.parent / FOLDER, ("png", "svg"))
     log.info("-> %s", args.output)

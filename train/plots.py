@@ -80,8 +80,8 @@ class Figure:
         text = json.dumps(self.data, sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()
 
-    def save(self, folder: Path, endings: Sequence[str] = ("png", "svg")) -> None:
-        """Write the figure as `name.png` and `name.svg`."""
+    def save(self, folder: Path, endings: Sequence[str]) -> None:
+        """Write the figure as `name.ENDING` for every ending, "png" or "svg"."""
         folder.mkdir(parents=True, exist_ok=True)
         with mpl.rc_context(STYLE):
             canvas = self.draw()
@@ -283,6 +283,16 @@ def reliability(report: Json) -> Figure:
                 color=COLOURS[name],
                 marker=MARKERS[name],
                 label="accuracy",
+            )
+            few = [entry for entry in filled if entry["n"] < FEW_FACES]
+            axes.plot(
+                [e["confidence"] for e in few],
+                [e["accuracy"] for e in few],
+                color=COLOURS[name],
+                marker=MARKERS[name],
+                markerfacecolor=PANEL,
+                linestyle="",
+                label=f"fewer than {FEW_FACES} faces",
             )
             error = data[name]["expected_calibration_error"]
             axes.set_title(f"{TITLES[name]}, error {error:.3f}")
@@ -787,3 +797,13 @@ def card_figures(report: Json) -> list[Figure]:
     )
     found = result_figures(report)
     return [found[name] for name in kept if name in found]
+
+
+def write_figures(figures: Sequence[Figure], folder: Path, endings: Sequence[str]) -> None:
+    """Draw figures into a folder, and take away pictures there that are none of them."""
+    wanted = {f"{figure.name}.{ending}" for figure in figures for ending in endings}
+    for path in [*folder.glob("*.svg"), *folder.glob("*.png")]:
+        if path.name not in wanted:
+            path.unlink()
+    for figure in figures:
+        figure.save(folder, endings)

@@ -471,20 +471,21 @@ def duplicate_sentence(report: Json) -> str:
     """How many pictures occur twice among the rows measured, and across the parts where known."""
     found = report["duplicates"]
     differ = ", ".join(
-        f"{TITLES[name].lower()} of {count}" for name, count in found["labels_differ"].items()
+        f"{TITLES[name].lower()} {count}" for name, count in found["labels_differ"].items()
     )
     text = (
-        f"By the SHA-256 of the files, {found['pictures']} pictures occur more than once among the "
-        f"{report['dataset']['rows']:,} rows measured ({found['rows']} rows); labels differ in "
-        f"{differ}."
+        f"Among the {report['dataset']['rows']:,} rows measured, {found['rows']} show a picture "
+        f"that another of them shows too ({found['pictures']} different, by their SHA-256)."
     )
+    if found["pictures"]:
+        text += f" Pictures whose labels then differ: {differ}."
     if "data_duplicates" in report:
         across = {(p["first"], p["second"]): p for p in report["data_duplicates"]["across"]}
         trained = report["data_duplicates"]["within"]["train"]
         text += (
-            f" {across['train', 'validation']['pictures']} of the validation pictures and "
-            f"{across['train', 'holdout']['pictures']} of the holdout's are also among the "
-            f"{trained['rows']:,} training rows; none was removed, so that the figures are those "
-            "of FairFace as it is."
+            f" Among the {trained['rows']:,} training rows are "
+            f"{across['train', 'validation']['pictures']} of the validation pictures and "
+            f"{across['train', 'holdout']['pictures']} of the holdout's. None was removed: the "
+            "figures are those of FairFace as it is."
         )
     return text
