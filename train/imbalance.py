@@ -245,9 +245,18 @@ and a race as its annotators perceived them. This page counts those labels in {s
 
 ## Imbalance by attribute
 
-The figures are those of the report's section 2.1. For balanced classes the ratio range and the
-coefficient of variation are 0, the entropy is the logarithm to base 2 of the number of classes,
-and the Gini index is 1 - 1 / (number of classes).
+The figures are those of the report's section 2.1. With N_c faces of class c out of C classes,
+N = sum of N_c, p_c = N_c / N and mean m = N / C:
+
+| | Formula | If balanced |
+| :-- | :-- | :-- |
+| Max ratio, min ratio | max N_c / N, min N_c / N | 1 / C |
+| Ratio range | max ratio - min ratio | 0 |
+| Coefficient of variation | sqrt(sum of (N_c - m)² / C) / m | 0 |
+| Entropy (bits) | - sum of p_c log2 p_c | log2 C |
+| Gini index | 1 - sum of p_c² | 1 - 1 / C |
+
+The distributions as figures (the report's 3.2 to 3.7) are in [results.md](results.md).
 
 {by_attribute}
 
