@@ -31,6 +31,17 @@ AFTER_PREDICTION = [
     "calibration",
     "results",
     "experiments",
+    "predictions",
+    "published",
+    "bootstrap",
+    "reliability",
+    "remarks",
+    "fairness",
+    "sections",
+    "procedure",
+    "plots",
+    "figures",
+    "mitigation",
 ]
 
 
