@@ -40,6 +40,7 @@ def checkout(tmp_path):
         "faceattr/labels.py": "",
         f"faceattr/weights/{DEFAULT_MODEL}/config.json": "{}",
         f"faceattr/weights/{DEFAULT_MODEL}/model.safetensors": "weights",
+        f"faceattr/weights/{DEFAULT_MODEL}/figures/losses.png": "the card's",
         "faceattr/__pycache__/labels.cpython-311.pyc": "stale",
         "train/fit.py": "",
         "tests/test_app.py": "",

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 import torch
 from hub_server import HubServer
+from huggingface_hub import ModelCard
 
-from faceattr.hub import load_model
+from faceattr.hub import BUNDLED, BUNDLED_NAMES, load_model
 from faceattr.model import LightweightMTLNet224, ModelConfig
 from train import publish as publishing
 from train.publish import PublishError, check_folder, publish
@@ -163,6 +164,40 @@ def test_a_card_the_hub_refuses_is_explained(hub, folder):
         send(hub, folder)
     assert hub.repos == {}
     assert hub.asked("POST", "/api/repos/create") == 0
+
+
+@pytest.mark.parametrize("name", BUNDLED_NAMES)
+def test_the_repositorys_own_weights_are_ready_to_publish(hub, name):
+    files = check_folder(BUNDLED / name)
+    assert "figures/confusion.png" in files
+    api = publishing.connect(REPO, endpoint=hub.url, token=hub.token)
+    publishing.validate_card(api, files["README.md"])
+    card = ModelCard.load(files["README.md"])
+    assert [r.metric_name for r in card.data.eval_results] == [
+        "Gender accuracy",
+        "Age group accuracy",
+        "Race accuracy",
+    ]
+    for number in ("4.1", "4.2", "4.3"):
+        assert f"(report, Table {number})" in card.text
+
+
+@pytest.mark.parametrize(
+    ("metadata", "said"),
+    [
+        ("license: freeware", '"license" must be one of'),
+        ("tags: faces", '"tags" must be an array'),
+        ("model-index: [{name: x, results: [{task: {type: y}}]}]", "not valid: .*model_index"),
+    ],
+)
+def test_metadata_against_the_hubs_rules_is_refused_before_anything_is_made(
+    hub, folder, metadata, said
+):
+    card = (folder / "README.md").read_text()
+    (folder / "README.md").write_text(card.replace("license: cc-by-4.0", metadata))
+    with pytest.raises(PublishError, match=said):
+        send(hub, folder)
+    assert hub.repos == {}
 
 
 def test_a_card_of_other_weights_is_refused(folder):
