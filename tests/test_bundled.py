@@ -11,7 +11,7 @@ from faceattr.hub import BUNDLED, BUNDLED_NAMES, DEFAULT_MODEL
 from train.card import make_card
 from train.evaluate import read_history
 from train.figures import page, page_figures
-from train.plots import card_figures
+from train.plots_results import card_figures
 from train.results import START, TableError, comparison, insert, pipeline_sentence
 from train.tables import read_json as read
 

@@ -10,7 +10,7 @@ from predictions_table import CONFIG, columns, table
 from train.__main__ import main
 from train.card import TEMPLATE, duration, make_card
 from train.evaluate import SCHEMA, evaluate
-from train.plots import card_figures
+from train.plots_results import card_figures
 from train.predictions import read_predictions
 from train.tables import TableError
 

@@ -18,7 +18,8 @@ from train.corruptions import CORRUPTIONS
 from train.evaluate import evaluate, read_history
 from train.figures import TEMPLATE, page, page_figures
 from train.imbalance import Labels, describe
-from train.plots import card_figures, data_figures, result_figures
+from train.plots_data import data_figures
+from train.plots_results import card_figures, result_figures
 from train.predictions import read_predictions
 from train.subgroups import Cell
 from train.tables import TableError, rounded, write_report

@@ -40,6 +40,8 @@ AFTER_PREDICTION = [
     "sections",
     "procedure",
     "plots",
+    "plots_data",
+    "plots_results",
     "figures",
     "mitigation",
 ]

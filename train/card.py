@@ -17,7 +17,8 @@ from faceattr.labels import TASKS
 from train import sections
 from train.evaluate import SCHEMA
 from train.fairness import GROUPINGS, title
-from train.plots import card_figures, write_figures
+from train.plots import write_figures
+from train.plots_results import card_figures
 from train.procedure import cost, settings_words, start_words, teachers_words
 from train.sections import TITLES, Json, duration, percent
 from train.subgroups import FEW_FACES

@@ -17,7 +17,9 @@ from faceattr.labels import TASKS
 from train import sections
 from train.card import FULL_ROWS
 from train.evaluate import SCHEMA
-from train.plots import Figure, data_figures, result_figures, write_figures
+from train.plots import Figure, write_figures
+from train.plots_data import data_figures
+from train.plots_results import result_figures
 from train.procedure import cost
 from train.sections import TITLES, Json, percent
 from train.subgroups import FEW_FACES
