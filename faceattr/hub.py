@@ -236,7 +236,15 @@ def find_beside(files: WeightsFiles, name: str) -> Path | None:
         return local
     if files.revision is None:
         return None
+    import httpx2
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    local_only = not _answers(files.name, files.revision)
     try:
-        return Path(hf_hub_download(files.name, name, revision=files.revision))
+        found = hf_hub_download(
+            files.name, name, revision=files.revision, local_files_only=local_only
+        )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, httpx2.HTTPError):
         return None
+    return Path(found)

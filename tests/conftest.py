@@ -40,6 +40,12 @@ def photos_dir() -> Path:
 
 
 @pytest.fixture(scope="session")
+def report_text() -> str:
+    """The text of the report that is being rebuilt."""
+    return _optional("reference/multitask-report.txt").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="session")
 def yunet_path() -> Path:
     """A YuNet model file."""
     found = sorted(_optional("models").glob("*yunet*.onnx"))

@@ -30,6 +30,9 @@ import yaml
 from huggingface_hub.utils import close_session
 
 LFS_SUFFIXES = (".safetensors", ".onnx", ".bin", ".png")
+LICENSES = {"apache-2.0", "cc-by-4.0", "mit", "other"}
+"""A few of those the Hub knows."""
+
 FRONT_MATTER = re.compile(r"\A---\r?\n(.*?)\r?\n---(\r?\n|\Z)", re.DOTALL)
 
 
@@ -202,6 +205,11 @@ class HubServer:
         """Cut the connection of the next `times` matching requests; see `Fault` for `after`."""
         self._faults.append(Fault(method, re.compile(path), times, after=after))
 
+    def heal(self) -> None:
+        """Take away the faults that are still to come."""
+        with self._lock:
+            self._faults.clear()
+
     def asked(self, method: str, path: str) -> int:
         """How many requests of that method had a path that contains the regex `path`."""
         return sum(m == method and bool(re.search(path, p)) for m, p in self.requests)
@@ -275,6 +283,28 @@ def create_repo(hub: HubServer, request: Request) -> Any:
     return url
 
 
+def index_errors(index: Any) -> list[str]:
+    """What the Hub's rules for `model-index` find wrong: what each part must have."""
+    if not isinstance(index, list):
+        return ['"model-index" must be an array']
+    found = []
+    for place, model in enumerate(index):
+        where = f'"model-index[{place}]'
+        if not isinstance(model.get("name"), str):
+            found.append(f'{where}.name" is required')
+        for number, result in enumerate(model.get("results", [])):
+            needed = {"task": ("type",), "dataset": ("type", "name")}
+            for part, keys in needed.items():
+                missing = [key for key in keys if not result.get(part, {}).get(key)]
+                found += [f'{where}.results[{number}].{part}.{key}" is required' for key in missing]
+            for metric in result.get("metrics", [{}]):
+                missing = [key for key in ("type", "value") if metric.get(key) is None]
+                found += [
+                    f'{where}.results[{number}].metrics.{key}" is required' for key in missing
+                ]
+    return found
+
+
 def validate_yaml(hub: HubServer, request: Request) -> Any:
     match = FRONT_MATTER.match(request.json()["content"])
     data = yaml.safe_load(match[1]) if match else {}
@@ -283,6 +313,11 @@ def validate_yaml(hub: HubServer, request: Request) -> Any:
         for key in ("license", "pipeline_tag", "sdk")
         if key in data and not isinstance(data[key], str)
     ]
+    if data.get("license", "other") not in LICENSES:
+        errors.append({"message": f'"license" must be one of {sorted(LICENSES)}'})
+    if not isinstance(data.get("tags", []), list):
+        errors.append({"message": '"tags" must be an array'})
+    errors += [{"message": message} for message in index_errors(data.get("model-index", []))]
     if errors:
         raise Answer(400, {"errors": errors, "warnings": []})
     return {"errors": [], "warnings": []}

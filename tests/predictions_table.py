@@ -1,5 +1,6 @@
 """A synthetic table of predictions, as `python -m train predict` writes it."""
 
+import hashlib
 import json
 
 import numpy as np
@@ -41,6 +42,7 @@ CONFIG = {
     "classes": {task.name: list(task.classes) for task in TASKS},
     "preprocessing": {"image_size": 112, "mean": [0.5] * 3, "std": [0.25] * 3},
     "temperatures": {task.name: 1.0 for task in TASKS},
+    "thresholds": {"gender": 0.7, "age": 0.5, "race": 0.6},
     "training": TRAINING,
 }
 
@@ -51,6 +53,7 @@ def columns(rows: int = 400, seed: int = 0) -> dict[str, list | np.ndarray]:
     found: dict[str, list | np.ndarray] = {
         "row": list(range(rows)),
         "file": [f"{index + 1}.jpg" for index in range(rows)],
+        "sha256": [hashlib.sha256(b"%d" % index).hexdigest() for index in range(rows)],
         "service_test": (rng.random(rows) < 0.4).tolist(),
     }
     for task in TASKS:

@@ -1,17 +1,23 @@
 """What the repository says about its weights is what their report says."""
 
 import hashlib
+import re
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from faceattr.hub import BUNDLED, BUNDLED_NAMES, DEFAULT_MODEL
 from train.card import make_card
+from train.evaluate import read_history
+from train.figures import page, page_figures
+from train.plots_results import card_figures
 from train.results import START, TableError, comparison, insert, pipeline_sentence
 from train.tables import read_json as read
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results"
+FIGURES = ROOT / "docs" / "figures"
 REPORTS = [BUNDLED / name / "report.json" for name in BUNDLED_NAMES]
 REPORTS += sorted((RESULTS / "reports").glob("*.json"))
 PIPELINE = RESULTS / "pipeline.json"
@@ -46,6 +52,50 @@ def test_the_default_does_better_on_the_holdout():
 def test_a_card_is_made_of_its_report(name):
     card = make_card(read(BUNDLED / name / "report.json"), read(BUNDLED / name / "config.json"))
     assert (BUNDLED / name / "README.md").read_text() == str(card)
+
+
+def drawn_from(path):
+    """The fingerprint of the data that a picture was drawn from."""
+    if path.suffix == ".svg":
+        return re.search(r"data ([0-9a-f]{64})", path.read_text(encoding="utf-8"))[1]
+    with Image.open(path) as image:
+        return image.info["Description"].removeprefix("data ")
+
+
+@pytest.mark.parametrize("name", BUNDLED_NAMES)
+def test_a_cards_pictures_are_drawn_from_its_report(name):
+    folder = BUNDLED / name / "figures"
+    wanted = {
+        f"{f.name}.png": f.fingerprint for f in card_figures(read(BUNDLED / name / "report.json"))
+    }
+    assert {path.name: drawn_from(path) for path in folder.iterdir()} == wanted
+
+
+def test_the_results_page_and_its_pictures_are_made_of_the_report():
+    report, labels = read(BUNDLED / DEFAULT_MODEL / "report.json"), read(RESULTS / "labels.json")
+    assert (ROOT / "docs" / "results.md").read_text(encoding="utf-8") == page(report, labels)
+    figures = page_figures(report, labels).values()
+    wanted = {f"{f.name}.{e}": f.fingerprint for f in figures for e in ("png", "svg")}
+    assert {path.name: drawn_from(path) for path in FIGURES.iterdir()} == wanted
+
+
+def test_all_pictures_together_stay_small():
+    folders = [FIGURES, *(BUNDLED / name / "figures" for name in BUNDLED_NAMES)]
+    assert sum(path.stat().st_size for folder in folders for path in folder.iterdir()) < 3_500_000
+
+
+@pytest.mark.parametrize("name", BUNDLED_NAMES)
+def test_a_report_holds_what_was_measured_beside_the_predictions(name):
+    report = read(BUNDLED / name / "report.json")
+    assert report["history"] == read_history(BUNDLED / name / "history.jsonl")
+    assert report["data_duplicates"] == read(RESULTS / "duplicates.json")["splits"]
+
+
+def test_the_defaults_robustness_is_in_its_report():
+    measured = read(RESULTS / "robustness" / f"{DEFAULT_MODEL}.json")
+    found = read(BUNDLED / DEFAULT_MODEL / "report.json")["robustness"]
+    assert found["weights_sha256"] == measured["weights_sha256"]
+    assert (found["clean"], found["corruptions"]) == (measured["clean"], measured["corruptions"])
 
 
 def test_the_pipeline_was_measured_with_the_default_weights():

@@ -9,7 +9,9 @@ from predictions_table import CONFIG, columns, table
 
 from train.__main__ import main
 from train.card import TEMPLATE, duration, make_card
-from train.evaluate import evaluate, read_predictions
+from train.evaluate import SCHEMA, evaluate
+from train.plots_results import card_figures
+from train.predictions import read_predictions
 from train.tables import TableError
 
 
@@ -144,7 +146,7 @@ def test_a_report_of_other_weights_is_refused(changed):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda r, c: r.update(schema=99), "schema 1, came 99"),
+        (lambda r, c: r.update(schema=99), f"schema {SCHEMA}, came 99"),
         (lambda r, c: r["dataset"].update(split="holdout"), "validation split, came 'holdout'"),
         (lambda r, c: c["training"].pop("hardware"), r"lack \['hardware'\]"),
         (lambda r, c: c["training"]["dataset"].pop("holdout_rows"), r"lacks \['holdout_rows'\]"),
@@ -192,3 +194,58 @@ def test_a_card_says_what_the_network_learned_from(report):
     assert "40 min 00 s; holdout gender 91.0 %, age 56.0 %, race 66.0 %" in text
     assert "distillation with weight 0.7 and temperature 2" in text
     assert "bfloat16, torch.compile" in text
+
+
+def test_a_card_says_what_the_run_started_from_and_what_all_of_it_cost(changed):
+    report, config = changed
+    assert "Started from" not in make_card(report, config).text
+    start = {
+        "sha256": "cd" * 32,
+        "architecture": "FaceAttrNet",
+        "recipe": "ours",
+        "seed": 4,
+        "hardware": "CPU, 2 threads",
+        "wall_seconds": 2400,
+        "holdout_accuracy": {"gender": 0.91},
+        "teachers": [],
+        "start": None,
+    }
+    for training in (report["training"], config["training"]):
+        training["start"] = start
+        training["settings"]["continues"] = True
+    text = " ".join(make_card(report, config).text.split())
+    assert "| Started from | the weights of a finished run, a warm restart: FaceAttrNet" in text
+    assert "Training took 1 h 42 min of computing in all" in text
+    assert "- `ours` (seed 4): 40 min 00 s on CPU, 2 threads" in text
+
+
+def test_a_card_holds_the_fairness_and_calibration_figures_of_its_report(report):
+    text = make_card(report, CONFIG).text
+    for task in ("gender", "age", "race"):
+        calibration = report["calibration"][task]
+        assert f"| {calibration['expected_calibration_error']:.4f} |" in text
+        assert f"| {calibration['brier']:.4f} |" in text
+        stored = report["selective"][task]["stored"]
+        share = 100 * stored["coverage"]["accuracy"]
+        assert f"| {stored['threshold']:g} | {share:.1f} (" in text
+        for criteria in report["fairness"][task].values():
+            entries = [criteria["accuracy"]["difference"]]
+            if "equalized_odds" in criteria:
+                entries.append(criteria["equalized_odds"]["difference"])
+            for found in entries:
+                if found["value"] is None:
+                    assert "too few faces" in text
+                    continue
+                value, low, high = (f"{100 * found[key]:.1f}" for key in ("value", "low", "high"))
+                assert f"{value} ({low} to {high})" in text
+
+
+def test_a_card_shows_its_pictures_with_alt_text(report, tmp_path):
+    (tmp_path / "report.json").write_text(json.dumps(report), encoding="utf-8")
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG), encoding="utf-8")
+    output = tmp_path / "README.md"
+    files = ["--report", str(tmp_path / "report.json"), "--config", str(tmp_path / "config.json")]
+    assert main(["card", *files, "--output", str(output)]) == 0
+    shown = re.findall(r"!\[(.{40,}?)\]\(figures/([a-z0-9-]+\.png)\)", output.read_text())
+    assert {name for _, name in shown} == {path.name for path in (tmp_path / "figures").iterdir()}
+    assert len(shown) == len(card_figures(report)) > 3

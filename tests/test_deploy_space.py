@@ -42,6 +42,7 @@ def checkout(tmp_path):
         f"faceattr/weights/{DEFAULT_MODEL}/model.safetensors": "weights",
         "page/__init__.py": "",
         "page/static/page.css": "",
+        f"faceattr/weights/{DEFAULT_MODEL}/figures/losses.png": "the card's",
         "faceattr/__pycache__/labels.cpython-311.pyc": "stale",
         "train/fit.py": "",
         "tests/test_app.py": "",

@@ -6,10 +6,14 @@ import pyarrow.parquet as pq
 import pytest
 from predictions_table import TRAINING, columns, table
 from scipy.stats import binomtest
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
 
 from faceattr.labels import AGE, GENDER, RACE, TASKS
+from train import published
 from train.__main__ import main
-from train.evaluate import Predictions, calibration, evaluate, read_predictions
+from train.evaluate import SCHEMA, evaluate
+from train.predictions import Predictions, read_predictions
+from train.reliability import brier_score, calibration, risk_coverage
 from train.subgroups import Cell, wilson_interval
 from train.tables import TableError
 
@@ -24,8 +28,15 @@ def store(path, content, **changes):
     return path
 
 
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    """What `columns()` gives, evaluated once."""
+    path = store(tmp_path_factory.mktemp("evaluate") / "p.parquet", columns())
+    return evaluate(read_predictions(path), draws=400)
+
+
 def evaluated(tmp_path, content):
-    return evaluate(read_predictions(store(tmp_path / "p.parquet", content)))
+    return evaluate(read_predictions(store(tmp_path / "p.parquet", content)), draws=20)
 
 
 def answers(content, task):
@@ -77,8 +88,8 @@ def test_an_empty_cell_has_no_accuracy():
 
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
-def test_overall_metrics_agree_with_plain_loops(tmp_path, data, task):
-    found = evaluated(tmp_path, data)["overall"][task.name]
+def test_overall_metrics_agree_with_plain_loops(report, data, task):
+    found = report["overall"][task.name]
     pairs = answers(data, task)
     recalls, scores = [], []
     for name in task.classes:
@@ -94,8 +105,7 @@ def test_overall_metrics_agree_with_plain_loops(tmp_path, data, task):
     assert found["macro_f1"] == round(sum(scores) / len(scores), 6)
 
 
-def test_results_on_service_test_rows_count_only_those(tmp_path, data):
-    report = evaluated(tmp_path, data)
+def test_results_on_service_test_rows_count_only_those(report, data):
     for task in TASKS:
         pairs = [p for p, m in zip(answers(data, task), data["service_test"], strict=True) if m]
         assert report["service_test"][task.name]["n"] == len(pairs) < 400
@@ -113,8 +123,8 @@ def test_a_table_without_service_test_rows_has_null_results_there(tmp_path, data
     ("number", "task", "down", "across"),
     [("4.1", GENDER, AGE, RACE), ("4.2", AGE, GENDER, RACE), ("4.3", RACE, GENDER, AGE)],
 )
-def test_the_reports_tables_agree_with_plain_loops(tmp_path, data, number, task, down, across):
-    found = evaluated(tmp_path, data)["subgroups"][number]
+def test_the_reports_tables_agree_with_plain_loops(report, data, number, task, down, across):
+    found = report["subgroups"][number]
     assert found["task"] == task.name
     assert found["rows"] == {"task": down.name, "classes": list(down.classes)}
     assert found["columns"] == {"task": across.name, "classes": list(across.classes)}
@@ -134,8 +144,7 @@ def test_the_reports_tables_agree_with_plain_loops(tmp_path, data, number, task,
                 assert cell["high"] == pytest.approx(high, abs=1e-6)
 
 
-def test_confusion_counts_have_labels_down_and_predictions_across(tmp_path, data):
-    report = evaluated(tmp_path, data)
+def test_confusion_counts_have_labels_down_and_predictions_across(report, data):
     genders = data["gender_true"]
     for task in TASKS:
         groups = {"overall": (report["confusion"]["overall"], range(400))}
@@ -157,8 +166,8 @@ def test_a_gender_without_faces_has_a_confusion_matrix_of_zeros(tmp_path, data):
     assert found == [[0] * 7] * 7
 
 
-def test_recall_by_class_counts_the_faces_of_that_label(tmp_path, data):
-    found = evaluated(tmp_path, data)["per_class"]["age"]
+def test_recall_by_class_counts_the_faces_of_that_label(report, data):
+    found = report["per_class"]["age"]
     pairs = answers(data, AGE)
     assert [(entry["class"], entry["n"], entry["correct"]) for entry in found] == [
         (name, sum(t == name for t, _ in pairs), sum(t == b == name for t, b in pairs))
@@ -195,12 +204,13 @@ def test_certain_and_right_predictions_are_perfectly_calibrated_and_in_the_last_
 
 def test_equal_probabilities_mean_the_first_class():
     half = np.full((1, 2), 0.5)
-    predictions = Predictions(np.array([False]), {"gender": np.array([0])}, {"gender": half}, {})
+    predictions = Predictions(
+        ("",), np.array([False]), {"gender": np.array([0])}, {"gender": half}, {}
+    )
     assert predictions.predicted(GENDER).tolist() == [0]
 
 
-def test_the_report_compares_with_the_reports_own_accuracies(tmp_path, data):
-    report = evaluated(tmp_path, data)
+def test_the_report_compares_with_the_reports_own_accuracies(report, data):
     found = report["report_comparison"]
     assert found["rows"] == 10_954
     assert {n: v["report"] for n, v in found["accuracy"].items()} == {
@@ -213,9 +223,8 @@ def test_the_report_compares_with_the_reports_own_accuracies(tmp_path, data):
         assert values["difference"] == pytest.approx(values["here"] - values["report"], abs=2e-6)
 
 
-def test_metadata_is_passed_through_unrounded(tmp_path, data):
-    report = evaluated(tmp_path, data)
-    assert report["schema"] == 1
+def test_metadata_is_passed_through_unrounded(report, data):
+    assert report["schema"] == SCHEMA
     assert report["training"] == TRAINING
     assert report["weights_sha256"] == "ab" * 32
     assert report["dataset"]["rows"] == 400
@@ -245,6 +254,7 @@ def spoil(data, column, row, value):
         ("race_true", 8, None, r"\['race_true'\] have missing values"),
         ("row", 9, 0, "'row' must be unique, 1 values"),
         ("file", 9, "1.jpg", "'file' must be unique"),
+        ("sha256", 9, "abc", "'sha256' must hold 64 hexadecimal digits, came 'abc'"),
     ],
 )
 def test_a_spoilt_value_is_named(tmp_path, data, column, row, value, message):
@@ -270,7 +280,8 @@ def test_metadata_that_is_absent_or_does_not_fit_is_refused(tmp_path, data):
     with pytest.raises(TableError, match="no key 'faceattr'.*python -m train predict"):
         read_predictions(path)
     with pytest.raises(
-        TableError, match=r"'config' lacks \['training', 'preprocessing', 'temperatures'\]"
+        TableError,
+        match=r"'config' lacks \['training', 'preprocessing', 'temperatures', 'thresholds'\]",
     ):
         read_predictions(store(path, data, config={}))
     facts = {"id": "x", "config": "0.25", "split": "validation", "revision": None, "rows": 401}
@@ -293,3 +304,156 @@ def test_chance_alone_gives_the_error_that_theory_says():
     found = calibration(values, np.zeros(n, np.int64))["if_calibrated"]
     assert found["mean"] == pytest.approx(np.sqrt(2 * claim * (1 - claim) / (np.pi * n)), rel=0.06)
     assert found["p95"] == pytest.approx(1.96 * np.sqrt(claim * (1 - claim) / n), rel=0.12)
+
+
+@pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
+def test_bootstrap_intervals_agree_with_faces_drawn_in_a_plain_loop(report, data, task):
+    pairs = answers(data, task)
+    rng = np.random.default_rng(5)
+    drawn = {"accuracy": [], "balanced_accuracy": [], "macro_f1": []}
+    for _ in range(400):
+        sample = [pairs[index] for index in rng.integers(400, size=400)]
+        true, best = zip(*sample, strict=True)
+        drawn["accuracy"].append(accuracy_score(true, best))
+        drawn["balanced_accuracy"].append(balanced_accuracy_score(true, best))
+        drawn["macro_f1"].append(f1_score(true, best, average="macro"))
+    for name, values in drawn.items():
+        found = report["overall"][task.name]["bootstrap"][name]
+        expected = np.quantile(values, [0.025, 0.975])
+        assert [found["low"], found["high"]] == pytest.approx(expected, abs=0.012), name
+
+
+def test_every_cell_of_the_reports_tables_stands_beside_ours(report, data):
+    for number, printed in published.SUBGROUPS.items():
+        table = report["report_comparison"]["tables"][number]
+        outside = higher = compared = 0
+        for i, line in enumerate(printed):
+            for j, theirs in enumerate(line):
+                ours = report["subgroups"][number]["cells"][i][j]
+                cell = table["cells"][i][j]
+                assert (cell["n"], cell["report"]) == (ours["n"], theirs)
+                if not ours["n"]:
+                    continue
+                assert cell["difference"] == pytest.approx(ours["accuracy"] - theirs, abs=1e-6)
+                far = theirs + 0.005 < ours["low"] or theirs - 0.005 > ours["high"]
+                assert cell["outside"] == far
+                if ours["n"] >= 30:
+                    compared += 1
+                    higher += ours["accuracy"] > theirs
+                    outside += far and ours["accuracy"] > theirs
+        assert (table["compared"], table["higher"]) == (compared, higher)
+        assert table["higher_outside"] == outside
+
+
+def test_the_remarks_on_age_agree_with_plain_loops(report, data):
+    found = report["remarks"]
+    steps = [AGE.index(best) - AGE.index(true) for true, best in answers(data, AGE)]
+    wrong = [abs(step) for step in steps if step]
+    assert found["age_errors"]["errors"] == len(wrong)
+    assert found["age_errors"]["neighbouring"]["count"] == wrong.count(1)
+    assert found["age_errors"]["mean_distance"] == round(sum(wrong) / 400, 6)
+    assert found["age_errors"]["mean_distance_of_errors"] == round(sum(wrong) / len(wrong), 6)
+    for gender in GENDER.classes:
+        thirties = [
+            best
+            for k, (true, best) in enumerate(answers(data, AGE))
+            if true == "30-39" and data["gender_true"][k] == gender
+        ]
+        taken = found["by_gender"][gender]["taken"]
+        assert (taken["n"], taken["count"]) == (len(thirties), thirties.count("20-29"))
+
+
+def test_the_most_confused_races_agree_with_plain_loops(report, data):
+    found = report["remarks"]
+    pairs = answers(data, RACE)
+    shares = {}
+    for i, one in enumerate(RACE.classes):
+        for other in RACE.classes[i + 1 :]:
+            faces = [p for p in pairs if p[0] in (one, other)]
+            mistaken = sum(set(p) == {one, other} for p in faces)
+            shares[one, other] = (mistaken / len(faces), mistaken, len(faces))
+    best = sorted(shares, key=lambda pair: -shares[pair][0])
+    assert [tuple(entry["pair"]) for entry in found["confused_races"]] == best[:4]
+    for entry in found["confused_races"]:
+        assert (entry["count"], entry["n"]) == shares[tuple(entry["pair"])][1:]
+    printed = [set(pair) for pair in published.CONFUSED_RACES]
+    ranks = [rank for rank, pair in enumerate(best, 1) if set(pair) in printed]
+    assert found["report_pairs_ranks"] == ranks
+
+
+def test_rows_of_the_same_picture_are_counted_with_their_disagreements(tmp_path, data):
+    assert evaluated(tmp_path, data)["duplicates"]["rows"] == 0
+    data["sha256"][3] = data["sha256"][7] = data["sha256"][1]
+    data["sha256"][5] = data["sha256"][6]
+    data["race_true"] = list(data["race_true"])
+    for row, name in ((1, "White"), (3, "White"), (7, "Indian"), (5, "Black"), (6, "Black")):
+        data["race_true"][row] = name
+    found = evaluated(tmp_path, data)["duplicates"]
+    assert (found["pictures"], found["rows"]) == (2, 5)
+    assert found["labels_differ"]["race"] == 1
+
+
+def test_robustness_results_of_other_weights_are_refused(tmp_path, data):
+    predictions = read_predictions(store(tmp_path / "p.parquet", data))
+    with pytest.raises(TableError, match="of other weights than the predictions"):
+        evaluate(predictions, robustness={"weights_sha256": "0" * 64}, draws=5)
+    kept = {"schema": 1, "weights_sha256": "ab" * 32, "clean": {}}
+    assert evaluate(predictions, robustness=kept, draws=5)["robustness"] == {
+        "weights_sha256": "ab" * 32,
+        "clean": {},
+    }
+
+
+def test_brier_score_agrees_with_plain_loops(data):
+    total = 0.0
+    for index in range(400):
+        for name in AGE.classes:
+            total += (data[f"age:{name}"][index] - (data["age_true"][index] == name)) ** 2
+    values = np.stack([data[f"age:{name}"] for name in AGE.classes], axis=1).astype(float)
+    true = np.array([AGE.index(name) for name in data["age_true"]])
+    assert brier_score(values, true) == pytest.approx(total / 400)
+    assert brier_score(np.eye(2), np.array([1, 0])) == 2.0
+
+
+def test_calibration_by_group_counts_the_faces_of_that_group(report, data):
+    found = report["calibration"]["race"]["by_group"]["gender"]
+    for entry in found:
+        rows = [k for k in range(400) if data["gender_true"][k] == entry["class"]]
+        tops = [max(float(data[f"race:{name}"][k]) for name in RACE.classes) for k in rows]
+        assert entry["n"] == len(rows)
+        assert entry["confidence"] == pytest.approx(sum(tops) / len(tops), abs=1e-6)
+        # One bin holds all of a group only when it is all of one probability: bound it instead.
+        assert entry["expected_calibration_error"] >= abs(entry["accuracy"] - entry["confidence"])
+
+
+def test_a_group_without_faces_has_null_calibration(tmp_path, data):
+    data["gender_true"] = ["Male"] * 400
+    entry = evaluated(tmp_path, data)["calibration"]["race"]["by_group"]["gender"][1]
+    assert entry["n"] == 0
+    assert entry["brier"] is entry["expected_calibration_error"] is None
+
+
+def test_the_surest_answers_come_first_on_a_risk_coverage_curve():
+    top = np.array([0.6, 0.9, 0.8, 0.7])
+    found = risk_coverage(top, np.array([False, True, True, False]))
+    # Accuracy of the surest 1, 2, 3 and 4: 1, 1, 2/3, 1/2.
+    assert found["area"] == pytest.approx(1 - (1 + 1 + 2 / 3 + 1 / 2) / 4)
+    assert found["curve"][0] == {"coverage": 0.25, "probability": 0.9, "accuracy": 1.0}
+    assert found["curve"][-1] == {"coverage": 1.0, "probability": 0.6, "accuracy": 0.5}
+    assert len(found["curve"]) == 50
+
+
+def test_answers_at_or_above_the_stored_threshold_are_counted(report, data):
+    found = report["selective"]["race"]
+    assert (found["aimed_accuracy"], found["stored"]["threshold"]) == (0.8, 0.6)
+    answered = []
+    for k, (true, best) in enumerate(answers(data, RACE)):
+        if data[f"race:{best}"][k] >= 0.6:
+            answered.append((data["gender_true"][k], true == best))
+    assert found["stored"]["coverage"]["correct"] == len(answered)
+    assert found["stored"]["accuracy"]["n"] == len(answered)
+    assert found["stored"]["accuracy"]["correct"] == sum(right for _, right in answered)
+    for entry in found["stored"]["by_group"]["gender"]:
+        group = [right for gender, right in answered if gender == entry["class"]]
+        assert entry["coverage"]["correct"] == len(group)
+        assert entry["accuracy"]["correct"] == sum(group)

@@ -35,6 +35,19 @@ AFTER_PREDICTION = [
     "calibration",
     "results",
     "experiments",
+    "predictions",
+    "published",
+    "bootstrap",
+    "reliability",
+    "remarks",
+    "fairness",
+    "sections",
+    "procedure",
+    "plots",
+    "plots_data",
+    "plots_results",
+    "figures",
+    "mitigation",
 ]
 
 

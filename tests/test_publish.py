@@ -6,16 +6,18 @@ import json
 import socket
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from hub_server import HubServer
+from huggingface_hub import ModelCard
 
 from faceattr.errors import WeightsError
 from faceattr.export import export
-from faceattr.hub import load_model
+from faceattr.hub import BUNDLED, BUNDLED_NAMES, load_model
 from faceattr.model import LightweightMTLNet224, ModelConfig
 from train import publish as publishing
 from train.publish import PublishError, check_folder, publish
@@ -171,7 +173,42 @@ def test_a_card_the_hub_refuses_is_explained(hub, folder):
     (folder / "README.md").write_text(card.replace("image-classification", "[a, b]"))
     with pytest.raises(PublishError, match='"pipeline_tag" must be a string'):
         send(hub, folder)
-    assert hub.asked("PUT", "") == hub.asked("POST", "/commit/") == 0
+    assert hub.repos == {}
+    assert hub.asked("POST", "/api/repos/create") == 0
+
+
+@pytest.mark.parametrize("name", BUNDLED_NAMES)
+def test_the_repositorys_own_weights_are_ready_to_publish(hub, name):
+    files = check_folder(BUNDLED / name)
+    assert "figures/confusion.png" in files
+    api = publishing.connect(REPO, endpoint=hub.url, token=hub.token)
+    publishing.validate_card(api, files["README.md"])
+    card = ModelCard.load(files["README.md"])
+    assert [r.metric_name for r in card.data.eval_results] == [
+        "Gender accuracy",
+        "Age group accuracy",
+        "Race accuracy",
+    ]
+    for number in ("4.1", "4.2", "4.3"):
+        assert f"(report, Table {number})" in card.text
+
+
+@pytest.mark.parametrize(
+    ("metadata", "said"),
+    [
+        ("license: freeware", '"license" must be one of'),
+        ("tags: faces", '"tags" must be an array'),
+        ("model-index: [{name: x, results: [{task: {type: y}}]}]", "not valid: .*model_index"),
+    ],
+)
+def test_metadata_against_the_hubs_rules_is_refused_before_anything_is_made(
+    hub, folder, metadata, said
+):
+    card = (folder / "README.md").read_text()
+    (folder / "README.md").write_text(card.replace("license: cc-by-4.0", metadata))
+    with pytest.raises(PublishError, match=said):
+        send(hub, folder)
+    assert hub.repos == {}
 
 
 def test_a_card_of_other_weights_is_refused(folder):
@@ -220,6 +257,76 @@ def test_a_refused_commit_says_what_to_do_and_what_the_hub_said(hub, folder, sta
     with pytest.raises(PublishError, match=rf"{REPO}: .*{status}.*{advice}") as caught:
         send(hub, folder)
     assert f"injected {status}" in str(caught.value)
+
+
+STEPS = {
+    "card check": ("POST", "/api/validate-yaml"),
+    "repository": ("POST", "/api/repos/create"),
+    "look": ("GET", "/api/models/"),
+    "announcement": ("POST", "/preupload/"),
+    "batch": ("POST", "/objects/batch"),
+    "upload": ("PUT", "/lfs/"),
+    "verification": ("POST", "/lfs-verify"),
+    "commit": ("POST", "/commit/"),
+    "download": ("GET", "/resolve/"),
+}
+
+
+@pytest.fixture
+def patient(monkeypatch):
+    """The waits of the client, noted instead of waited."""
+    waited = []
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", waited.append)
+    return waited
+
+
+@pytest.mark.parametrize(
+    ("step", "fault"),
+    [
+        *product(STEPS, [500, "cut"]),
+        *product(["announcement", "upload", "commit"], [429, 401, 404]),
+    ],
+)
+def test_a_fault_at_any_step_leaves_the_previous_state_and_the_next_run_ends_right(
+    hub, folder, patient, step, fault
+):
+    old = send(hub, folder).commit
+    before = hub.repo(REPO).files(old)
+    write_weights(folder, seed=2)
+    method, path = STEPS[step]
+    if fault == "cut":
+        hub.cut_next(method, path, times=50)
+    else:
+        hub.fail_next(method, path, fault, headers={"Retry-After": "7"}, times=50)
+    with pytest.raises(PublishError, match="again|settings/tokens|spelling|Wait 7 seconds"):
+        send(hub, folder)
+    if step != "download":
+        assert hub.repo(REPO).resolve("main") == old
+    assert hub.repo(REPO).files(old) == before
+    hub.heal()
+    result = send(hub, folder)
+    there = hub.repo(REPO).files("main")
+    assert there["model.safetensors"] == (folder / "model.safetensors").read_bytes()
+    assert result.commit == hub.repo(REPO).resolve("main") != old
+    assert len(hub.repo(REPO).commits) == 3
+
+
+def test_an_upload_told_to_wait_waits_as_long_as_told_and_goes_on(hub, folder, patient):
+    hub.fail_next("PUT", "/lfs/", 429, headers={"Retry-After": "7"})
+    assert send(hub, folder).changed
+    assert [7 <= seconds <= 9 for seconds in patient] == [True]
+
+
+def test_an_upload_cut_off_in_the_middle_is_sent_again(hub, folder, patient):
+    hub.cut_next("PUT", "/lfs/")
+    assert send(hub, folder).changed
+    assert hub.asked("PUT", "/lfs/") == 2
+
+
+def test_a_commit_refused_for_now_says_how_long_to_wait(hub, folder):
+    hub.fail_next("POST", "/commit/", 429, headers={"Retry-After": "41"}, times=20)
+    with pytest.raises(PublishError, match="Wait 41 seconds, then run the same command again"):
+        send(hub, folder)
 
 
 def test_an_upload_cut_off_can_be_taken_up_again(hub, folder):

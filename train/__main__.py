@@ -16,10 +16,14 @@ COMMANDS = {
     "experiments": ("train.experiments", "one change at a time -> docs/experiments.md"),
     "calibrate": ("train.calibrate", "fit temperatures and thresholds of weights again"),
     "predict": ("train.predict", "weights -> one row of probabilities per face"),
+    "robustness": ("train.robustness", "accuracy on pictures made worse in steps"),
+    "duplicates": ("train.duplicates", "the same picture twice, within and across splits"),
     "evaluate": ("train.evaluate", "predictions -> report.json"),
     "imbalance": ("train.imbalance", "how unevenly labels are spread"),
     "card": ("train.card", "report.json -> model card"),
     "results": ("train.results", "reports -> comparison table in a Markdown file"),
+    "figures": ("train.figures", "report.json, history and labels -> figures and docs/results.md"),
+    "mitigation": ("train.mitigation", "reports of mitigated weights -> what it gains and costs"),
     "publish": ("train.publish", "weights folder -> Hub repository"),
 }
 

@@ -1,33 +1,39 @@
 """report.json and config.json to a model card for the Hub: a template plus data.
 
-No number in a card is typed by hand, and the same two files give the same card.
+No number in a card is typed by hand, and the same two files give the same card. Its pictures go to
+the folder `figures` beside it.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from faceattr import labels
 from faceattr.labels import TASKS
+from train import sections
 from train.evaluate import SCHEMA
-from train.tables import TableError, markdown_table, read_json
+from train.fairness import GROUPINGS, title
+from train.plots import write_figures
+from train.plots_results import card_figures
+from train.procedure import cost, settings_words, start_words, teachers_words
+from train.sections import TITLES, Json, duration, percent
+from train.subgroups import FEW_FACES
+from train.tables import TableError, read_json
 
 log = logging.getLogger("train")
 
 TEMPLATE = Path(__file__).with_name("card_template.md")
+FIGURES = "figures"
+"""Folder beside the card that its pictures go to."""
+
 FAIRFACE = "HuggingFaceM4/FairFace"
 
 FULL_ROWS = {"train": 86_744, "validation": 10_954}
 """Rows of FairFace's splits, as on the data set's page on the Hub."""
-
-FEW_FACES = 30
-"""Groups of fewer faces are marked, and left out where the card names best and worst."""
 
 TRAINING_KEYS = (
     "settings",
@@ -42,9 +48,6 @@ TRAINING_KEYS = (
     "git_commit",
     "versions",
 )
-TITLES = {"gender": "Gender", "age": "Age group", "race": "Race"}
-
-Json = Mapping[str, Any]
 
 
 def check(report: Json, config: Json) -> None:
@@ -65,8 +68,8 @@ def check(report: Json, config: Json) -> None:
         raise TableError(f"the config's training data set lacks {missing}")
     if "network" not in report or report["network"]["architecture"] != config["architecture"]:
         raise TableError("report and config describe different networks")
-    sections = ("training", "preprocessing", "temperatures")
-    if changed := [key for key in sections if report.get(key) != config.get(key)]:
+    same = ("training", "preprocessing", "temperatures", "thresholds")
+    if changed := [key for key in same if report.get(key) != config.get(key)]:
         raise TableError(
             f"report and config describe different weights: {' and '.join(changed)} differ. "
             "Predict and evaluate with these weights, then write the card."
@@ -74,171 +77,6 @@ def check(report: Json, config: Json) -> None:
     split = report["dataset"]["split"]
     if split != "validation":
         raise TableError(f"expected a report on FairFace's validation split, came {split!r}")
-
-
-def percent(value: float, digits: int = 1) -> str:
-    """A share of 1 in percent, without the sign."""
-    return f"{100 * value:.{digits}f}"
-
-
-def duration(seconds: float) -> str:
-    """Seconds for people, e.g. "1 h 02 min"."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02} min"
-    return f"{minutes} min {rest:02} s"
-
-
-def _interval(cell: Json) -> str:
-    return f"{percent(cell['low'])} to {percent(cell['high'])}"
-
-
-def _display(task: str, name: str) -> str:
-    return labels.task(task).display_name(name)
-
-
-def _overall_table(report: Json) -> str:
-    comparison = report["report_comparison"]
-    rows = [
-        [
-            TITLES[task.name],
-            f"**{percent(found['accuracy'], 2)}**",
-            _interval(found),
-            percent(found["balanced_accuracy"], 2),
-            f"{found['macro_f1']:.4f}",
-            percent(comparison["accuracy"][task.name]["report"], 2),
-        ]
-        for task in TASKS
-        for found in [report["overall"][task.name]]
-    ]
-    interval = f"{100 * report['confidence']:.0f} % interval"
-    header = ["", "Accuracy %", interval, "Balanced accuracy %", "Macro F1", "Kemprai 2024 %"]
-    return markdown_table(header, rows)
-
-
-def _service_table(report: Json) -> str:
-    rows = [
-        [TITLES[task.name], percent(found["accuracy"], 2), _interval(found)]
-        for task in TASKS
-        for found in [report["service_test"][task.name]]
-        if found["n"]
-    ]
-    return markdown_table(["", "Accuracy %", f"{100 * report['confidence']:.0f} % interval"], rows)
-
-
-def _calibration_table(report: Json) -> str:
-    rows = []
-    for task in TASKS:
-        found = report["calibration"][task.name]
-        top = sum(b["n"] * b["confidence"] for b in found["reliability"] if b["n"])
-        overall = report["overall"][task.name]
-        error = f"{found['expected_calibration_error']:.4f}"
-        rows.append(
-            [
-                TITLES[task.name],
-                error,
-                f"{found['if_calibrated']['mean']:.4f}",
-                percent(top / overall["n"], 2),
-                percent(overall["accuracy"], 2),
-            ]
-        )
-    header = [
-        "",
-        "Expected calibration error",
-        "By chance alone, if perfect",
-        "Mean top probability %",
-        "Accuracy %",
-    ]
-    return markdown_table(header, rows)
-
-
-def _class_table(report: Json, task: str) -> str:
-    rows = []
-    for found in report["per_class"][task]:
-        share = f"{percent(found['accuracy'])} ({_interval(found)})" if found["n"] else "no faces"
-        rows.append([_display(task, found["class"]) + _mark(found), f"{found['n']:,}", share])
-    return markdown_table([TITLES[task], "Faces", "Labelled rightly %"], rows)
-
-
-def _mark(cell: Json) -> str:
-    return " †" if cell["n"] < FEW_FACES else ""
-
-
-def _cell(cell: Json) -> str:
-    if cell["n"] == 0:
-        return "no faces"
-    return f"{percent(cell['accuracy'])} ({_interval(cell)}) of {cell['n']:,}{_mark(cell)}"
-
-
-def _subgroup_table(table: Json) -> str:
-    down, across = table["rows"], table["columns"]
-    header = ["", *(_display(across["task"], name) for name in across["classes"])]
-    rows = [
-        [_display(down["task"], name), *map(_cell, cells)]
-        for name, cells in zip(down["classes"], table["cells"], strict=True)
-    ]
-    return markdown_table(header, rows)
-
-
-def _subgroup(number: str, table: Json) -> dict[str, Any]:
-    """One table with its heading, and its lowest and highest cell of enough faces."""
-    named = [
-        {
-            **cell,
-            "name": f"{_display(table['rows']['task'], row)}, "
-            f"{_display(table['columns']['task'], column)}",
-        }
-        for row, cells in zip(table["rows"]["classes"], table["cells"], strict=True)
-        for column, cell in zip(table["columns"]["classes"], cells, strict=True)
-    ]
-    enough = [cell for cell in named if cell["n"] >= FEW_FACES]
-    by = " and ".join(TITLES[table[side]["task"]].lower() for side in ("rows", "columns"))
-    return {
-        "title": f"{TITLES[table['task']]} accuracy by {by}",
-        "number": number,
-        "table": _subgroup_table(table),
-        "cells": len(named),
-        "few": len(named) - len(enough),
-        "range": _range(enough),
-    }
-
-
-def _range(cells: list[dict[str, Any]]) -> dict[str, str] | None:
-    """The lowest and the highest of named cells in words; None where there are not two."""
-    if len(cells) < 2:
-        return None
-    ordered = sorted(cells, key=lambda cell: float(cell["accuracy"]))
-    words = [
-        f"{cell['name']} ({percent(cell['accuracy'])} %, {_interval(cell)}, of {cell['n']:,})"
-        for cell in (ordered[0], ordered[-1])
-    ]
-    gap = percent(ordered[-1]["accuracy"] - ordered[0]["accuracy"])
-    return {"lowest": words[0], "highest": words[1], "gap": gap}
-
-
-def _failures(report: Json, task: str) -> dict[str, Any]:
-    """The classes with the lowest and highest accuracy, and the most frequent confusions."""
-    classes = [
-        {**found, "name": _display(task, found["class"])}
-        for found in report["per_class"][task]
-        if found["n"] >= FEW_FACES
-    ]
-    matrix = report["confusion"]["overall"][task]
-    names = [_display(task, name) for name in matrix["classes"]]
-    mistaken = [
-        (count / sum(line), f"{names[true]} taken for {names[predicted]}", sum(line))
-        for true, line in enumerate(matrix["counts"])
-        if sum(line) >= FEW_FACES
-        for predicted, count in enumerate(line)
-        if predicted != true and count
-    ]
-    worst = sorted(mistaken, key=lambda found: -found[0])[:3]
-    return {
-        "title": TITLES[task],
-        "range": _range(classes),
-        "confusions": "; ".join(f"{what} ({percent(s)} % of {n:,})" for s, what, n in worst),
-    }
 
 
 def _data_facts(report: Json, training: Json) -> dict[str, Any]:
@@ -263,82 +101,92 @@ def _data_facts(report: Json, training: Json) -> dict[str, Any]:
     }
 
 
-def _settings(settings: Json) -> str:
-    """The recipe in a few words."""
-    sizes = ", ".join(
-        f"{s['image_size']} px from epoch {s['epoch'] + 1}" for s in settings["stages"]
-    )
-    words = [
-        f"batches of {settings['batch_size']}",
-        f"{settings['optimizer']} at {settings['learning_rate']:g} ({settings['schedule']})",
-        f"warm-up of {settings['warmup_epochs']:g} epochs",
-        f"weight decay {settings['weight_decay']:g}",
-        f"label smoothing {settings['label_smoothing']:g}",
-        f"averaged weights {settings['ema_decay'] or 'off'}",
-        f"pictures at {sizes}",
-    ]
-    if distillation := settings.get("distillation"):
-        words.append(
-            f"distillation with weight {distillation['weight']:g} and temperature "
-            f"{distillation['temperature']:g}"
-        )
-    if weights := settings.get("loss_weights"):
-        words.append("loss weights " + ", ".join(f"{t} {w:g}" for t, w in weights.items()))
-    for name in ("age_spread", "class_balance", "mixup", "average_epochs"):
-        if settings.get(name):
-            words.append(f"{name.replace('_', ' ')} {settings[name]:g}")
-    changes = [f"{k} {v:g}" for k, v in settings["augmentation"].items() if v]
-    return "; ".join([*words, "augmentation " + (", ".join(changes) or "none")])
-
-
-def _teachers(training: Json) -> str:
-    """The teachers in words; empty where there are none."""
-    return "; ".join(
-        f"{t['architecture']}, recipe `{t['recipe']}`, seed {t['seed']}, trained from scratch on "
-        f"the same rows in {duration(t['wall_seconds'])}; holdout "
-        + ", ".join(f"{name} {percent(v)} %" for name, v in t["holdout_accuracy"].items())
-        for t in training.get("teachers", [])
-    )
-
-
 def _arithmetic(training: Json) -> str:
     """Precision and compilation of the training steps."""
     fused = ", torch.compile" if training.get("compile") else ""
     return f"{training.get('precision', 'float32')}{fused}"
 
 
-def _context(report: Json, config: Json, repo_id: str | None) -> dict[str, Any]:
-    training = config["training"]
+def _network_facts(report: Json, config: Json) -> dict[str, Any]:
+    network = report["network"]
     return {
-        **_data_facts(report, training),
-        "repo_id": repo_id,
-        "classes": [(TITLES[t.name], ", ".join(map(t.display_name, t.classes))) for t in TASKS],
-        "training": training,
-        "network": report["network"],
-        "parameters": f"{report['network']['parameters']:,}",
-        "megabytes": f"{report['network']['parameters'] * 4 / 1e6:.1f}",
-        "work": f"{report['network']['multiply_adds'] / 1e6:.0f}",
-        "teachers": _teachers(training),
-        "settings": _settings(training["settings"]),
-        "temperatures": ", ".join(
-            f"{TITLES[name].lower()} {value:g}" for name, value in config["temperatures"].items()
-        ),
+        "network": network,
+        "parameters": f"{network['parameters']:,}",
+        "megabytes": f"{network['parameters'] * 4 / 1e6:.1f}",
+        "work": f"{network['multiply_adds'] / 1e6:.0f}",
         "image_size": config["preprocessing"]["image_size"],
+        "temperatures": _by_task(config["temperatures"]),
+        "thresholds": _by_task(config["thresholds"]),
+    }
+
+
+def _by_task(values: Json) -> str:
+    return ", ".join(f"{TITLES[name].lower()} {value:g}" for name, value in values.items())
+
+
+def _training_facts(training: Json) -> dict[str, Any]:
+    return {
+        "training": training,
+        "teachers": teachers_words(training),
+        "start": start_words(training),
+        "settings": settings_words(training["settings"]),
+        "cost": cost(training),
         "arithmetic": _arithmetic(training),
         "duration": duration(training["wall_seconds"]),
         "versions": ", ".join(f"{name} {v}" for name, v in sorted(training["versions"].items())),
+    }
+
+
+def _fairness_facts(report: Json) -> dict[str, Any]:
+    """The largest gaps of the report's fairness section, and the tables of the card."""
+    return {
+        "gap_tables": [sections.accuracy_gap_table(report, task.name) for task in TASKS],
+        "criteria_table": sections.criteria_table(report),
+        "groupings": len(GROUPINGS),
+        "all_three": sections.grouping_title(title(GROUPINGS[-1])),
+        "draws": f"{report['bootstrap']['draws']:,}",
+    }
+
+
+def _context(report: Json, config: Json, repo_id: str | None) -> dict[str, Any]:
+    return {
+        **_data_facts(report, config["training"]),
+        **_network_facts(report, config),
+        **_training_facts(config["training"]),
+        **_fairness_facts(report),
+        "repo_id": repo_id,
+        "classes": [(TITLES[t.name], ", ".join(map(t.display_name, t.classes))) for t in TASKS],
         "weights_sha256": report["weights_sha256"],
         "evaluator": report["created_by"]["faceattr"],
         "confidence": f"{100 * report['confidence']:.0f}",
         "few_faces": FEW_FACES,
         "bins": report["calibration"]["bins"],
         "report_rows": f"{report['report_comparison']['rows']:,}",
-        "overall_table": _overall_table(report),
-        "service_table": _service_table(report),
-        "class_tables": [_class_table(report, task.name) for task in TASKS],
-        "subgroups": [_subgroup(*item) for item in report["subgroups"].items()],
-        "calibration_table": _calibration_table(report),
-        "failures": [_failures(report, task.name) for task in TASKS],
+        "overall_table": sections.overall_table(report),
+        "service_table": sections.service_table(report),
+        "duplicates": sections.duplicate_sentence(report),
+        "class_tables": [sections.class_table(report, task.name) for task in TASKS],
+        "subgroups": [sections.subgroup(*item) for item in report["subgroups"].items()],
+        "calibration_table": sections.calibration_table(report),
+        "group_calibration": [
+            sections.group_calibration_table(report, name) for name in ("gender", "race", "age")
+        ],
+        "selective_table": sections.selective_table(report),
+        "selective_spread": sections.selective_spread(report),
+        "robustness": _robustness_facts(report),
+        "remarks": sections.remark_lines(report),
+        "failures": [sections.failures(report, task.name) for task in TASKS],
+        "figures": [{"name": figure.name, "alt": figure.alt} for figure in card_figures(report)],
+    }
+
+
+def _robustness_facts(report: Json) -> dict[str, Any] | None:
+    if "robustness" not in report:
+        return None
+    return {
+        "table": sections.robustness_table(report),
+        "worst": sections.robustness_worst(report),
+        "rows": f"{report['robustness']['dataset']['rows']:,}",
     }
 
 
@@ -420,6 +268,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Carry out `python -m train card`."""
-    card = make_card(read_json(args.report), read_json(args.config), args.repo_id)
+    report = read_json(args.report)
+    card = make_card(report, read_json(args.config), args.repo_id)
     card.save(args.output)
+    write_figures(card_figures(report), args.output.parent / FIGURES, ("png",))
     log.info("-> %s", args.output)

@@ -20,9 +20,9 @@ from typing import Any
 
 from faceattr import labels
 from faceattr.labels import AGE, GENDER, RACE
-from train.card import TITLES
 from train.recipe import LIGHT, Augmentation, Distillation, Recipe, Stage
 from train.samples import add_data_arguments
+from train.sections import TITLES
 from train.tables import TableError, markdown_table, read_json, write_text
 
 log = logging.getLogger("train")

@@ -20,6 +20,7 @@ from typing import Any
 
 from faceattr.errors import LabelError
 from faceattr.labels import AGE, GENDER, RACE, Task
+from train import published
 from train.tables import TableError, markdown_table, rounded, write_json, write_text
 
 ATTRIBUTES: tuple[Task, ...] = (AGE, GENDER, RACE)
@@ -36,13 +37,6 @@ FIGURES = {
     "gini": "Gini index",
 }
 """Keys of `imbalance` in the order of the report's columns, with their headings."""
-
-REPORT_TABLE_3_2: dict[str, tuple[float, ...]] = {
-    "age": (0.295098, 0.009707, 0.285391, 0.808729, 2.695531, 0.816217),
-    "gender": (0.530135, 0.469865, 0.060269, 0.060269, 0.997378, 0.498184),
-    "race": (0.190526, 0.106244, 0.084282, 0.169074, 2.787104, 0.853059),
-}
-"""The report's Table 3.2 as printed; its Table 3.3 prints the same digits."""
 
 
 def imbalance(counts: Mapping[str, int]) -> dict[str, float]:
@@ -200,7 +194,7 @@ def differences(labels: Labels) -> list[str]:
     for task in ATTRIBUTES:
         here = imbalance(labels.counts(task))
         for (key, heading), printed in zip(
-            FIGURES.items(), REPORT_TABLE_3_2[task.name], strict=True
+            FIGURES.items(), published.TABLE_3_2[task.name], strict=True
         ):
             if f"{here[key]:.6f}" != f"{printed:.6f}":
                 found.append(f"{task.name}, {heading}: {here[key]:.6f}, printed {printed:.6f}")
@@ -251,9 +245,18 @@ and a race as its annotators perceived them. This page counts those labels in {s
 
 ## Imbalance by attribute
 
-The figures are those of the report's section 2.1. For balanced classes the ratio range and the
-coefficient of variation are 0, the entropy is the logarithm to base 2 of the number of classes,
-and the Gini index is 1 - 1 / (number of classes).
+The figures are those of the report's section 2.1. With N_c faces of class c out of C classes,
+N = sum of N_c, p_c = N_c / N and mean m = N / C:
+
+| | Formula | If balanced |
+| :-- | :-- | :-- |
+| Max ratio, min ratio | max N_c / N, min N_c / N | 1 / C |
+| Ratio range | max ratio - min ratio | 0 |
+| Coefficient of variation | sqrt(sum of (N_c - m)² / C) / m | 0 |
+| Entropy (bits) | - sum of p_c log2 p_c | log2 C |
+| Gini index | 1 - sum of p_c² | 1 - 1 / C |
+
+The distributions as figures (the report's 3.2 to 3.7) are in [results.md](results.md).
 
 {by_attribute}
 
@@ -286,7 +289,7 @@ def document(splits: Sequence[Labels], sources: Sequence[str], command: str) -> 
     def sections(groups: Sequence[Sequence[Task]]) -> str:
         return "\n\n".join(f"### {s.name}\n\n{figures_table(s, groups)}" for s in splits)
 
-    printed = sum(len(figures) for figures in REPORT_TABLE_3_2.values())
+    printed = sum(len(figures) for figures in published.TABLE_3_2.values())
     agreement = []
     for labels in splits:
         differing = differences(labels)

@@ -40,6 +40,7 @@ from train.device import (
     hardware,
     keep_freed_memory,
 )
+from train.groups import GroupLosses, row_losses
 from train.networks import NETWORKS
 from train.parallel import Group, join_batch_norms, sum_gradients
 from train.predict import logits_of, sha256
@@ -170,7 +171,15 @@ def versions() -> dict[str, str]:
 
 def origin_facts(config: ModelConfig) -> dict[str, Any]:
     """What a card says about weights that a run learned from or started with."""
-    kept = ("recipe", "seed", "epochs", "image_size", "holdout_accuracy", "wall_seconds")
+    kept = (
+        "recipe",
+        "seed",
+        "epochs",
+        "image_size",
+        "holdout_accuracy",
+        "hardware",
+        "wall_seconds",
+    )
     facts = {name: config.training.get(name) for name in kept}
     origins = {name: config.training.get(name) for name in ("teachers", "start")}
     return {"architecture": config.architecture, **facts, **origins}
@@ -233,6 +242,11 @@ class Trainer:
             name: table.to(settings.device) for name, table in target_tables(recipe).items()
         }
         self.class_weights = self._class_weights()
+        self.groups = (
+            None
+            if recipe.mitigation is None
+            else GroupLosses(recipe.mitigation, recipe.loss_weights)
+        )
         self.progress = Progress()
         self.git_commit = _git_commit()
         self.history: list[dict[str, Any]] = []
@@ -370,6 +384,7 @@ class Trainer:
                 "model": self.model.state_dict(),
                 "average": average,
                 "tail": None if self.tail is None else self.tail.state_dict(),
+                "groups": self.groups and self.groups.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "torch_rng": torch.get_rng_state(),
                 "versions": versions(),
@@ -399,6 +414,8 @@ class Trainer:
             self.average.load_state_dict(state["average"])
         if self.tail is not None:
             self.tail.load_state_dict(state["tail"])
+        if self.groups is not None:
+            self.groups.load_state_dict(state["groups"])
         self.optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["torch_rng"])
         self.progress = Progress(**state["progress"])
@@ -437,7 +454,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
-        losses = self._losses(images, soft, side)
+        losses = self._losses(images, soft, targets, side)
         weighted = [recipe.loss_weights.get(name, 1.0) * loss for name, loss in losses.items()]
         values = self._backward(losses, weighted, len(images))
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
@@ -486,12 +503,18 @@ class Trainer:
             )
 
     def _losses(
-        self, images: torch.Tensor, soft: dict[str, torch.Tensor], side: int
+        self,
+        images: torch.Tensor,
+        soft: dict[str, torch.Tensor],
+        targets: torch.Tensor,
+        side: int,
     ) -> dict[str, torch.Tensor]:
         """Losses by task of one augmented batch."""
         distillation = self.recipe.distillation
         with autocast(self.settings.device, self.precision):
             logits = self.network(resized(images, side))
+        if self.groups is not None:
+            return self.groups(row_losses(logits, soft, self.class_weights), targets)
         losses = soft_losses(logits, soft, self.class_weights)
         if distillation is None:
             return losses
@@ -675,6 +698,9 @@ class Trainer:
             Stopped: on SIGTERM or SIGINT, with the checkpoint written.
             TrainingError: for a loss that is not finite, or too few rows.
         """
+        if self.groups is not None and self.groups.needs_accuracy:
+            started = self.measure(self.recipe.size_at(0))
+            self.groups.set_weights(started.logits, started.targets)
         with collected_signals() as signals:
             while not self.progress.finished:
                 self._train_epoch(signals)

@@ -48,6 +48,12 @@ def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+def picture_sha256(row: Row) -> str:
+    """Hexadecimal digest of a row's encoded picture, by which the same picture is known again."""
+    content = row.image if isinstance(row.image, bytes) else row.image.tobytes()
+    return hashlib.sha256(content).hexdigest()
+
+
 def logits_of(
     model: FaceAttributeModel,
     rows: list[Row],
@@ -80,6 +86,7 @@ def _table(first: int, rows: list[Row], probabilities: dict[str, Tensor]) -> pa.
     columns: dict[str, object] = {
         "row": list(range(first, first + len(rows))),
         "file": [row.file for row in rows],
+        "sha256": [picture_sha256(row) for row in rows],
         "service_test": [row.service_test for row in rows],
     }
     for position, task in enumerate(labels.TASKS):
@@ -114,9 +121,10 @@ def predict(
 
     Several processes share the rows in turns of a few hundred; the first writes the table.
 
-    Columns: `row` (place in the part), `file`, `service_test`, `<task>_true` (class name) and
-    one calibrated probability per class named `<task>:<class>`. The schema's metadata key
-    "faceattr" holds JSON: the weights' name and SHA-256, their config and the data set's facts.
+    Columns: `row` (place in the part), `file`, `sha256` (of the encoded picture), `service_test`,
+    `<task>_true` (class name) and one calibrated probability per class named `<task>:<class>`.
+    The schema's metadata key "faceattr" holds JSON: the weights' name and SHA-256, their config
+    and the data set's facts.
     """
     files = find_weights(weights)
     model = load_files(files, NETWORKS).to(device).to(memory_format=torch.channels_last)

@@ -26,6 +26,11 @@ from huggingface_hub import (
     get_token,
 )
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+from huggingface_hub.utils import (  # type: ignore[attr-defined]
+    get_session,
+    hf_raise_for_status,
+    validate_repo_id,
+)
 from numpy.typing import NDArray
 
 from faceattr.config import CONFIG_NAME, ONNX_NAME, WEIGHTS_NAME
@@ -51,7 +56,7 @@ ADVICE = {
     409: "something else is changing the repository. Run the same command again.",
     412: "somebody else committed in the meantime. Look at the repository's history, then run "
     "the same command again.",
-    429: "too many requests. Wait some minutes, then run the same command again.",
+    429: "too many requests. Wait {wait}, then run the same command again.",
 }
 AGAIN = "Run the same command again: files that have arrived are not sent twice."
 
@@ -200,7 +205,12 @@ def _explain_status(error: HfHubHTTPError, repo_id: str) -> str:
     if status >= 500:
         return f"{repo_id}: the Hub has a problem of its own (HTTP {status}).{said} {AGAIN}"
     advice = ADVICE.get(status, "the Hub refused the request.")
-    advice = advice.format(repo_id=repo_id, namespace=repo_id.split("/")[0])
+    after = error.response.headers.get("Retry-After", "")
+    advice = advice.format(
+        repo_id=repo_id,
+        namespace=repo_id.split("/")[0],
+        wait=f"{after} seconds" if after.isdigit() else "some minutes",
+    )
     return f"{repo_id}: HTTP {status}, {advice}{said}"
 
 
@@ -282,6 +292,22 @@ def _check_visibility(api: HfApi, repo_id: str, private: bool) -> None:
         )
 
 
+def validate_card(api: HfApi, card: Path) -> None:
+    """Let the Hub check the card's metadata, as it does before a commit, with nothing sent yet.
+
+    Raises:
+        PublishError: naming what the Hub refuses.
+    """
+    content = card.read_text(encoding="utf-8")
+    response = get_session().post(
+        f"{api.endpoint}/api/validate-yaml", json={"repoType": "model", "content": content}
+    )
+    if response.status_code == 400:
+        said = "; ".join(error["message"] for error in response.json().get("errors", []))
+        raise PublishError(f"the Hub refuses the metadata at the top of {card.name}: {said}")
+    hf_raise_for_status(response)
+
+
 def publish(
     folder: str | Path,
     repo_id: str,
@@ -311,7 +337,10 @@ def publish(
     files = check_folder(source)
     api = connect(repo_id, endpoint=endpoint, token=token)
     with hub_errors(repo_id):
-        log.info("%d files -> %s, branch %s", len(files), repo_id, revision)
+        validate_repo_id(repo_id)
+        validate_card(api, source / CARD_NAME)
+        size = sum(path.stat().st_size for path in files.values())
+        log.info("%d files, %.1f MB -> %s, branch %s", len(files), size / 1e6, repo_id, revision)
         api.create_repo(repo_id, private=private or None, exist_ok=True)
         _check_visibility(api, repo_id, private)
         if revision != "main":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from faceattr import labels
@@ -88,6 +88,30 @@ class Distillation:
 
 
 @dataclass(frozen=True)
+class Mitigation:
+    """Looking after groups that fare badly; see `train.groups` for the formulas.
+
+    Attributes:
+        kind: reweighting by holdout accuracy, or group DRO (Sagawa et al., ICLR 2020).
+        strength: the power of the weights, or the step size of the groups' weights.
+        groups: attributes whose combinations are the groups.
+    """
+
+    kind: Literal["reweight", "group_dro"]
+    strength: float
+    groups: tuple[str, ...] = ("gender", "race")
+
+    def __post_init__(self) -> None:
+        if not 0 < self.strength <= 5:
+            raise ValueError(f"mitigation strength must lie in (0, 5], came {self.strength}")
+        names = [task.name for task in labels.TASKS]
+        if not self.groups or len(set(self.groups)) < len(self.groups):
+            raise ValueError(f"mitigation needs different groups of {names}, came {self.groups}")
+        if unknown := set(self.groups) - set(names):
+            raise ValueError(f"mitigation groups must be of {names}, came {sorted(unknown)}")
+
+
+@dataclass(frozen=True)
 class Recipe:
     """All decisions of a training run.
 
@@ -114,6 +138,7 @@ class Recipe:
         average_epochs: average (of equal parts) the weights at the end of this many last epochs;
             0 for none.
         distillation: how to learn from teachers; None for labels only.
+        mitigation: how to look after groups that fare badly; None for equal rows.
         continues: start from a finished run's weights instead of random ones, a warm restart
             (Loshchilov and Hutter, ICLR 2017).
         min_gain: stop when the mean training loss fell by less than this since the previous
@@ -142,6 +167,7 @@ class Recipe:
     ema_decay: float | None = None
     average_epochs: int = 0
     distillation: Distillation | None = None
+    mitigation: Mitigation | None = None
     continues: bool = False
     min_gain: float | None = None
     augmentation: Augmentation = field(default_factory=Augmentation)
@@ -174,6 +200,10 @@ class Recipe:
             raise ValueError(f"stages must start at epoch 0 and go on upwards, came {starts}")
         if starts[-1] >= self.epochs:
             raise ValueError(f"the last stage must start before epoch {self.epochs}, came {starts}")
+        if self.mitigation is not None and (self.mixup > 0 or self.distillation is not None):
+            raise ValueError("mitigation goes with neither mixup nor distillation")
+        if self.mitigation and self.mitigation.kind == "reweight" and not self.continues:
+            raise ValueError("reweighting needs weights to measure first: continues must be True")
         if self.min_gain is not None and len(starts) > 1:
             raise ValueError("min_gain compares losses of one input size: stages must be one")
 
@@ -341,6 +371,28 @@ def lightweight_again() -> Recipe:
     )
 
 
+def fair_control() -> Recipe:
+    """FaceAttrNet for a few more epochs, without mitigation: what `fair` is compared with."""
+    return replace(
+        ours_again(),
+        name="fair-control",
+        epochs=2,
+        learning_rate=1e-3,
+        warmup_epochs=0.25,
+        stages=(Stage(0, 112),),
+    )
+
+
+def fair() -> Recipe:
+    """FaceAttrNet for a few more epochs, badly served classes and groups weighing more."""
+    return replace(fair_control(), name="fair", mitigation=Mitigation("reweight", 1.0))
+
+
+def fair_dro() -> Recipe:
+    """FaceAttrNet for a few more epochs by group DRO over gender × race."""
+    return replace(fair_control(), name="fair-dro", mitigation=Mitigation("group_dro", 0.01))
+
+
 def smoke() -> Recipe:
     """A small network for two epochs of a few rows: seconds; every feature switched on."""
     return Recipe(
@@ -367,5 +419,8 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "ours": ours,
     "ours-again": ours_again,
     "lightweight-again": lightweight_again,
+    "fair-control": fair_control,
+    "fair": fair,
+    "fair-dro": fair_dro,
     "smoke": smoke,
 }

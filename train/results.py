@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from faceattr.labels import AGE, GENDER, RACE
-from train.card import percent
-from train.evaluate import REPORT_ACCURACY, REPORT_ROWS
+from train import published
+from train.sections import percent
 from train.tables import TableError, markdown_table, read_json, write_text
 
 log = logging.getLogger("train")
@@ -46,10 +46,17 @@ def _row(report: dict[str, Any]) -> list[str]:
 
 def comparison(reports: Sequence[dict[str, Any]]) -> str:
     """A Markdown table: a line for each report, and the report that this project follows."""
-    published = [percent(REPORT_ACCURACY[task.name], 2) for task in ORDER]
+    printed = [percent(published.ACCURACY[task.name], 2) for task in ORDER]
     rows = [_row(report) for report in reports]
     rows.append(
-        ["Kemprai 2024", "668,077", "484 M", "about 85,000", f"{REPORT_ROWS:,}", *published]
+        [
+            published.NAME,
+            f"{published.PARAMETERS:,}",
+            "484 M",
+            "about 85,000",
+            f"{published.VALIDATION_ROWS:,}",
+            *printed,
+        ]
     )
     header = [
         "",

@@ -16,6 +16,9 @@ from faceattr.labels import AGE, GENDER, RACE, Task
 CONFIDENCE = 0.95
 """Coverage of every interval in reports and cards."""
 
+FEW_FACES = 30
+"""Groups of fewer faces are marked, and left out where best and worst are named."""
+
 
 def wilson_interval(
     correct: int, count: int, confidence: float = CONFIDENCE

@@ -1,0 +1,57 @@
+from predictions_table import TRAINING
+
+from train.procedure import cost, runs, start_words, teachers_words
+
+TEACHER = {
+    "sha256": "aa",
+    "architecture": "TeacherNet",
+    "recipe": "teacher",
+    "seed": 1,
+    "holdout_accuracy": {"gender": 0.91},
+    "hardware": "CPU, 8 threads",
+    "wall_seconds": 600,
+    "teachers": [],
+    "start": None,
+}
+FIRST = {
+    "sha256": "bb",
+    "architecture": "FaceAttrNet",
+    "recipe": "ours",
+    "seed": 2,
+    "holdout_accuracy": {"gender": 0.9},
+    "wall_seconds": 3600,
+    "teachers": [TEACHER],
+}
+
+
+def test_a_run_from_scratch_costs_its_own_time_alone():
+    assert runs(TRAINING) == [
+        {"recipe": "ours", "seed": 3, "seconds": 3725, "hardware": "CPU, 2 threads"}
+    ]
+    assert cost(TRAINING)["total"] == "1 h 02 min"
+    assert teachers_words(TRAINING) == start_words(TRAINING) == ""
+
+
+def test_earlier_runs_count_once_each_however_deep_they_lie():
+    training = {**TRAINING, "recipe": "again", "start": FIRST, "teachers": [TEACHER]}
+    assert [(run["recipe"], run["seconds"]) for run in runs(training)] == [
+        ("teacher", 600),
+        ("ours", 3600),
+        ("again", 3725),
+    ]
+    found = cost(training)
+    assert found["total"] == "2 h 12 min"
+    assert found["runs"][0] == "`teacher` (seed 1): 10 min 00 s on CPU, 8 threads"
+    assert "hardware that was not recorded" in found["runs"][1]
+
+
+def test_what_a_run_started_from_is_told_with_its_own_origins():
+    text = start_words({**TRAINING, "start": FIRST})
+    assert text.startswith("FaceAttrNet, recipe `ours`, seed 2")
+    assert "distilled from TeacherNet, recipe `teacher`, seed 1" in text
+    assert "holdout gender 91.0 % (from scratch)" in text
+
+
+def test_runs_without_a_record_of_origins_are_from_scratch():
+    old = {key: value for key, value in TEACHER.items() if key not in ("teachers", "start")}
+    assert "(from scratch)" in teachers_words({**TRAINING, "teachers": [old]})

@@ -1,0 +1,109 @@
+"""How weights came to be, in words: settings, teachers, what they started from, and the cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from train.sections import Json, duration, percent
+
+
+def settings_words(settings: Json) -> str:
+    """The recipe in a few words."""
+    sizes = ", ".join(
+        f"{s['image_size']} px from epoch {s['epoch'] + 1}" for s in settings["stages"]
+    )
+    words = [
+        f"batches of {settings['batch_size']}",
+        f"{settings['optimizer']} at {settings['learning_rate']:g} ({settings['schedule']})",
+        f"warm-up of {settings['warmup_epochs']:g} epochs",
+        f"weight decay {settings['weight_decay']:g}",
+        f"label smoothing {settings['label_smoothing']:g}",
+        f"averaged weights {settings['ema_decay'] or 'off'}",
+        f"pictures at {sizes}",
+    ]
+    if distillation := settings.get("distillation"):
+        words.append(
+            f"distillation with weight {distillation['weight']:g} and temperature "
+            f"{distillation['temperature']:g}"
+        )
+    if mitigation := settings.get("mitigation"):
+        words.append(
+            f"mitigation {mitigation['kind']} of strength {mitigation['strength']:g} over "
+            + " × ".join(mitigation["groups"])
+        )
+    if weights := settings.get("loss_weights"):
+        words.append("loss weights " + ", ".join(f"{t} {w:g}" for t, w in weights.items()))
+    for name in ("age_spread", "class_balance", "mixup", "average_epochs"):
+        if settings.get(name):
+            words.append(f"{name.replace('_', ' ')} {settings[name]:g}")
+    changes = [f"{k} {v:g}" for k, v in settings["augmentation"].items() if v]
+    return "; ".join([*words, "augmentation " + (", ".join(changes) or "none")])
+
+
+def _origin(facts: Json) -> str:
+    """One earlier run in words, with what it came from itself."""
+    holdout = ", ".join(f"{name} {percent(v)} %" for name, v in facts["holdout_accuracy"].items())
+    text = (
+        f"{facts['architecture']}, recipe `{facts['recipe']}`, seed {facts['seed']}, trained on "
+        f"the same rows in {duration(facts['wall_seconds'])}; holdout {holdout}"
+    )
+    inner = []
+    if start := facts.get("start"):
+        inner.append(f"started from {_origin(start)}")
+    if teachers := facts.get("teachers"):
+        inner.append("distilled from " + "; ".join(map(_origin, teachers)))
+    if not facts.get("start"):
+        inner.append("from scratch" if not inner else "otherwise from scratch")
+    return f"{text} ({'; '.join(inner)})"
+
+
+def teachers_words(training: Json) -> str:
+    """The teachers in words; empty where there are none."""
+    return "; ".join(map(_origin, training.get("teachers") or []))
+
+
+def start_words(training: Json) -> str:
+    """The weights that the run went on from, in words; empty where it began at random."""
+    start = training.get("start")
+    return _origin(start) if start else ""
+
+
+def _earlier(facts: Json) -> Iterator[Json]:
+    """All runs that a run rests on, the earliest first; one may come several times."""
+    for origin in [*(facts.get("teachers") or []), *filter(None, [facts.get("start")])]:
+        yield from _earlier(origin)
+        yield origin
+
+
+def runs(training: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Every run that the weights rest on, once each, itself last: `recipe`, `seconds`, `hardware`.
+
+    `hardware` is None where an earlier run's was not recorded.
+    """
+    known: dict[str, Json] = {}
+    for origin in _earlier(training):
+        key = (
+            origin.get("sha256") or f"{origin['recipe']} {origin['seed']} {origin['wall_seconds']}"
+        )
+        known.setdefault(key, origin)
+    return [
+        {
+            "recipe": facts["recipe"],
+            "seed": facts["seed"],
+            "seconds": facts["wall_seconds"],
+            "hardware": facts.get("hardware"),
+        }
+        for facts in (*known.values(), training)
+    ]
+
+
+def cost(training: Mapping[str, Any]) -> dict[str, Any]:
+    """Time and hardware of all runs, ready for print: `runs` and `total`."""
+    found = runs(training)
+    words = [
+        f"`{run['recipe']}` (seed {run['seed']}): {duration(run['seconds'])} on "
+        f"{run['hardware'] or 'hardware that was not recorded'}"
+        for run in found
+    ]
+    return {"runs": words, "total": duration(sum(run["seconds"] for run in found))}
