@@ -84,7 +84,7 @@ def in_holdout(file: str) -> bool:
     Raises:
         DataError: for a file name that is not a number.
     """
-    stem = Path(file).stem
+    stem = file.rpartition("/")[2].partition(".")[0]
     if not stem.isdigit():
         raise DataError(f"expected FairFace's numbered pictures such as '12.jpg', came {file!r}")
     number = int(stem)
