@@ -227,3 +227,20 @@ def load_model(
         WeightsError: as `find_weights` and `load_files`.
     """
     return load_files(find_weights(model, revision=revision))
+
+
+def find_beside(files: WeightsFiles, name: str) -> Path | None:
+    """A file that may accompany the weights, such as `report.json`; None where there is none."""
+    local = files.config.with_name(name)
+    if local.is_file():
+        return local
+    if files.revision is None:
+        return None
+    import httpx2
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(files.name, name, revision=files.revision))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, httpx2.HTTPError):
+        return None

@@ -116,7 +116,7 @@ def open_image(
     elif isinstance(source, Image.Image):
         image, name = source, "the PIL image"
     elif isinstance(source, (bytes, bytearray, memoryview)):
-        name = "the bytes"
+        name = "the data"
         content = _checked_bytes(source, name, max_bytes)
     elif isinstance(source, (str, os.PathLike)):
         name = _shown_name(source)

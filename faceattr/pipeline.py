@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from faceattr import labels
 from faceattr.alignment import CHIP_SIDE, align_face, chip_pixels
 from faceattr.config import ONNX_NAME, ModelConfig
-from faceattr.detection import DETECTION_SIDE, FaceDetector, load_detector
+from faceattr.detection import DETECTION_SIDE, MIN_FACE, FaceDetector, load_detector
 from faceattr.errors import FaceAttrError, WeightsError
 from faceattr.hub import WeightsFiles, find_weights, load_files
 from faceattr.images import ImageSource, Picture, decode_image, open_image
@@ -114,6 +114,7 @@ class FacePipeline:
         revision: str | None = None,
         detector: str = "auto",
         device: str | torch.device | None = None,
+        min_face: float = MIN_FACE,
         backend: Backend = "torch",
     ) -> FacePipeline:
         """Load weights and a detector.
@@ -125,6 +126,7 @@ class FacePipeline:
                 same answers tomorrow.
             detector: "yunet", "haar", or "auto": YuNet where its file can be had, else Haar.
             device: where the network runs; the CPU by default. PyTorch only.
+            min_face: least width of a face in pixels of the picture.
             backend: "torch"; "onnx" for ONNX Runtime, which needs the weights' `model.onnx` and
                 never imports PyTorch; or "auto": "onnx" where ONNX Runtime and that file are at
                 hand and no device is given, otherwise "torch". Probabilities agree within 1e-5.
@@ -134,21 +136,38 @@ class FacePipeline:
             DetectorError: when the detector cannot be had.
         """
         files, network = _load(model, revision, device, backend)
-        return cls(network, load_detector(detector), files=files, device=device)
+        finder = load_detector(detector, min_face=min_face)
+        return cls(network, finder, files=files, device=device)
 
-    def __call__(self, picture: ImageSource) -> list[FaceResult]:
+    def __call__(
+        self, picture: ImageSource, *, min_face: float = 0.0, max_faces: int | None = None
+    ) -> list[FaceResult]:
         """The faces of one picture, largest first; empty when there is none.
 
         Args:
             picture: path, encoded bytes, PIL image or RGB array; see `decode_image`.
+            min_face: as `predict_batch`.
+            max_faces: as `predict_batch`.
 
         Raises:
             ImageDecodeError: when the picture cannot be read.
         """
-        return self.predict_batch([picture])[0]
+        return self.predict_batch([picture], min_face=min_face, max_faces=max_faces)[0]
 
-    def predict_batch(self, pictures: Sequence[ImageSource]) -> list[list[FaceResult]]:
+    def predict_batch(
+        self,
+        pictures: Sequence[ImageSource],
+        *,
+        min_face: float = 0.0,
+        max_faces: int | None = None,
+    ) -> list[list[FaceResult]]:
         """One list of faces for each picture; all faces pass the network together.
+
+        Args:
+            pictures: paths, encoded bytes, PIL images or RGB arrays; see `decode_image`.
+            min_face: least width of a face in pixels of the picture; below the detector's own
+                limit it changes nothing.
+            max_faces: largest faces of a picture that are kept; None for all.
 
         Raises:
             ImageDecodeError: when a picture cannot be read; its message says which.
@@ -157,8 +176,7 @@ class FacePipeline:
         crops: list[NDArray[np.uint8]] = []
         for position, picture in enumerate(pictures):
             try:
-                opened = open_image(picture)
-                faces, chips = self._find(opened)
+                faces, chips = self._find(open_image(picture), min_face, max_faces)
             except FaceAttrError as error:
                 if len(pictures) == 1:
                     raise
@@ -190,7 +208,9 @@ class FacePipeline:
             results.append(_result(FaceBox(0, 0, width, height), None, square, row))
         return results
 
-    def _find(self, picture: Picture) -> tuple[list[Detection], list[NDArray[np.uint8]]]:
+    def _find(
+        self, picture: Picture, min_face: float, max_faces: int | None
+    ) -> tuple[list[Detection], list[NDArray[np.uint8]]]:
         """The faces of a picture and a chip of each.
 
         A large JPEG is decoded at a half to an eighth of its size, and again, larger, only where
@@ -201,7 +221,8 @@ class FacePipeline:
         image = picture.decode(reduction)
         # A detector that knows no reduction need not know of it for most pictures.
         find = self.detector.detect
-        faces = find(image) if reduction == 1 else find(image, reduction)
+        found = find(image) if reduction == 1 else find(image, reduction)
+        faces = [face for face in found if face.box.width >= min_face][:max_faces]
         smallest = min((chip_pixels(face) for face in faces), default=np.inf)
         if reduction > 1 and smallest < reduction * CHIP_SIDE:
             reduction = max(r for r in (1, 2, 4) if r == 1 or smallest >= r * CHIP_SIDE)
