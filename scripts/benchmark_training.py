@@ -190,7 +190,8 @@ def aims(result: dict[str, Any]) -> list[dict[str, Any]]:
         for name, value in rates.items():
             if name != "decode":
                 kind, side = name.split("|")
-                what = f"Loader / decoding alone, {workers} process{'es' if workers == 'two' else ''}, augmentation: {kind}, {side} px"
+                processes = f"{workers} process" + ("es" if workers == "two" else "")
+                what = f"Loader / decoding alone, {processes}, augmentation: {kind}, {side} px"
                 rows.append((what, low, value / rates["decode"]))
     for row in result["steps"]:
         for kind in ("stream", "memory cache"):
