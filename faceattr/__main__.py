@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             args.revision,
             "haar" if is_chip else args.detector,
             args.device,
-            args.backend,
+            backend=args.backend,
         )
         if args.save_annotated:
             args.save_annotated.mkdir(parents=True, exist_ok=True)

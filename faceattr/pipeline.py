@@ -114,8 +114,8 @@ class FacePipeline:
         revision: str | None = None,
         detector: str = "auto",
         device: str | torch.device | None = None,
-        backend: Backend = "torch",
         min_face: float = MIN_FACE,
+        backend: Backend = "torch",
     ) -> FacePipeline:
         """Load weights and a detector.
 
@@ -126,10 +126,10 @@ class FacePipeline:
                 same answers tomorrow.
             detector: "yunet", "haar", or "auto": YuNet where its file can be had, else Haar.
             device: where the network runs; the CPU by default. PyTorch only.
+            min_face: least width of a face in pixels of the picture.
             backend: "torch"; "onnx" for ONNX Runtime, which needs the weights' `model.onnx` and
                 never imports PyTorch; or "auto": "onnx" where ONNX Runtime and that file are at
                 hand and no device is given, otherwise "torch". Probabilities agree within 1e-5.
-            min_face: least width of a face in pixels of the picture.
 
         Raises:
             WeightsError: when the weights cannot be had or do not fit, or for an unknown backend.
@@ -176,8 +176,7 @@ class FacePipeline:
         crops: list[NDArray[np.uint8]] = []
         for position, picture in enumerate(pictures):
             try:
-                opened = open_image(picture)
-                faces, chips = self._find(opened, min_face, max_faces)
+                faces, chips = self._find(open_image(picture), min_face, max_faces)
             except FaceAttrError as error:
                 if len(pictures) == 1:
                     raise
@@ -222,8 +221,8 @@ class FacePipeline:
         image = picture.decode(reduction)
         # A detector that knows no reduction need not know of it for most pictures.
         find = self.detector.detect
-        faces = find(image) if reduction == 1 else find(image, reduction)
-        faces = [face for face in faces if face.box.width >= min_face][:max_faces]
+        found = find(image) if reduction == 1 else find(image, reduction)
+        faces = [face for face in found if face.box.width >= min_face][:max_faces]
         smallest = min((chip_pixels(face) for face in faces), default=np.inf)
         if reduction > 1 and smallest < reduction * CHIP_SIDE:
             reduction = max(r for r in (1, 2, 4) if r == 1 or smallest >= r * CHIP_SIDE)

@@ -131,7 +131,8 @@ def digest(folder: Path) -> str:
         else:
             hashed.update(repr(value).encode())
 
-    add({key: state[key] for key in state if key != "versions"})
+    # The checkout may change between two runs; what they compute may not.
+    add({key: state[key] for key in state if key not in ("versions", "git_commit")})
     return hashed.hexdigest()
 
 

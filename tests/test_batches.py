@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from faceattr.preprocessing import Preprocessing
-from train.batches import augment, decode_row, degrade, stored_side, training_batch
+from train.batches import _grid, augment, decode_row, degrade, stored_side, training_batch
 from train.recipe import Augmentation
 from train.samples import Rows, Source
 
@@ -36,6 +37,12 @@ def test_without_augmentation_a_batch_is_what_the_pipeline_sees(rows):
 def test_a_sure_flip_is_the_mirror_image(images):
     flipped = augment(images, 32, Augmentation(flip=1.0), seeded())
     torch.testing.assert_close(flipped, images.flip(3), rtol=0, atol=1e-3)
+
+
+def test_the_grid_is_pytorchs():
+    matrix = torch.randn(5, 2, 3, generator=seeded())
+    expected = F.affine_grid(matrix, [5, 3, 24, 24], align_corners=False)
+    torch.testing.assert_close(_grid(matrix, 24), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_rotation_keeps_a_centred_disc_and_moves_a_corner():

@@ -4,8 +4,10 @@ import shutil
 import numpy as np
 import pytest
 
-from faceattr.hub import load_model
+from faceattr.export import export
+from faceattr.hub import find_weights, load_model
 from faceattr.model import LightweightMTLNet224, ModelConfig
+from faceattr.onnx_backend import OnnxClassifier
 from faceattr.preprocessing import Preprocessing
 from train.__main__ import main
 from train.calibration import fit, fit_threshold
@@ -58,3 +60,14 @@ def test_calibrate_rewrites_the_config_only(tmp_path, tiny_fairface):
     before, after = (json.loads((tmp_path / n / "config.json").read_text()) for n in "ab")
     assert [key for key in before if before[key] != after[key]] == ["temperatures", "thresholds"]
     assert load_model(tmp_path / "b").config.thresholds == after["thresholds"]
+
+
+def test_calibrate_keeps_the_onnx_file_up_to_date(tmp_path, tiny_fairface):
+    sizes = {"widths": (4, 4, 4, 8, 8, 8, 8), "hidden": 8}
+    config = ModelConfig(sizes=sizes, preprocessing=Preprocessing(image_size=32))
+    LightweightMTLNet224(config).save_pretrained(tmp_path)
+    export(tmp_path)
+    assert main(["calibrate", str(tmp_path), "--data", str(tiny_fairface)]) == 0
+    kept = OnnxClassifier(find_weights(tmp_path, file="model.onnx")).config
+    assert kept.temperatures == load_model(tmp_path).config.temperatures
+    assert kept.temperatures != config.temperatures

@@ -238,3 +238,10 @@ def test_a_chip_is_never_enlarged_for_having_been_decoded_small(monkeypatch):
     whole = decode_image(buffer.getvalue())
     expected = align_face(whole, Detection(FaceBox(400, 200, 300, 300), 1.0, None, "x"))
     assert np.array_equal(face.crop, expected)
+
+
+def test_small_and_surplus_faces_are_left_out(pipeline):
+    assert len(pipeline(picture(), min_face=60)) == 1
+    assert pipeline(picture(), min_face=61) == []
+    assert pipeline(picture(), max_faces=0) == []
+    assert [len(faces) for faces in pipeline.predict_batch([picture()] * 2, max_faces=1)] == [1, 1]

@@ -40,3 +40,11 @@ def test_settings_survive_the_config_file():
 def test_impossible_settings_are_refused(changes):
     with pytest.raises(WeightsError):
         Preprocessing(**changes)
+
+
+def test_the_layout_of_the_pixels_changes_nothing():
+    settings = Preprocessing(image_size=16)
+    pixels = torch.rand(2, 3, 5, 7) * 255
+    last = pixels.contiguous(memory_format=torch.channels_last)
+    assert torch.equal(settings.normalize(pixels), settings.normalize(last))
+    assert settings.normalize(last).is_contiguous(memory_format=torch.channels_last)

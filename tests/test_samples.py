@@ -13,6 +13,7 @@ from train.samples import (
     DataError,
     Rows,
     Source,
+    _mapped,
     count_rows,
     in_holdout,
     shuffle_buffered,
@@ -127,3 +128,10 @@ def test_real_rows_agree_with_the_label_files(fairface_dir):
             str(row.service_test),
         )
         assert decode_row(row).shape == (224, 224, 3)
+
+
+@pytest.mark.parametrize("absent", [-1, None])
+def test_a_row_without_a_label_is_refused(absent):
+    assert _mapped(labels.GENDER, (1, 0), [0, 1]) == [1, 0]
+    with pytest.raises(DataError, match=f"no gender label: came {absent}"):
+        _mapped(labels.GENDER, (1, 0), [0, absent])

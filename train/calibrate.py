@@ -1,7 +1,8 @@
 """Fit the temperatures and thresholds of finished weights again, on the holdout rows.
 
 `fit` does this at its end; this command is for weights from elsewhere, or after the aimed
-accuracies in `train/calibration.py` have changed. Only `config.json` is rewritten.
+accuracies in `train/calibration.py` have changed. `config.json` is rewritten, and `model.onnx`
+where there is one.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from pathlib import Path
 
 import torch
 
+from faceattr.config import ONNX_NAME
+from faceattr.export import export
 from faceattr.hub import find_weights, load_files
 from train.device import choose_device
 from train.loop import calibrated
@@ -24,7 +27,7 @@ log = logging.getLogger("train")
 
 
 def calibrate(folder: Path, source: Source, device: torch.device) -> None:
-    """Rewrite `config.json` in a weights folder."""
+    """Rewrite `config.json`, and `model.onnx` if there is one, in a weights folder."""
     files = find_weights(folder)
     model = load_files(files, NETWORKS).to(device).to(memory_format=torch.channels_last)
     rows = list(Rows(source, "holdout").in_order())
@@ -32,6 +35,8 @@ def calibrate(folder: Path, source: Source, device: torch.device) -> None:
     targets = torch.tensor([row.targets for row in rows])
     config = calibrated(model.config, logits, targets)
     write_json(files.config, config.to_dict())
+    if files.config.with_name(ONNX_NAME).is_file():
+        export(folder)
     log.info("temperatures %s", dict(config.temperatures))
     log.info("thresholds %s", dict(config.thresholds))
 

@@ -448,8 +448,10 @@ class Trainer:
         }
         if recipe.mixup > 0:
             images, soft = mix(images, soft, recipe.mixup, np.random.default_rng(entropy))
-            mine = ((places >= own.start) & (places < own.stop)).to(images.device)
-            images, soft = images[mine], {name: part[mine] for name, part in soft.items()}
+            if self.group.size > 1:
+                mine = ((places >= own.start) & (places < own.stop)).to(images.device)
+                images, targets = images[mine], targets[mine]
+                soft = {name: part[mine] for name, part in soft.items()}
         rate = learning_rate(recipe, progress.epoch + progress.batch / self.batches)
         for group in self.optimizer.param_groups:
             group["lr"] = rate

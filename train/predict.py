@@ -129,22 +129,7 @@ def predict(
     files = find_weights(weights)
     model = load_files(files, NETWORKS).to(device).to(memory_format=torch.channels_last)
     total = count_rows(source, part)
-    tables = {}
-    bar = tqdm(
-        total=total,
-        unit="face",
-        desc="predict",
-        disable=not (group.is_first and sys.stderr.isatty()),
-    )
-    done = 0
-    with bar:
-        for turn, rows in enumerate(_groups(Rows(source, part).in_order())):
-            if turn % group.size == group.rank:
-                logits = logits_of(model, rows, model.config.preprocessing, device, flip=flip)
-                tables[turn] = _table(done, rows, model.calibrate(logits))
-            done += len(rows)
-            bar.update(len(rows))
-    together = {turn: table for own in group.gather(tables) for turn, table in own.items()}
+    tables, done = _shared_tables(model, Rows(source, part), total, device, flip, group)
     if not group.is_first:
         return done
     facts = {
@@ -155,12 +140,33 @@ def predict(
         "dataset": source.describe(part, done),
         "augmentation": "flip" if flip else "none",
     }
-    ordered = [together[turn] for turn in sorted(together)]
-    table = pa.concat_tables(ordered).replace_schema_metadata({"faceattr": json.dumps(facts)})
+    table = pa.concat_tables(tables).replace_schema_metadata({"faceattr": json.dumps(facts)})
     output.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(table, output)
     log.info("%d faces -> %s", done, output)
     return done
+
+
+def _shared_tables(
+    model: FaceAttributeModel,
+    rows: Rows,
+    total: int,
+    device: torch.device,
+    flip: bool,
+    group: Group,
+) -> tuple[list[pa.Table], int]:
+    """Everybody's tables in order, and the number of rows; each process does every n-th group."""
+    tables, done = {}, 0
+    hidden = not (group.is_first and sys.stderr.isatty())
+    with tqdm(total=total, unit="face", desc="predict", disable=hidden) as bar:
+        for turn, some in enumerate(_groups(rows.in_order())):
+            if turn % group.size == group.rank:
+                logits = logits_of(model, some, model.config.preprocessing, device, flip=flip)
+                tables[turn] = _table(done, some, model.calibrate(logits))
+            done += len(some)
+            bar.update(len(some))
+    together = {turn: table for own in group.gather(tables) for turn, table in own.items()}
+    return [together[turn] for turn in sorted(together)], done
 
 
 def _groups(rows: Iterator[Row]) -> Iterator[list[Row]]:

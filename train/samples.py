@@ -84,7 +84,7 @@ def in_holdout(file: str) -> bool:
     Raises:
         DataError: for a file name that is not a number.
     """
-    stem = Path(file).stem
+    stem = file.rpartition("/")[2].partition(".")[0]
     if not stem.isdigit():
         raise DataError(f"expected FairFace's numbered pictures such as '12.jpg', came {file!r}")
     number = int(stem)
@@ -175,11 +175,13 @@ def count_rows(source: Source, part: Part) -> int:
     return held if part == "holdout" else total - held
 
 
-def _mapped(task: labels.Task, mapping: tuple[int, ...], value: int | None) -> int:
-    """Our class position for a data set's; datasets stores an absent label as -1."""
-    if value is None or not 0 <= value < len(mapping):
-        raise DataError(f"a row has no {task.name} label: came {value!r}")
-    return mapping[value]
+def _mapped(task: labels.Task, mapping: tuple[int, ...], values: list[int | None]) -> list[int]:
+    """Our class positions for a data set's; datasets stores an absent label as -1."""
+    ours: dict[int | None, int] = dict(enumerate(mapping))
+    try:
+        return [ours[value] for value in values]
+    except KeyError as error:
+        raise DataError(f"a row has no {task.name} label: came {error.args[0]!r}") from error
 
 
 class Rows:
@@ -250,7 +252,7 @@ class Rows:
 
     def _rows(self, columns: dict[str, list[Any]]) -> Iterator[Row]:
         targets = [
-            [_mapped(task, mapping, value) for value in columns[task.name]]
+            _mapped(task, mapping, columns[task.name])
             for task, mapping in zip(labels.TASKS, self._maps, strict=True)
         ]
         values = zip(columns["image"], zip(*targets, strict=True), strict=True)
