@@ -37,6 +37,7 @@ from page.uploads import Uploads
 DRAIN_S = 25.0
 """Seconds that requests in flight get after SIGTERM; Spaces and Docker kill after 30."""
 SWEEP_S = 15.0
+MAX_CONNECTIONS = 1_000
 LINGER_S = 1.5
 """Seconds in which clients may still fetch the answers that were finished last."""
 
@@ -149,6 +150,7 @@ class FrontDoor:
         self._app = app
         self._site = site
         self._intake = Intake(site.uploads, site.service.limits)
+        self._reading = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One ASGI call."""
@@ -182,14 +184,25 @@ class FrontDoor:
             raise busy()
         if not is_call:
             return capped(receive, limit)
-        name = _NAMED.fullmatch(path)
-        defaults = DEFAULTS.get(name["endpoint"]) if name else None
-        body = await self._intake.rewrite(await read_body(receive, limit), defaults)
+        body = await self._rewritten(path, receive, limit)
         scope["headers"] = [
             *((k, v) for k, v in scope["headers"] if k != b"content-length"),
             (b"content-length", str(len(body)).encode()),
         ]
         return replay(body, receive)
+
+    async def _rewritten(self, path: str, receive: Receive, limit: int) -> bytes:
+        """The body of a call of Gradio's; no more of them are held than may be waiting."""
+        gate = self._site.gate
+        if gate.pending + self._reading >= gate.capacity:
+            raise busy()
+        name = _NAMED.fullmatch(path)
+        defaults = DEFAULTS.get(name["endpoint"]) if name else None
+        self._reading += 1
+        try:
+            return await self._intake.rewrite(await read_body(receive, limit), defaults)
+        finally:
+            self._reading -= 1
 
     def _is_awaited(self, scope: Scope) -> bool:
         """False for the answer of a call that nobody made: Gradio would fail while answering."""
@@ -334,7 +347,8 @@ async def _form(
                     )
                 )
             else:
-                sources.append(await file.read())
+                # Read by the worker, so that no more pictures are in memory than are worked on.
+                sources.append(file.file.read)
         yield sources, options
 
 
@@ -382,6 +396,7 @@ def make_server(site: Site, host: str, port: int) -> _Server:
         port=port,
         log_level="warning",
         access_log=False,
+        limit_concurrency=MAX_CONNECTIONS,
         timeout_graceful_shutdown=2,
         timeout_keep_alive=30,
         proxy_headers=True,
