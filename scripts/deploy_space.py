@@ -28,6 +28,7 @@ from train.publish import (  # noqa: E402
 
 TOP_LEVEL = ("app.py", "requirements.txt", CARD_NAME, "LICENSE")
 PACKAGES = ("faceattr", "page")
+NOT_NEEDED = {"__pycache__", "figures"}
 BUNDLED = f"weights/{DEFAULT_MODEL}"
 PACKAGES_NEED = (
     "faceattr/__init__.py",
@@ -46,7 +47,7 @@ def space_files(root: Path) -> dict[str, Path]:
         PublishError: naming what is missing, or a README.md that describes no Gradio Space.
     """
     package = [p for name in PACKAGES for p in sorted((root / name).rglob("*")) if p.is_file()]
-    package = [p for p in package if "__pycache__" not in p.parts]
+    package = [p for p in package if not NOT_NEEDED & set(p.parts)]
     needed = (*TOP_LEVEL, *PACKAGES_NEED)
     if missing := [name for name in needed if not (root / name).is_file()]:
         raise PublishError(f"{root} lacks {', '.join(missing)}; a Space cannot start without")

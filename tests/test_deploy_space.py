@@ -40,6 +40,7 @@ def checkout(tmp_path):
         "faceattr/labels.py": "",
         f"faceattr/weights/{DEFAULT_MODEL}/config.json": "{}",
         f"faceattr/weights/{DEFAULT_MODEL}/model.safetensors": "weights",
+        f"faceattr/weights/{DEFAULT_MODEL}/figures/losses.png": "the card's",
         "page/__init__.py": "",
         "page/static/page.css": "",
         "faceattr/__pycache__/labels.cpython-311.pyc": "stale",
