@@ -103,8 +103,8 @@ def _selective(report: dict[str, Any]) -> str:
         stored = dig(report, "selective", task.name, "stored")
         threshold, given, right = (dig(stored, k) for k in ("threshold", "coverage", "accuracy"))
         if isinstance(threshold, float) and _is_cell(given) and _is_cell(right):
-            values = (f"{threshold:.0%}".replace("%", " %"), _share(given), _share(right))
-            values += (_interval(right),)
+            below = f"{threshold:.0%}".replace("%", " %")
+            values = (below, _share(given), _share(right), _interval(right))
             rows.append((TITLES[task.name], [f"<td>{value}</td>" for value in values]))
     if not rows:
         return ""
