@@ -25,8 +25,8 @@ def model_html(service: FaceService) -> str:
             "<code>python -m train evaluate</code>.</p>"
         )
     else:
-        parts += [_overall(report), _subgroups(report), _classes(report), _figures(report)]
-        parts.append(_confusions(report))
+        sections = (_overall, _selective, _subgroups, _classes, _figures, _confusions)
+        parts += [section(report) for section in sections]
     return f'<div class="fa-prose">{"".join(parts)}</div>'
 
 
@@ -94,6 +94,22 @@ def _overall(report: dict[str, Any]) -> str:
         "among themselves too.</p>"
         + _table("Accuracy", ["Answer", "Right", "95 % interval", "Pictures"], rows)
     )
+
+
+def _selective(report: dict[str, Any]) -> str:
+    """How often an answer is not "unsure", and how often it is right then."""
+    rows = []
+    for task in labels.TASKS:
+        stored = dig(report, "selective", task.name, "stored")
+        threshold, given, right = (dig(stored, k) for k in ("threshold", "coverage", "accuracy"))
+        if isinstance(threshold, float) and _is_cell(given) and _is_cell(right):
+            below = f"{threshold:.0%}".replace("%", " %")
+            values = (below, _share(given), _share(right), _interval(right))
+            rows.append((TITLES[task.name], [f"<td>{value}</td>" for value in values]))
+    if not rows:
+        return ""
+    head = ["Answer", "Unsure below", "Not unsure", "Right then", "95 % interval"]
+    return '<h2>What "unsure" is worth</h2>' + _table("Answers that are not unsure", head, rows)
 
 
 def _subgroups(report: dict[str, Any]) -> str:

@@ -162,6 +162,29 @@ def summary(tally: Tally, took: float) -> dict[str, Any]:
     }
 
 
+def usage(process: psutil.Process | None) -> tuple[int, float] | None:
+    """Resident bytes and CPU seconds so far."""
+    if process is None:
+        return None
+    times = process.cpu_times()
+    return process.memory_info().rss, times.user + times.system
+
+
+def compared(
+    before: tuple[int, float] | None, after: tuple[int, float] | None, answered: int
+) -> dict[str, Any]:
+    """Memory of the server before and after, and CPU time for an answer, refusals included.
+
+    The CPU time says what an idle machine could do where other programs disturb the measurement.
+    """
+    if before is None or after is None:
+        return {"memory_mb": None, "cpu_ms_per_answer": None}
+    return {
+        "memory_mb": {"before": before[0] >> 20, "after": after[0] >> 20},
+        "cpu_ms_per_answer": round((after[1] - before[1]) * 1000 / max(1, answered), 1),
+    }
+
+
 @contextmanager
 def own_server() -> Iterator[tuple[str, psutil.Process]]:
     """Start app.py on a free port and stop it afterwards."""
@@ -202,17 +225,10 @@ def main() -> int:
 
     def measured(url: str, process: psutil.Process | None) -> dict[str, Any]:
         run(url, args.way, photos, args.clients, max(1, args.warm_up), 0)
-        before = process.memory_info().rss if process else None
+        before = usage(process)
         result = run(url, args.way, photos, args.clients, args.requests, args.seconds)
-        after = process.memory_info().rss if process else None
-        memory = None if before is None else {"before": before >> 20, "after": after >> 20}
-        return {
-            "way": args.way,
-            "clients": args.clients,
-            "photos": len(photos),
-            **result,
-            "memory_mb": memory,
-        }
+        head = {"way": args.way, "clients": args.clients, "photos": len(photos)}
+        return {**head, **result, **compared(before, usage(process), result["answered"])}
 
     if args.url:
         result = measured(args.url, psutil.Process(args.pid) if args.pid else None)

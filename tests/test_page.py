@@ -81,6 +81,11 @@ def test_the_model_tab_reads_the_report_and_ignores_what_it_does_not_know():
     assert html.count("<svg") == 3
     service.report = {**report, "news": {"x": [1]}, "subgroups": {"9": {"task": "mood"}, "8": 3}}
     assert share in model_html(service)
+    cell = {"accuracy": 0.914, "low": 0.9, "high": 0.93, "n": 100}
+    stored = {"threshold": 0.62, "coverage": {**cell, "accuracy": 0.733}, "accuracy": cell}
+    service.report = {"selective": {"age": {"stored": stored}, "race": {"stored": 1}}}
+    html = model_html(service)
+    assert all(text in html for text in ("62 %", "73.3 %", "91.4 %", "90.0 % to 93.0 %"))
     service.report = {"overall": {"race": "high"}, "per_class": [], "calibration": None}
     assert "The model in use" in model_html(service)
 

@@ -65,6 +65,15 @@ def test_no_face_is_an_empty_list(pipeline):
     assert pipeline(picture(width=80)) == []
 
 
+def test_small_faces_and_more_than_asked_for_are_left_out(pipeline):
+    assert len(pipeline(picture(), min_face=60)) == 1
+    assert pipeline(picture(), min_face=60.1) == []
+    assert pipeline(picture(), max_faces=0) == []
+    pictures = [picture(), picture(width=80), picture(seed=1)]
+    found = pipeline.predict_batch(pictures, min_face=60, max_faces=1)
+    assert [len(faces) for faces in found] == [1, 0, 1]
+
+
 def test_a_batch_gives_each_picture_its_own_answer(pipeline):
     pictures = [picture(seed=s, width=w) for s, w in enumerate((160, 80, 200, 160))]
     together = pipeline.predict_batch(pictures)
