@@ -227,3 +227,14 @@ def test_a_history_line_that_is_no_epoch_is_named(tmp_path):
     path.write_text("")
     with pytest.raises(TableError, match="holds no epoch"):
         read_history(path)
+
+
+def test_a_report_of_very_few_faces_can_be_drawn(tmp_path):
+    content = columns(rows=8)
+    content["gender_true"] = ["Male"] * 8
+    path = tmp_path / "p.parquet"
+    pq.write_table(table(content), path)
+    few = evaluate(read_predictions(path), draws=5)
+    for figure in result_figures(few).values():
+        assert figure.draw().axes
+        assert "None" not in figure.alt

@@ -106,13 +106,14 @@ def calibration_table(report: Json) -> str:
 
 
 def group_calibration_table(report: Json, attribute: str) -> str:
-    """Mean top probability, accuracy and calibration error of every head by one attribute."""
+    """Mean top probability, accuracy, calibration error and Brier score by one attribute."""
     heads = {task.name: report["calibration"][task.name]["by_group"][attribute] for task in TASKS}
     rows = []
     for entries in zip(*heads.values(), strict=True):
         cells = [
             f"{percent(e['confidence'])} / {percent(e['accuracy'])} / "
-            f"{e['expected_calibration_error']:.3f} ({e['if_calibrated']['mean']:.3f})"
+            f"{e['expected_calibration_error']:.3f} ({e['if_calibrated']['mean']:.3f}) / "
+            f"{e['brier']:.3f}"
             if e["n"]
             else "no faces"
             for e in entries
