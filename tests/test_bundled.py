@@ -14,6 +14,7 @@ from faceattr.labels import AGE, GENDER, RACE, TASKS
 from train.card import make_card
 from train.evaluate import read_history
 from train.figures import page, page_figures
+from train.mitigation import document
 from train.plots_results import card_figures
 from train.predict import predict
 from train.results import START, TableError, comparison, insert, pipeline_sentence
@@ -134,6 +135,17 @@ def test_the_defaults_robustness_is_in_its_report():
     found = read(BUNDLED / DEFAULT_MODEL / "report.json")["robustness"]
     assert found["weights_sha256"] == measured["weights_sha256"]
     assert (found["clean"], found["corruptions"]) == (measured["clean"], measured["corruptions"])
+
+
+def test_the_mitigation_page_is_made_of_its_reports():
+    folder = RESULTS / "fairness"
+    if not folder.is_dir():
+        pytest.skip("no mitigated weights were measured; scripts/compare_mitigation does it")
+    parts = [
+        [read(folder / f"{recipe}-{part}.json") for recipe in ("fair-control", "fair", "fair-dro")]
+        for part in ("holdout", "validation")
+    ]
+    assert (ROOT / "docs" / "fairness.md").read_text(encoding="utf-8") == document(*parts)
 
 
 def test_the_pipeline_was_measured_with_the_default_weights():

@@ -448,7 +448,7 @@ def robustness_table(report: Json) -> str:
 
 
 def robustness_worst(report: Json) -> list[dict[str, str]]:
-    """For each head, the corruption whose last step costs most, and the one that costs least."""
+    """For each head, the corruptions whose last steps cost most and least accuracy."""
     found = report["robustness"]
     result = []
     for task in TASKS:
@@ -461,7 +461,7 @@ def robustness_worst(report: Json) -> list[dict[str, str]]:
             key=lambda entry: entry[0],
         )
         words = [
-            f"{title} ({c['levels'][-1]['level']:g} {c['unit']}) costs {percent(cost)} points"
+            f"{title} ({c['levels'][-1]['level']:g} {c['unit']}, {percent(cost)} points)"
             for cost, title, c in (costs[-1], costs[0])
         ]
         result.append({"title": TITLES[task.name], "most": words[0], "least": words[1]})
