@@ -120,7 +120,9 @@ def written(report, labels, tmp_path_factory):
     write_report(folder / "labels.json", labels)
     output = folder / "docs" / "results.md"
     files = ["--report", str(folder / "report.json"), "--labels", str(folder / "labels.json")]
-    assert main(["figures", *files, "--output", str(output)]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plots, "PNG_DPI", 20)
+        assert main(["figures", *files, "--output", str(output)]) == 0
     return output
 
 
