@@ -4,15 +4,21 @@ import hashlib
 import re
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
 
 from faceattr.hub import BUNDLED, BUNDLED_NAMES, DEFAULT_MODEL
+from faceattr.labels import AGE, GENDER, RACE, TASKS
 from train.card import make_card
 from train.evaluate import read_history
 from train.figures import page, page_figures
+from train.mitigation import document
 from train.plots_results import card_figures
+from train.predict import predict
 from train.results import START, TableError, comparison, insert, pipeline_sentence
+from train.samples import Source
 from train.tables import read_json as read
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -27,6 +33,39 @@ PIPELINE = RESULTS / "pipeline.json"
 def test_a_report_is_about_the_weights_beside_it(name):
     digest = hashlib.sha256((BUNDLED / name / "model.safetensors").read_bytes()).hexdigest()
     assert read(BUNDLED / name / "report.json")["weights_sha256"] == digest
+
+
+@pytest.mark.slow
+def test_the_default_weights_give_what_their_report_says(fairface_dir, tmp_path):
+    """Predicted anew and counted in plain loops; a few answers may differ on another CPU."""
+    output = tmp_path / "p.parquet"
+    predict(None, Source(str(fairface_dir)), "validation", output, torch.device("cpu"))
+    columns = pq.read_table(output).to_pydict()
+    report = read(BUNDLED / DEFAULT_MODEL / "report.json")
+    rows = range(len(columns["row"]))
+    assert len(rows) == report["dataset"]["rows"]
+    for task in TASKS:
+        classes = list(task.classes)
+        counts = [[0] * len(classes) for _ in classes]
+        for k in rows:
+            scores = [columns[f"{task.name}:{name}"][k] for name in classes]
+            counts[classes.index(columns[f"{task.name}_true"][k])][scores.index(max(scores))] += 1
+        told = report["confusion"]["overall"][task.name]["counts"]
+        for line, expected in zip(counts, told, strict=True):
+            assert line == pytest.approx(expected, abs=5)
+        right = sum(counts[index][index] for index in range(len(classes)))
+        assert right == pytest.approx(report["overall"][task.name]["correct"], abs=5)
+    for i, gender in enumerate(GENDER.classes):
+        for j, race in enumerate(RACE.classes):
+            cell = report["subgroups"]["4.2"]["cells"][i][j]
+            group = [
+                k
+                for k in rows
+                if (columns["gender_true"][k], columns["race_true"][k]) == (gender, race)
+            ]
+            ages = [max(AGE.classes, key=lambda n, k=k: columns[f"age:{n}"][k]) for k in group]
+            right = sum(age == columns["age_true"][k] for age, k in zip(ages, group, strict=True))
+            assert (cell["n"], cell["correct"]) == (len(group), pytest.approx(right, abs=5))
 
 
 @pytest.mark.parametrize("name", BUNDLED_NAMES)
@@ -96,6 +135,17 @@ def test_the_defaults_robustness_is_in_its_report():
     found = read(BUNDLED / DEFAULT_MODEL / "report.json")["robustness"]
     assert found["weights_sha256"] == measured["weights_sha256"]
     assert (found["clean"], found["corruptions"]) == (measured["clean"], measured["corruptions"])
+
+
+def test_the_mitigation_page_is_made_of_its_reports():
+    folder = RESULTS / "fairness"
+    if not folder.is_dir():
+        pytest.skip("no mitigated weights were measured; scripts/compare_mitigation does it")
+    parts = [
+        [read(folder / f"{recipe}-{part}.json") for recipe in ("fair-control", "fair", "fair-dro")]
+        for part in ("holdout", "validation")
+    ]
+    assert (ROOT / "docs" / "fairness.md").read_text(encoding="utf-8") == document(*parts)
 
 
 def test_the_pipeline_was_measured_with_the_default_weights():

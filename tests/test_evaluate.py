@@ -311,7 +311,7 @@ def test_bootstrap_intervals_agree_with_faces_drawn_in_a_plain_loop(report, data
     pairs = answers(data, task)
     rng = np.random.default_rng(5)
     drawn = {"accuracy": [], "balanced_accuracy": [], "macro_f1": []}
-    for _ in range(400):
+    for _ in range(150):
         sample = [pairs[index] for index in rng.integers(400, size=400)]
         true, best = zip(*sample, strict=True)
         drawn["accuracy"].append(accuracy_score(true, best))
@@ -320,7 +320,7 @@ def test_bootstrap_intervals_agree_with_faces_drawn_in_a_plain_loop(report, data
     for name, values in drawn.items():
         found = report["overall"][task.name]["bootstrap"][name]
         expected = np.quantile(values, [0.025, 0.975])
-        assert [found["low"], found["high"]] == pytest.approx(expected, abs=0.012), name
+        assert [found["low"], found["high"]] == pytest.approx(expected, abs=0.02), name
 
 
 def test_every_cell_of_the_reports_tables_stands_beside_ours(report, data):

@@ -120,7 +120,9 @@ def written(report, labels, tmp_path_factory):
     write_report(folder / "labels.json", labels)
     output = folder / "docs" / "results.md"
     files = ["--report", str(folder / "report.json"), "--labels", str(folder / "labels.json")]
-    assert main(["figures", *files, "--output", str(output)]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plots, "PNG_DPI", 20)
+        assert main(["figures", *files, "--output", str(output)]) == 0
     return output
 
 
@@ -227,3 +229,14 @@ def test_a_history_line_that_is_no_epoch_is_named(tmp_path):
     path.write_text("")
     with pytest.raises(TableError, match="holds no epoch"):
         read_history(path)
+
+
+def test_a_report_of_very_few_faces_can_be_drawn(tmp_path):
+    content = columns(rows=8)
+    content["gender_true"] = ["Male"] * 8
+    path = tmp_path / "p.parquet"
+    pq.write_table(table(content), path)
+    few = evaluate(read_predictions(path), draws=5)
+    for figure in result_figures(few).values():
+        assert figure.draw().axes
+        assert "None" not in figure.alt

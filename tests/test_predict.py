@@ -1,3 +1,4 @@
+import hashlib
 import json
 
 import numpy as np
@@ -38,6 +39,8 @@ def test_the_table_says_what_the_pipeline_says(tmp_path, weights, tiny_fairface)
     faces = FacePipeline(model, HaarDetector()).classify_crops([row.image for row in rows])
     assert table["row"].to_pylist() == list(range(30))
     assert table["file"].to_pylist() == [row.file for row in rows]
+    digests = [hashlib.sha256(row.image).hexdigest() for row in rows]
+    assert table["sha256"].to_pylist() == digests
     for position, task in enumerate(labels.TASKS):
         true = [task.classes[row.targets[position]] for row in rows]
         assert table[f"{task.name}_true"].to_pylist() == true

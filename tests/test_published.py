@@ -1,11 +1,13 @@
 """The report's figures in `train/published.py` are the ones it prints."""
 
 import re
+from pathlib import Path
 
 import pytest
 
 from faceattr.labels import AGE, GENDER, RACE
 from train import published
+from train.tables import read_json
 
 
 @pytest.fixture(scope="module")
@@ -62,3 +64,24 @@ def test_the_confused_pairs_are_the_ones_named(report_text):
     for pair in published.CONFUSED_RACES:
         one, other = (name.replace("_Hispanic", "") for name in pair)
         assert f"{one} and {other}" in named
+
+
+@pytest.mark.parametrize(
+    ("number", "task", "down", "across"),
+    [("4.1", "gender", AGE, RACE), ("4.2", "age", GENDER, RACE), ("4.3", "race", GENDER, AGE)],
+)
+def test_the_printed_tables_weighted_by_the_labels_give_the_printed_accuracies(
+    number, task, down, across
+):
+    """So the tables are of the whole validation split and in the class order assumed."""
+    path = Path(__file__).parents[1] / "docs" / "results" / "labels.json"
+    counts = read_json(path)["splits"]["validation"]["counts"]
+    total = 0.0
+    for i, row in enumerate(down.classes):
+        for j, column in enumerate(across.classes):
+            joint = counts.get(f"{down.name} × {across.name}", {}).get(f"{row} × {column}")
+            if joint is None:
+                joint = counts[f"{across.name} × {down.name}"][f"{column} × {row}"]
+            total += joint * published.SUBGROUPS[number][i][j]
+    accuracy = total / published.VALIDATION_ROWS
+    assert accuracy == pytest.approx(published.ACCURACY[task], abs=0.005)

@@ -127,7 +127,7 @@ def _compared_cell(cell: Mapping[str, Any], printed: float) -> dict[str, Any]:
     """A cell of ours beside the report's: `here`, `report`, their difference, and `outside`.
 
     `outside` says that the printed figure lies outside our interval, its last digit's rounding
-    allowed for; the report gives no counts, so its own uncertainty is not in it.
+    allowed for; the report's own uncertainty is not in it.
     """
     if cell["n"] == 0:
         return {"n": 0, "here": None, "report": printed, "difference": None, "outside": None}

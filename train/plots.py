@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,9 +98,22 @@ class Figure:
                 facts = {"Description": f"data {self.fingerprint}", "Title": self.alt}
                 # Without dates and versions, equal data gives equal bytes.
                 if ending == "svg":
-                    canvas.savefig(path, metadata={**facts, "Date": None})
+                    _save_svg(canvas, path, facts)
                 else:
                     _save_png(canvas, path, facts)
+
+
+def _save_svg(canvas: Canvas, path: Path, facts: Mapping[str, str]) -> None:
+    """Write an SVG whose ids count up, since Matplotlib's hash the last bits of coordinates."""
+    buffer = io.StringIO()
+    canvas.savefig(buffer, format="svg", metadata={**facts, "Date": None})
+    known: dict[str, str] = {}
+
+    def counted(match: re.Match[str]) -> str:
+        return known.setdefault(match[0], f"{match[1]}{len(known)}")
+
+    text = re.sub(r"\b([a-zA-Z])[0-9a-f]{10}\b", counted, buffer.getvalue())
+    path.write_bytes(text.encode())
 
 
 def _save_png(canvas: Canvas, path: Path, facts: Mapping[str, str]) -> None:

@@ -106,13 +106,14 @@ def calibration_table(report: Json) -> str:
 
 
 def group_calibration_table(report: Json, attribute: str) -> str:
-    """Mean top probability, accuracy and calibration error of every head by one attribute."""
+    """Mean top probability, accuracy, calibration error and Brier score by one attribute."""
     heads = {task.name: report["calibration"][task.name]["by_group"][attribute] for task in TASKS}
     rows = []
     for entries in zip(*heads.values(), strict=True):
         cells = [
             f"{percent(e['confidence'])} / {percent(e['accuracy'])} / "
-            f"{e['expected_calibration_error']:.3f} ({e['if_calibrated']['mean']:.3f})"
+            f"{e['expected_calibration_error']:.3f} ({e['if_calibrated']['mean']:.3f}) / "
+            f"{e['brier']:.3f}"
             if e["n"]
             else "no faces"
             for e in entries
@@ -447,7 +448,7 @@ def robustness_table(report: Json) -> str:
 
 
 def robustness_worst(report: Json) -> list[dict[str, str]]:
-    """For each head, the corruption whose last step costs most, and the one that costs least."""
+    """For each head, the corruptions whose last steps cost most and least accuracy."""
     found = report["robustness"]
     result = []
     for task in TASKS:
@@ -460,7 +461,7 @@ def robustness_worst(report: Json) -> list[dict[str, str]]:
             key=lambda entry: entry[0],
         )
         words = [
-            f"{title} ({c['levels'][-1]['level']:g} {c['unit']}) costs {percent(cost)} points"
+            f"{title} ({c['levels'][-1]['level']:g} {c['unit']}, {percent(cost)} points)"
             for cost, title, c in (costs[-1], costs[0])
         ]
         result.append({"title": TITLES[task.name], "most": words[0], "least": words[1]})
