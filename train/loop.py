@@ -242,7 +242,7 @@ class Trainer:
             name: table.to(settings.device) for name, table in target_tables(recipe).items()
         }
         self.class_weights = self._class_weights()
-        self.groups = (
+        self.group_losses = (
             None
             if recipe.mitigation is None
             else GroupLosses(recipe.mitigation, recipe.loss_weights)
@@ -255,6 +255,10 @@ class Trainer:
         """Refuse what several processes cannot do."""
         if self.settings.compile:
             raise TrainingError("--compile works with one process only; leave it out")
+        if self.recipe.mitigation is not None:
+            raise TrainingError(
+                f"recipe {self.recipe.name!r} weighs groups by what one process sees; run it with one"
+            )
         if self.recipe.batch_size < self.group.size:
             raise TrainingError(
                 f"{self.group.size} processes cannot share batches of {self.recipe.batch_size} rows"
@@ -384,7 +388,7 @@ class Trainer:
                 "model": self.model.state_dict(),
                 "average": average,
                 "tail": None if self.tail is None else self.tail.state_dict(),
-                "groups": self.groups and self.groups.state_dict(),
+                "group_losses": self.group_losses and self.group_losses.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "torch_rng": torch.get_rng_state(),
                 "versions": versions(),
@@ -414,8 +418,8 @@ class Trainer:
             self.average.load_state_dict(state["average"])
         if self.tail is not None:
             self.tail.load_state_dict(state["tail"])
-        if self.groups is not None:
-            self.groups.load_state_dict(state["groups"])
+        if self.group_losses is not None:
+            self.group_losses.load_state_dict(state["group_losses"])
         self.optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["torch_rng"])
         self.progress = Progress(**state["progress"])
@@ -515,8 +519,8 @@ class Trainer:
         distillation = self.recipe.distillation
         with autocast(self.settings.device, self.precision):
             logits = self.network(resized(images, side))
-        if self.groups is not None:
-            return self.groups(row_losses(logits, soft, self.class_weights), targets)
+        if self.group_losses is not None:
+            return self.group_losses(row_losses(logits, soft, self.class_weights), targets)
         losses = soft_losses(logits, soft, self.class_weights)
         if distillation is None:
             return losses
@@ -700,9 +704,9 @@ class Trainer:
             Stopped: on SIGTERM or SIGINT, with the checkpoint written.
             TrainingError: for a loss that is not finite, or too few rows.
         """
-        if self.groups is not None and self.groups.needs_accuracy:
+        if self.group_losses is not None and self.group_losses.needs_accuracy:
             started = self.measure(self.recipe.size_at(0))
-            self.groups.set_weights(started.logits, started.targets)
+            self.group_losses.set_weights(started.logits, started.targets)
         with collected_signals() as signals:
             while not self.progress.finished:
                 self._train_epoch(signals)
