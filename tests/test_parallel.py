@@ -18,7 +18,7 @@ from train.checkpoint import CheckpointError, load_checkpoint
 from train.loop import Settings, TrainingError, fit
 from train.parallel import Group, WholeBatchNorm2d, join_batch_norms
 from train.predict import predict
-from train.recipe import smoke
+from train.recipe import Mitigation, smoke
 from train.samples import Source
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -121,6 +121,9 @@ def test_what_several_processes_cannot_do_is_refused(tmp_path, tiny_fairface):
         fit(recipe, settings)
     with pytest.raises(TrainingError, match="one process only"):
         fit(recipe, replace(settings, group=Group(0, 2), compile=True))
+    fair = replace(recipe, mitigation=Mitigation("group_dro", 0.01))
+    with pytest.raises(TrainingError, match="weighs groups by what one process sees"):
+        fit(fair, replace(settings, group=Group(0, 2)))
 
 
 @pytest.mark.parametrize(("count", "size"), [(8, 2), (7, 3), (2, 3)])

@@ -257,7 +257,8 @@ class Trainer:
             raise TrainingError("--compile works with one process only; leave it out")
         if self.recipe.mitigation is not None:
             raise TrainingError(
-                f"recipe {self.recipe.name!r} weighs groups by what one process sees; run it with one"
+                f"recipe {self.recipe.name!r} weighs groups by what one process sees; "
+                "run it with one"
             )
         if self.recipe.batch_size < self.group.size:
             raise TrainingError(
