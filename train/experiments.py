@@ -348,15 +348,22 @@ def aims_section(reports: Iterable[Mapping[str, Any]]) -> str:
 
 
 def fit_section(folder: Path = RESULTS / "long") -> str:
-    """Loss at the end of long runs on augmented training views and on the holdout."""
+    """Losses of long runs, augmented training views beside the holdout.
+
+    Each at its last epoch and, where that is another, at the one of the least holdout loss.
+    """
     rows = []
     for path in sorted(folder.glob("*.jsonl")):
-        last = json.loads(path.read_text(encoding="utf-8").splitlines()[-1])
-        for task in ORDER:
-            train, held = last["train_loss"][task.name], last["holdout_loss"][task.name]
-            name = f"{path.stem}, {TITLES[task.name].lower()}"
-            rows.append([name, str(last["epoch"]), f"{train:.3f}", f"{held:.3f}"])
-    return markdown_table(["", "Epoch", "Training views, nats", "Holdout, nats"], rows)
+        epochs = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        best = min(epochs, key=lambda entry: sum(entry["holdout_loss"].values()))
+        for entry in [best, epochs[-1]] if best is not epochs[-1] else [best]:
+            losses = (
+                f"{entry['train_loss'][t.name]:.3f} / {entry['holdout_loss'][t.name]:.3f}"
+                for t in ORDER
+            )
+            rows.append([path.stem, f"{entry['epoch']}", f"{entry['image_size']} px", *losses])
+    header = ["Run", "Epoch", "Input", *(f"{TITLES[t.name]}, nats" for t in ORDER)]
+    return markdown_table(header, rows)
 
 
 def _with_origins(run: Mapping[str, Any]) -> list[Mapping[str, Any]]:
