@@ -9,6 +9,7 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 from copy import copy
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 import gradio as gr
 import uvicorn
 from fastapi import FastAPI
+from gradio.routes import App
 from gradio.state_holder import SessionState, StateHolder
 from gradio.utils import get_upload_folder
 
@@ -26,7 +28,7 @@ from page.gate import Gate
 from page.routes import add_routes
 from page.service import FaceService
 from page.theme import CSS, HEAD, theme
-from page.uploads import Uploads
+from page.uploads import KEPT_S, Uploads
 
 DRAIN_S = 25.0
 """Seconds that requests in flight get after SIGTERM; Spaces and Docker kill after 30."""
@@ -44,6 +46,7 @@ class Site:
         gate: what admits.
         uploads: files between upload and request.
         app: the ASGI application.
+        gradio: Gradio's application within it.
     """
 
     def __init__(self, service: FaceService) -> None:
@@ -81,14 +84,16 @@ class Site:
             uploads=self.uploads,
             demo=self.demo,
         )
-        _forget(self.demo)
+        self.gradio = _forget(app, self.demo)
         return app
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, _: FastAPI) -> AsyncIterator[None]:
         async def sweep() -> None:
+            idle: dict[str, float] = {}
             while True:
                 await asyncio.to_thread(self.uploads.sweep)
+                forget_answers(self.demo, idle)
                 await asyncio.sleep(SWEEP_S)
 
         task = asyncio.create_task(sweep())
@@ -125,14 +130,36 @@ class _Forgetful(StateHolder):  # type: ignore[misc]
         return _Stateless(self.blocks)
 
 
-def _forget(demo: gr.Blocks) -> None:
-    """Let Gradio keep nothing of a request, and count nothing."""
-    holder = _Forgetful()
-    demo.app.state_holder = holder
-    holder.set_blocks(demo)
+def _forget(app: FastAPI, demo: gr.Blocks) -> App:
+    """Let Gradio keep nothing of a request, and count nothing; returns its application."""
+    parts = [getattr(route, "app", None) for route in app.routes]
+    mounted: App = next(part for part in parts if isinstance(part, App))
+    mounted.state_holder = _Forgetful()
+    mounted.state_holder.set_blocks(demo)
     # Its queue makes a pandas table of the last 10,000 events after each event, for a dashboard.
     demo._queue.ANALYTICS_MAX_EVENTS = 1
     demo._queue.ANAYLTICS_CACHE_FREQUENCY = sys.maxsize
+    return mounted
+
+
+def forget_answers(demo: gr.Blocks, idle: dict[str, float], kept: float = KEPT_S) -> None:
+    """Drop answers that nobody fetched; Gradio would keep those of the last 2,000 sessions.
+
+    Args:
+        demo: whose queue.
+        idle: since when a session has had no call in progress, by its name; updated.
+        kept: seconds after which its answers go.
+    """
+    queue, now = demo._queue, time.monotonic()
+    running = {event.session_hash for event in list(queue.event_ids_to_events.values())}
+    known = list(queue.pending_messages_per_session)
+    for session in set(idle) - set(known) | running:
+        idle.pop(session, None)
+    for session in set(known) - running:
+        if now - idle.setdefault(session, now) >= kept:
+            queue.pending_messages_per_session.pop(session, None)
+            queue.pending_event_ids_session.pop(session, None)
+            del idle[session]
 
 
 class _Server(uvicorn.Server):

@@ -1,5 +1,6 @@
 """The API through every way in: plain HTTP, Gradio's protocol, its Python client."""
 
+import gc
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from gradio.state_holder import SessionState
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from gradio_client.utils import QueueError
@@ -29,7 +31,7 @@ from site_fixtures import (
 )
 
 from faceattr import labels
-from page.server import running
+from page.server import forget_answers, running
 
 ROOT = Path(__file__).resolve().parents[1]
 SNAPSHOTS = Path(__file__).parent / "snapshots"
@@ -311,6 +313,34 @@ def test_nothing_remains_after_good_and_bad_requests(server, client, uploads, pi
     gradio_call(server, "predict", [{"url": data_url(b"no picture")}])
     gradio_call(server, "classify_crop", [{"url": data_url(picture.read_bytes())}])
     assert list(uploads.iterdir()) == []
+
+
+def test_gradio_keeps_no_input_and_no_result(uploads):
+    with running(tiny_service()) as (url, site):
+        picture = [{"url": data_url(png(red_quarters(2)))}]
+        for _ in range(3):
+            assert gradio_call(url, "predict", picture)[0] == "complete"
+        gc.collect()
+        kept = [o for o in gc.get_objects() if type(o) is SessionState]
+        assert [state for state in kept if state.blocks_config.root_block is site.demo] == []
+        assert site.gradio.state_holder.session_data == {}
+        assert site.gradio.iterators == {}
+        queue = site.demo._queue
+        assert len(queue.event_ids_to_events) == 0
+        assert len(queue.event_analytics) <= 1
+        # An answer that nobody fetches goes after a while, one in progress stays.
+        status, values = post_json(url, "gradio_api/call/predict", {"data": picture})
+        while values["event_id"] in queue.event_ids_to_events or site.gate.pending:
+            time.sleep(0.01)
+        idle = {}
+        forget_answers(site.demo, idle, kept=60)
+        assert values["event_id"] in queue.pending_messages_per_session
+        forget_answers(site.demo, idle, kept=0)
+        assert dict(queue.pending_messages_per_session) == {}
+        assert dict(queue.pending_event_ids_session) == {}
+        assert idle == {}
+        assert send(f"{url}gradio_api/call/predict/{values['event_id']}")[0] == 404
+        assert gradio_call(url, "predict", picture)[0] == "complete"
 
 
 @pytest.mark.parametrize(
