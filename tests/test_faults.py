@@ -196,7 +196,15 @@ def test_another_revision_of_the_data_is_not_resumed(broken_off, tiny_fairface, 
         fit(RECIPE, settings(broken_off, tiny_fairface, resume=True))
 
 
-def test_each_signal_is_collected_once_and_the_same_again_ends_at_once():
+@pytest.fixture
+def ctrl_c():
+    """SIGINT as a terminal has it; a job in the background may be told to ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_each_signal_is_collected_once_and_the_same_again_ends_at_once(ctrl_c):
     with collected_signals() as received:
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGTERM)
