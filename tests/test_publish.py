@@ -105,11 +105,21 @@ def test_new_weights_make_a_new_commit_and_the_old_one_stays(hub, folder, tmp_pa
 def test_a_figure_gone_here_is_deleted_there_but_others_files_stay(hub, folder):
     send(hub, folder)
     repo = hub.repo(REPO)
-    repo.commit("main", repo.files() | {"model.onnx": b"theirs"})
+    repo.commit("main", repo.files() | {"notes.txt": b"theirs"})
     (folder / "figures" / "confusion.svg").unlink()
     send(hub, folder)
     assert "figures/confusion.svg" not in repo.files()
-    assert repo.files()["model.onnx"] == b"theirs"
+    assert repo.files()["notes.txt"] == b"theirs"
+
+
+def test_an_onnx_file_gone_here_is_deleted_there(hub, folder):
+    export(folder)
+    send(hub, folder)
+    assert "model.onnx" in hub.repo(REPO).files()
+    (folder / "model.onnx").unlink()
+    write_weights(folder, seed=2)
+    send(hub, folder)
+    assert "model.onnx" not in hub.repo(REPO).files()
 
 
 def test_a_branch_is_created_from_main_and_main_stays_as_it_is(hub, folder):
