@@ -1,6 +1,6 @@
 from predictions_table import TRAINING
 
-from train.procedure import cost, runs, start_words, teachers_words
+from train.procedure import cost, lineage, start_words, teachers_words
 
 TEACHER = {
     "sha256": "aa",
@@ -25,16 +25,14 @@ FIRST = {
 
 
 def test_a_run_from_scratch_costs_its_own_time_alone():
-    assert runs(TRAINING) == [
-        {"recipe": "ours", "seed": 3, "seconds": 3725, "hardware": "CPU, 2 threads"}
-    ]
+    assert lineage(TRAINING) == [TRAINING]
     assert cost(TRAINING)["total"] == "1 h 02 min"
     assert teachers_words(TRAINING) == start_words(TRAINING) == ""
 
 
 def test_earlier_runs_count_once_each_however_deep_they_lie():
     training = {**TRAINING, "recipe": "again", "start": FIRST, "teachers": [TEACHER]}
-    assert [(run["recipe"], run["seconds"]) for run in runs(training)] == [
+    assert [(run["recipe"], run["wall_seconds"]) for run in lineage(training)] == [
         ("teacher", 600),
         ("ours", 3600),
         ("again", 3725),

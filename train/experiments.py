@@ -20,6 +20,7 @@ from typing import Any
 
 from faceattr import labels
 from faceattr.labels import AGE, GENDER, RACE
+from train.procedure import lineage
 from train.recipe import LIGHT, Augmentation, Distillation, Recipe, Stage
 from train.samples import add_data_arguments
 from train.sections import TITLES
@@ -366,23 +367,25 @@ def fit_section(folder: Path = RESULTS / "long") -> str:
     return markdown_table(header, rows)
 
 
-def _with_origins(run: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """A run after its teachers and the run it continued, each after its own."""
-    origins = [*run.get("teachers", []), *filter(None, [run.get("start")])]
-    return [*(earlier for origin in origins for earlier in _with_origins(origin)), run]
-
-
 def long_runs_section(reports: Iterable[Mapping[str, Any]]) -> str:
     """The published weights and all they learned from, on the holdout that chose them."""
     rows: dict[str, list[str]] = {}
     for report in reports:
         last = {**report["training"], "architecture": report["network"]["architecture"]}
-        for run in _with_origins(last):
+        for run in lineage(last):
             name = f"{run['architecture']}, `{run['recipe']}`, seed {run['seed']}"
             accuracy = [f"{100 * run['holdout_accuracy'][task.name]:.2f}" for task in ORDER]
             minutes = f"{run['wall_seconds'] / 60:.0f} min"
             rows[name] = [name, str(run["epochs"]), f"{run['image_size']} px", minutes, *accuracy]
-    header = ["Run", "Epochs", "Input", "Time", "Gender %", "Race %", "Age group %"]
+    header = [
+        "Run",
+        "Epochs",
+        "Input",
+        "Time to these weights",
+        "Gender %",
+        "Race %",
+        "Age group %",
+    ]
     return markdown_table(header, rows.values())
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from train.sections import Json, duration, percent
@@ -76,34 +76,26 @@ def _earlier(facts: Json) -> Iterator[Json]:
         yield origin
 
 
-def runs(training: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Every run that the weights rest on, once each, itself last: `recipe`, `seconds`, `hardware`.
-
-    `hardware` is None where an earlier run's was not recorded.
-    """
+def lineage(training: Json) -> list[Json]:
+    """Training facts of every run that the weights rest on, once each, itself last."""
     known: dict[str, Json] = {}
     for origin in _earlier(training):
         key = (
             origin.get("sha256") or f"{origin['recipe']} {origin['seed']} {origin['wall_seconds']}"
         )
         known.setdefault(key, origin)
-    return [
-        {
-            "recipe": facts["recipe"],
-            "seed": facts["seed"],
-            "seconds": facts["wall_seconds"],
-            "hardware": facts.get("hardware"),
-        }
-        for facts in (*known.values(), training)
-    ]
+    return [*known.values(), training]
 
 
-def cost(training: Mapping[str, Any]) -> dict[str, Any]:
-    """Time and hardware of all runs, ready for print: `runs` and `total`."""
-    found = runs(training)
+def cost(training: Json) -> dict[str, Any]:
+    """Time and hardware of all runs, ready for print: `runs` and `total`.
+
+    A run's time ends with the epoch whose weights it kept.
+    """
+    found = lineage(training)
     words = [
-        f"`{run['recipe']}` (seed {run['seed']}): {duration(run['seconds'])} on "
-        f"{run['hardware'] or 'hardware that was not recorded'}"
+        f"`{run['recipe']}` (seed {run['seed']}): {duration(run['wall_seconds'])} on "
+        f"{run.get('hardware') or 'hardware that was not recorded'}"
         for run in found
     ]
-    return {"runs": words, "total": duration(sum(run["seconds"] for run in found))}
+    return {"runs": words, "total": duration(sum(run["wall_seconds"] for run in found))}
