@@ -148,6 +148,7 @@ def test_a_report_of_other_weights_is_refused(changed):
     [
         (lambda r, c: r.update(schema=99), f"schema {SCHEMA}, came 99"),
         (lambda r, c: r["dataset"].update(split="holdout"), "validation split, came 'holdout'"),
+        (lambda r, c: r.update(augmentation="flip"), "one view of each face, came 'flip'"),
         (lambda r, c: c["training"].pop("hardware"), r"lack \['hardware'\]"),
         (lambda r, c: c["training"]["dataset"].pop("holdout_rows"), r"lacks \['holdout_rows'\]"),
     ],
@@ -215,7 +216,7 @@ def test_a_card_says_what_the_run_started_from_and_what_all_of_it_cost(changed):
         training["settings"]["continues"] = True
     text = " ".join(make_card(report, config).text.split())
     assert "| Started from | the weights of a finished run, a warm restart: FaceAttrNet" in text
-    assert "Training took 1 h 42 min of computing in all" in text
+    assert "Training took 1 h 42 min, measured as wall time" in text
     assert "- `ours` (seed 4): 40 min 00 s on CPU, 2 threads" in text
 
 

@@ -77,6 +77,11 @@ def check(report: Json, config: Json) -> None:
     split = report["dataset"]["split"]
     if split != "validation":
         raise TableError(f"expected a report on FairFace's validation split, came {split!r}")
+    if report["augmentation"] != "none":
+        raise TableError(
+            f"expected a report on one view of each face, came {report['augmentation']!r}; "
+            "predict without --flip, evaluate, then write the card"
+        )
 
 
 def _data_facts(report: Json, training: Json) -> dict[str, Any]:
@@ -165,6 +170,7 @@ def _context(report: Json, config: Json, repo_id: str | None) -> dict[str, Any]:
         "overall_table": sections.overall_table(report),
         "service_table": sections.service_table(report),
         "duplicates": sections.duplicate_sentence(report),
+        "across_counted": "data_duplicates" in report,
         "class_tables": [sections.class_table(report, task.name) for task in TASKS],
         "subgroups": [sections.subgroup(*item) for item in report["subgroups"].items()],
         "calibration_table": sections.calibration_table(report),

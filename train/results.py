@@ -47,13 +47,18 @@ def _row(report: dict[str, Any]) -> list[str]:
 def comparison(reports: Sequence[dict[str, Any]]) -> str:
     """A Markdown table: a line for each report, and the report that this project follows."""
     printed = [percent(published.ACCURACY[task.name], 2) for task in ORDER]
+    work = [
+        report["network"]["multiply_adds_224"]
+        for report in reports
+        if report["network"]["architecture"] == published.ARCHITECTURE
+    ]
     rows = [_row(report) for report in reports]
     rows.append(
         [
             published.NAME,
             f"{published.PARAMETERS:,}",
-            "484 M",
-            "about 85,000",
+            f"{work[0] / 1e6:.0f} M" if work else "",
+            f"about {published.TRAINING_ROWS:,}",
             f"{published.VALIDATION_ROWS:,}",
             *printed,
         ]
