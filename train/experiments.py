@@ -348,23 +348,46 @@ def aims_section(reports: Iterable[Mapping[str, Any]]) -> str:
     return markdown_table(header, rows)
 
 
-def fit_section(folder: Path = RESULTS / "long") -> str:
-    """Losses of long runs, augmented training views beside the holdout.
-
-    Each at its last epoch and, where that is another, at the one of the least holdout loss.
-    """
-    rows = []
+def long_runs(folder: Path = RESULTS / "long") -> dict[str, list[dict[str, Any]]]:
+    """Histories of long runs on labels alone: the epoch of least holdout loss, and the last."""
+    found = {}
     for path in sorted(folder.glob("*.jsonl")):
         epochs = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         best = min(epochs, key=lambda entry: sum(entry["holdout_loss"].values()))
-        for entry in [best, epochs[-1]] if best is not epochs[-1] else [best]:
+        found[path.stem] = [best, epochs[-1]]
+    return found
+
+
+def fit_section(runs: Mapping[str, list[dict[str, Any]]]) -> str:
+    """Losses of long runs, augmented training views beside the holdout."""
+    rows = []
+    for name, (best, last) in runs.items():
+        for entry in [best] if best is last else [best, last]:
             losses = (
                 f"{entry['train_loss'][t.name]:.3f} / {entry['holdout_loss'][t.name]:.3f}"
                 for t in ORDER
             )
-            rows.append([path.stem, f"{entry['epoch']}", f"{entry['image_size']} px", *losses])
+            rows.append([name, f"{entry['epoch']}", f"{entry['image_size']} px", *losses])
     header = ["Run", "Epoch", "Input", *(f"{TITLES[t.name]}, nats" for t in ORDER)]
     return markdown_table(header, rows)
+
+
+def overfit_section(runs: Mapping[str, list[dict[str, Any]]]) -> str:
+    """A line for each long run: what its losses did after the least holdout loss."""
+    lines = []
+    for name, (best, last) in runs.items():
+        if best is last:
+            lines.append(f"- `{name}`: the holdout loss is least at the last epoch.")
+            continue
+        train, holdout = (
+            sum(last[key].values()) - sum(best[key].values())
+            for key in ("train_loss", "holdout_loss")
+        )
+        lines.append(
+            f"- `{name}`: from epoch {best['epoch']} to epoch {last['epoch']} the training loss "
+            f"changes by {train:+.3f} nats, the holdout's by {holdout:+.3f}, all tasks together."
+        )
+    return "\n".join(lines)
 
 
 def long_runs_section(reports: Iterable[Mapping[str, Any]]) -> str:
@@ -402,7 +425,9 @@ def make_page(
     base = results.get("baseline", [])
     if not base:
         raise TableError(f"no result of the baseline in {RESULTS}; run with --run first")
+    runs = long_runs()
     parts = {
+        "seeds": str(len(base)),
         "rows": f"{base[0]['training_rows']:,}",
         "holdout": f"{base[0]['holdout_rows']:,}",
         "epochs": str(BASELINE.epochs),
@@ -410,7 +435,8 @@ def make_page(
         "hardware": base[0]["hardware"],
         "aims": aims_section(reports),
         "long_runs": long_runs_section(reports),
-        "fit": fit_section(),
+        "fit": fit_section(runs),
+        "overfit": overfit_section(runs),
         "noise": noise_section(base),
         "baseline": baseline_section(base),
         "changes": changes_section(results),
