@@ -695,7 +695,7 @@ class Trainer:
                 "start": self.start,
                 "precision": self.precision,
                 "compile": self.settings.compile,
-                "hardware": hardware(self.settings.device),
+                "hardware": hardware(self.settings.device, self.group.size),
                 "processes": self.group.size,
                 "skipped_rows": len(self.progress.skipped),
                 "wall_seconds": round(self.progress.seconds),
