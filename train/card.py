@@ -19,7 +19,7 @@ from train.evaluate import SCHEMA
 from train.fairness import GROUPINGS, title
 from train.plots import write_figures
 from train.plots_results import card_figures
-from train.procedure import cost, settings_words, start_words, teachers_words
+from train.procedure import cost, earlier_words, settings_words, start_words, teachers_words
 from train.sections import TITLES, Json, duration, percent
 from train.subgroups import FEW_FACES
 from train.tables import TableError, read_json
@@ -134,6 +134,7 @@ def _training_facts(training: Json) -> dict[str, Any]:
         "training": training,
         "teachers": teachers_words(training),
         "start": start_words(training),
+        "earlier": earlier_words(training),
         "settings": settings_words(training["settings"]),
         "cost": cost(training),
         "arithmetic": _arithmetic(training),
