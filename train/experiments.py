@@ -21,7 +21,7 @@ from typing import Any
 from faceattr import labels
 from faceattr.labels import AGE, GENDER, RACE
 from train.procedure import lineage
-from train.recipe import LIGHT, Augmentation, Distillation, Recipe, Stage
+from train.recipe import LIGHT, Augmentation, Distillation, Recipe, Stage, ours
 from train.samples import add_data_arguments
 from train.sections import TITLES
 from train.tables import TableError, markdown_table, read_json, write_text
@@ -142,17 +142,24 @@ def _all() -> list[Experiment]:
 
 EXPERIMENTS = {experiment.name: experiment for experiment in _all()}
 
-IN_OURS = {
-    "epochs-8": "28 epochs",
-    "crop-jitter": "four fifths of it",
-    "strong-colour": "±25 %",
-    "erase": "at 0.15",
-    "degrade": "at 0.1",
-    "size-64": "64, then 112",
-    "distilled": "yes",
-}
-"""What of a change the recipe `ours` has; nothing of the others."""
 
+def _in_ours() -> dict[str, str]:
+    """What of a change the recipe `ours` has; nothing of the others."""
+    recipe = ours()
+    found = recipe.augmentation
+    return {
+        "epochs-8": f"{recipe.epochs} epochs",
+        "crop-jitter": f"{found.rotation:g}°, ±{100 * found.scale:.0f} %, "
+        f"{100 * found.shift:.0f} %",
+        "strong-colour": f"±{100 * found.brightness:.0f} %",
+        "erase": f"at {found.erase:g}",
+        "degrade": f"at {found.degrade:g}",
+        "size-64": ", then ".join(str(stage.image_size) for stage in recipe.stages),
+        "distilled": "yes" if recipe.distillation else "no",
+    }
+
+
+IN_OURS = _in_ours()
 
 _RECIPE_DEFAULTS = json.loads(json.dumps(Recipe(name="", epochs=1, batch_size=1).to_dict()))
 
