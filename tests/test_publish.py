@@ -83,6 +83,16 @@ def test_an_onnx_file_goes_along_if_it_is_of_these_weights(hub, folder):
         send(hub, folder)
 
 
+def test_a_card_that_does_not_name_the_repository_is_remarked(hub, folder, caplog):
+    send(hub, folder)
+    assert f"README.md does not say how to load {REPO}" in caplog.text
+    caplog.clear()
+    card = folder / "README.md"
+    card.write_text(card.read_text() + f'from_pretrained("{REPO}")\n')
+    send(hub, folder)
+    assert "how to load" not in caplog.text
+
+
 def test_an_unchanged_folder_uploads_nothing(hub, folder):
     first = send(hub, folder)
     hub.requests.clear()

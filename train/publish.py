@@ -334,6 +334,13 @@ def publish(
     """
     source = Path(folder)
     files = check_folder(source)
+    if repo_id not in files[CARD_NAME].read_text(encoding="utf-8"):
+        log.warning(
+            "%s does not say how to load %s; `python -m train card --repo-id %s` writes that",
+            CARD_NAME,
+            repo_id,
+            repo_id,
+        )
     api = connect(repo_id, endpoint=endpoint, token=token)
     with hub_errors(repo_id):
         validate_repo_id(repo_id)
