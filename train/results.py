@@ -123,8 +123,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Carry out `python -m train results`."""
-    table = comparison([read_json(path) for path in args.reports])
+    reports = [read_json(path) for path in args.reports]
+    table = comparison(reports)
     if args.pipeline:
-        table += "\n\n" + pipeline_sentence(read_json(args.pipeline))
+        pipeline = read_json(args.pipeline)
+        if pipeline.get("weights_sha256") not in [report["weights_sha256"] for report in reports]:
+            raise TableError(
+                f"{args.pipeline} was measured with other weights than these reports'; "
+                "run `python -m scripts.measure_pipeline` again"
+            )
+        table += "\n\n" + pipeline_sentence(pipeline)
     write_text(args.into, insert(args.into.read_text(encoding="utf-8"), table))
     log.info("-> %s", args.into)
