@@ -210,8 +210,8 @@ Measured on {machine}, one thread a process, by CPU time: medians of {rounds} ro
 The loader streams, shuffles, decodes, resizes, augments, normalises and batches, resumable at any
 step. Its rate is a share of what OpenCV decodes when nothing else is done: {decode:,.0f} pictures
 of 224 px a second here. The augmentations that move pixels resample each picture twice (to a
-seventh more than the network's side, then by the drawn geometry), which costs more than decoding
-it; their share shows that price, and the share of a whole training step what it matters.
+seventh more than the network's side, then by the drawn geometry); their share of decoding shows
+that price, and the share of a whole training step what it matters.
 
 {table}
 """

@@ -39,7 +39,7 @@ from tests.synthetic import TINY_FACEATTRNET, write_fairface
 from train.checkpoint import checkpoints, load_checkpoint
 from train.loop import Settings, Trainer, fit
 from train.parallel import join, leave
-from train.recipe import Distillation, Recipe, smoke
+from train.recipe import Distillation, Mitigation, Recipe, smoke
 from train.samples import Source
 from train.tables import write_json
 
@@ -84,11 +84,13 @@ def features() -> dict[str, Features]:
         average_epochs=2,
     )
     distilled = replace(smoke(), distillation=Distillation(0.5, 3.0))
+    groups = replace(smoke(), mitigation=Mitigation("group_dro", 0.5))
     return {
         "average, schedule, augmentation": Features(smoke(), {}),
         "memory cache": Features(smoke(), {"cache_memory": True}),
         "mixing, weights, equal average": Features(rich, {}),
         "distillation": Features(distilled, {}, teacher=True),
+        "group losses": Features(groups, {}),
         "damaged rows": Features(smoke(), {}, damaged=True),
         "damaged rows in memory": Features(smoke(), {"cache_memory": True}, damaged=True),
         "two processes": Features(smoke(), {}, processes=2),

@@ -11,6 +11,7 @@ from PIL import Image
 
 from faceattr.hub import BUNDLED, BUNDLED_NAMES, DEFAULT_MODEL
 from faceattr.labels import AGE, GENDER, RACE, TASKS
+from train.__main__ import main
 from train.card import make_card
 from train.evaluate import read_history
 from train.figures import page, page_figures
@@ -20,6 +21,7 @@ from train.predict import predict
 from train.results import START, TableError, comparison, insert, pipeline_sentence
 from train.samples import Source
 from train.tables import read_json as read
+from train.tables import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results"
@@ -164,6 +166,13 @@ def test_the_readme_gives_the_default_networks_size():
     size = (BUNDLED / DEFAULT_MODEL / "model.safetensors").stat().st_size / 1e6
     stated = f"({network['parameters']:,} parameters, {size:.1f} MB)"
     assert stated in (ROOT / "README.md").read_text()
+
+
+def test_a_pipeline_measured_with_other_weights_is_refused(tmp_path, capsys):
+    write_json(tmp_path / "pipeline.json", {**read(PIPELINE), "weights_sha256": "ab" * 32})
+    command = ["results", *REPORTS, "--pipeline", tmp_path / "pipeline.json", "--into"]
+    assert main([*map(str, command), str(tmp_path / "page.md")]) == 1
+    assert "was measured with other weights" in capsys.readouterr().err
 
 
 def test_a_file_without_markers_is_refused():

@@ -148,6 +148,7 @@ def test_a_report_of_other_weights_is_refused(changed):
     [
         (lambda r, c: r.update(schema=99), f"schema {SCHEMA}, came 99"),
         (lambda r, c: r["dataset"].update(split="holdout"), "validation split, came 'holdout'"),
+        (lambda r, c: r.update(augmentation="flip"), "one view of each face, came 'flip'"),
         (lambda r, c: c["training"].pop("hardware"), r"lack \['hardware'\]"),
         (lambda r, c: c["training"]["dataset"].pop("holdout_rows"), r"lacks \['holdout_rows'\]"),
     ],
@@ -190,8 +191,10 @@ def test_a_card_says_what_the_network_learned_from(report):
     ]
     changed["training"] = training
     text = " ".join(make_card(changed, config).text.split())
-    assert "Distilled from | TeacherNet, recipe `teacher`, seed 3" in text
-    assert "40 min 00 s; holdout gender 91.0 %, age 56.0 %, race 66.0 %" in text
+    assert "| Distilled from | `teacher` (seed 3) |" in text
+    holdout = "holdout gender 91.0 %, age 56.0 %, race 66.0 %"
+    assert f"- `teacher` (seed 3): TeacherNet, from scratch; {holdout}" in text
+    assert "- `teacher` (seed 3): 40 min 00 s on hardware that was not recorded" in text
     assert "distillation with weight 0.7 and temperature 2" in text
     assert "bfloat16, torch.compile" in text
 
@@ -214,8 +217,8 @@ def test_a_card_says_what_the_run_started_from_and_what_all_of_it_cost(changed):
         training["start"] = start
         training["settings"]["continues"] = True
     text = " ".join(make_card(report, config).text.split())
-    assert "| Started from | the weights of a finished run, a warm restart: FaceAttrNet" in text
-    assert "Training took 1 h 42 min of computing in all" in text
+    assert "| Started from | the weights of `ours` (seed 4), a warm restart |" in text
+    assert "Training took 1 h 42 min, measured as wall time" in text
     assert "- `ours` (seed 4): 40 min 00 s on CPU, 2 threads" in text
 
 

@@ -68,7 +68,7 @@ def test_the_page_gives_every_head_with_its_changes(base, tmp_path):
     text = document(holdout, validation)
     worst = base["fairness"]["race"]["gender × race"]["accuracy"]["worst"]
     who = f"{GENDER.display_name(worst['group'][0])}, {RACE.display_name(worst['group'][1])}"
-    assert f"| {who}: {100 * (worst['accuracy'] + 0.06):.1f} (+6.0) |" in text
+    assert f"| {who}: {100 * (worst['accuracy'] + 0.06):.1f} (+6.0) of {worst['n']} |" in text
     assert "| `fair` | -1.00 | +6.00 | +0.00 |" in text
     assert "preferred weights are those of **`fair`**" in text
     paths = []

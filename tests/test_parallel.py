@@ -97,6 +97,7 @@ def test_two_processes_train_the_network_of_one(together, data, tmp_path, name):
     assert set(kept) == set(one["model"])
     config = json.loads((together / name / "model" / "config.json").read_text())
     assert config["training"]["processes"] == 2
+    assert config["training"]["hardware"] == "2 processes, each CPU, 1 thread"
 
 
 def test_two_processes_predict_each_row_once_in_order(together, data, tmp_path):

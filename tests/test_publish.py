@@ -83,6 +83,16 @@ def test_an_onnx_file_goes_along_if_it_is_of_these_weights(hub, folder):
         send(hub, folder)
 
 
+def test_a_card_that_does_not_name_the_repository_is_remarked(hub, folder, caplog):
+    send(hub, folder)
+    assert f"README.md does not say how to load {REPO}" in caplog.text
+    caplog.clear()
+    card = folder / "README.md"
+    card.write_text(card.read_text() + f'from_pretrained("{REPO}")\n')
+    send(hub, folder)
+    assert "how to load" not in caplog.text
+
+
 def test_an_unchanged_folder_uploads_nothing(hub, folder):
     first = send(hub, folder)
     hub.requests.clear()
@@ -105,11 +115,21 @@ def test_new_weights_make_a_new_commit_and_the_old_one_stays(hub, folder, tmp_pa
 def test_a_figure_gone_here_is_deleted_there_but_others_files_stay(hub, folder):
     send(hub, folder)
     repo = hub.repo(REPO)
-    repo.commit("main", repo.files() | {"model.onnx": b"theirs"})
+    repo.commit("main", repo.files() | {"notes.txt": b"theirs"})
     (folder / "figures" / "confusion.svg").unlink()
     send(hub, folder)
     assert "figures/confusion.svg" not in repo.files()
-    assert repo.files()["model.onnx"] == b"theirs"
+    assert repo.files()["notes.txt"] == b"theirs"
+
+
+def test_an_onnx_file_gone_here_is_deleted_there(hub, folder):
+    export(folder)
+    send(hub, folder)
+    assert "model.onnx" in hub.repo(REPO).files()
+    (folder / "model.onnx").unlink()
+    write_weights(folder, seed=2)
+    send(hub, folder)
+    assert "model.onnx" not in hub.repo(REPO).files()
 
 
 def test_a_branch_is_created_from_main_and_main_stays_as_it_is(hub, folder):

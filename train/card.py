@@ -19,7 +19,7 @@ from train.evaluate import SCHEMA
 from train.fairness import GROUPINGS, title
 from train.plots import write_figures
 from train.plots_results import card_figures
-from train.procedure import cost, settings_words, start_words, teachers_words
+from train.procedure import cost, earlier_words, settings_words, start_words, teachers_words
 from train.sections import TITLES, Json, duration, percent
 from train.subgroups import FEW_FACES
 from train.tables import TableError, read_json
@@ -77,6 +77,11 @@ def check(report: Json, config: Json) -> None:
     split = report["dataset"]["split"]
     if split != "validation":
         raise TableError(f"expected a report on FairFace's validation split, came {split!r}")
+    if report["augmentation"] != "none":
+        raise TableError(
+            f"expected a report on one view of each face, came {report['augmentation']!r}; "
+            "predict without --flip, evaluate, then write the card"
+        )
 
 
 def _data_facts(report: Json, training: Json) -> dict[str, Any]:
@@ -129,6 +134,7 @@ def _training_facts(training: Json) -> dict[str, Any]:
         "training": training,
         "teachers": teachers_words(training),
         "start": start_words(training),
+        "earlier": earlier_words(training),
         "settings": settings_words(training["settings"]),
         "cost": cost(training),
         "arithmetic": _arithmetic(training),
@@ -165,6 +171,7 @@ def _context(report: Json, config: Json, repo_id: str | None) -> dict[str, Any]:
         "overall_table": sections.overall_table(report),
         "service_table": sections.service_table(report),
         "duplicates": sections.duplicate_sentence(report),
+        "across_counted": "data_duplicates" in report,
         "class_tables": [sections.class_table(report, task.name) for task in TASKS],
         "subgroups": [sections.subgroup(*item) for item in report["subgroups"].items()],
         "calibration_table": sections.calibration_table(report),

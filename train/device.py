@@ -65,8 +65,10 @@ def keep_freed_memory() -> None:
     libc.mallopt(mmap_max, 0)
 
 
-def hardware(device: torch.device) -> str:
-    """A short description for the card."""
+def hardware(device: torch.device, processes: int = 1) -> str:
+    """A short description for the card; every process has a device of the same kind."""
     if device.type == "cuda":
-        return f"1 × {torch.cuda.get_device_name(device)}"
-    return f"CPU, {torch.get_num_threads()} threads"
+        return f"{processes} × {torch.cuda.get_device_name(device)}"
+    threads = torch.get_num_threads()
+    words = f"CPU, {threads} thread{'' if threads == 1 else 's'}"
+    return words if processes == 1 else f"{processes} processes, each {words}"

@@ -20,7 +20,8 @@ from typing import Any
 
 from faceattr import labels
 from faceattr.labels import AGE, GENDER, RACE
-from train.recipe import LIGHT, Augmentation, Distillation, Recipe, Stage
+from train.procedure import lineage
+from train.recipe import LIGHT, Augmentation, Distillation, Recipe, Stage, ours
 from train.samples import add_data_arguments
 from train.sections import TITLES
 from train.tables import TableError, markdown_table, read_json, write_text
@@ -141,17 +142,24 @@ def _all() -> list[Experiment]:
 
 EXPERIMENTS = {experiment.name: experiment for experiment in _all()}
 
-IN_OURS = {
-    "epochs-8": "28 epochs",
-    "crop-jitter": "four fifths of it",
-    "strong-colour": "±25 %",
-    "erase": "at 0.15",
-    "degrade": "at 0.1",
-    "size-64": "64, then 112",
-    "distilled": "yes",
-}
-"""What of a change the recipe `ours` has; nothing of the others."""
 
+def _in_ours() -> dict[str, str]:
+    """What of a change the recipe `ours` has; nothing of the others."""
+    recipe = ours()
+    found = recipe.augmentation
+    return {
+        "epochs-8": f"{recipe.epochs} epochs",
+        "crop-jitter": f"{found.rotation:g}°, ±{100 * found.scale:.0f} %, "
+        f"{100 * found.shift:.0f} %",
+        "strong-colour": f"±{100 * found.brightness:.0f} %",
+        "erase": f"at {found.erase:g}",
+        "degrade": f"at {found.degrade:g}",
+        "size-64": ", then ".join(str(stage.image_size) for stage in recipe.stages),
+        "distilled": "yes" if recipe.distillation else "no",
+    }
+
+
+IN_OURS = _in_ours()
 
 _RECIPE_DEFAULTS = json.loads(json.dumps(Recipe(name="", epochs=1, batch_size=1).to_dict()))
 
@@ -347,29 +355,46 @@ def aims_section(reports: Iterable[Mapping[str, Any]]) -> str:
     return markdown_table(header, rows)
 
 
-def fit_section(folder: Path = RESULTS / "long") -> str:
-    """Losses of long runs, augmented training views beside the holdout.
-
-    Each at its last epoch and, where that is another, at the one of the least holdout loss.
-    """
-    rows = []
+def long_runs(folder: Path = RESULTS / "long") -> dict[str, list[dict[str, Any]]]:
+    """Histories of long runs on labels alone: the epoch of least holdout loss, and the last."""
+    found = {}
     for path in sorted(folder.glob("*.jsonl")):
         epochs = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         best = min(epochs, key=lambda entry: sum(entry["holdout_loss"].values()))
-        for entry in [best, epochs[-1]] if best is not epochs[-1] else [best]:
+        found[path.stem] = [best, epochs[-1]]
+    return found
+
+
+def fit_section(runs: Mapping[str, list[dict[str, Any]]]) -> str:
+    """Losses of long runs, augmented training views beside the holdout."""
+    rows = []
+    for name, (best, last) in runs.items():
+        for entry in [best] if best is last else [best, last]:
             losses = (
                 f"{entry['train_loss'][t.name]:.3f} / {entry['holdout_loss'][t.name]:.3f}"
                 for t in ORDER
             )
-            rows.append([path.stem, f"{entry['epoch']}", f"{entry['image_size']} px", *losses])
+            rows.append([name, f"{entry['epoch']}", f"{entry['image_size']} px", *losses])
     header = ["Run", "Epoch", "Input", *(f"{TITLES[t.name]}, nats" for t in ORDER)]
     return markdown_table(header, rows)
 
 
-def _with_origins(run: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """A run after its teachers and the run it continued, each after its own."""
-    origins = [*run.get("teachers", []), *filter(None, [run.get("start")])]
-    return [*(earlier for origin in origins for earlier in _with_origins(origin)), run]
+def overfit_section(runs: Mapping[str, list[dict[str, Any]]]) -> str:
+    """A line for each long run: what its losses did after the least holdout loss."""
+    lines = []
+    for name, (best, last) in runs.items():
+        if best is last:
+            lines.append(f"- `{name}`: the holdout loss is least at the last epoch.")
+            continue
+        train, holdout = (
+            sum(last[key].values()) - sum(best[key].values())
+            for key in ("train_loss", "holdout_loss")
+        )
+        lines.append(
+            f"- `{name}`: from epoch {best['epoch']} to epoch {last['epoch']} the training loss "
+            f"changes by {train:+.3f} nats, the holdout's by {holdout:+.3f}, all tasks together."
+        )
+    return "\n".join(lines)
 
 
 def long_runs_section(reports: Iterable[Mapping[str, Any]]) -> str:
@@ -377,12 +402,20 @@ def long_runs_section(reports: Iterable[Mapping[str, Any]]) -> str:
     rows: dict[str, list[str]] = {}
     for report in reports:
         last = {**report["training"], "architecture": report["network"]["architecture"]}
-        for run in _with_origins(last):
+        for run in lineage(last):
             name = f"{run['architecture']}, `{run['recipe']}`, seed {run['seed']}"
             accuracy = [f"{100 * run['holdout_accuracy'][task.name]:.2f}" for task in ORDER]
             minutes = f"{run['wall_seconds'] / 60:.0f} min"
             rows[name] = [name, str(run["epochs"]), f"{run['image_size']} px", minutes, *accuracy]
-    header = ["Run", "Epochs", "Input", "Time", "Gender %", "Race %", "Age group %"]
+    header = [
+        "Run",
+        "Epochs",
+        "Input",
+        "Time to these weights",
+        "Gender %",
+        "Race %",
+        "Age group %",
+    ]
     return markdown_table(header, rows.values())
 
 
@@ -399,7 +432,9 @@ def make_page(
     base = results.get("baseline", [])
     if not base:
         raise TableError(f"no result of the baseline in {RESULTS}; run with --run first")
+    runs = long_runs()
     parts = {
+        "seeds": str(len(base)),
         "rows": f"{base[0]['training_rows']:,}",
         "holdout": f"{base[0]['holdout_rows']:,}",
         "epochs": str(BASELINE.epochs),
@@ -407,7 +442,8 @@ def make_page(
         "hardware": base[0]["hardware"],
         "aims": aims_section(reports),
         "long_runs": long_runs_section(reports),
-        "fit": fit_section(),
+        "fit": fit_section(runs),
+        "overfit": overfit_section(runs),
         "noise": noise_section(base),
         "baseline": baseline_section(base),
         "changes": changes_section(results),

@@ -74,6 +74,7 @@ def page(report: Json, labels: Json) -> str:
         share=percent(report["dataset"]["rows"] / FULL_ROWS[report["dataset"]["split"]]),
         service_rows=f"{report['service_test']['gender']['n']:,}",
         few_faces=FEW_FACES,
+        confidence=percent(report["confidence"], 0),
         draws=f"{report['bootstrap']['draws']:,}",
         overall_table=sections.overall_table(report),
         service_table=sections.service_table(report),

@@ -430,8 +430,13 @@ class Trainer:
             forget_after(output, epoch=self.progress.epoch, batch=self.progress.batch)
         log.info("resumed at epoch %d, batch %d", self.progress.epoch + 1, self.progress.batch)
 
-    def _step(self, rows: list[Any], side: int) -> dict[str, float]:
-        """One optimiser step; losses by task."""
+    def _own_batch(
+        self, rows: list[Row], side: int
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor], torch.Tensor]:
+        """This process's part of a batch: pictures, target distributions by task, and labels.
+
+        All draws are a function of seed, epoch and batch, so a resumed run makes them again.
+        """
         recipe, progress = self.recipe, self.progress
         entropy = np.random.SeedSequence((self.settings.seed, progress.epoch, progress.batch))
         generator = torch.Generator().manual_seed(int(entropy.generate_state(1)[0]))
@@ -457,6 +462,12 @@ class Trainer:
                 mine = ((places >= own.start) & (places < own.stop)).to(images.device)
                 images, targets = images[mine], targets[mine]
                 soft = {name: part[mine] for name, part in soft.items()}
+        return images, soft, targets
+
+    def _step(self, rows: list[Row], side: int) -> dict[str, float]:
+        """One optimiser step; losses by task."""
+        recipe, progress = self.recipe, self.progress
+        images, soft, targets = self._own_batch(rows, side)
         rate = learning_rate(recipe, progress.epoch + progress.batch / self.batches)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -684,7 +695,7 @@ class Trainer:
                 "start": self.start,
                 "precision": self.precision,
                 "compile": self.settings.compile,
-                "hardware": hardware(self.settings.device),
+                "hardware": hardware(self.settings.device, self.group.size),
                 "processes": self.group.size,
                 "skipped_rows": len(self.progress.skipped),
                 "wall_seconds": round(self.progress.seconds),

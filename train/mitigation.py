@@ -88,10 +88,12 @@ def _table(reports: Sequence[Json]) -> str:
                     f"{TITLES[task.name]}, `{report['training']['recipe']}`",
                     _changed(found["overall"]["accuracy"], control["overall"]["accuracy"]),
                     _changed(found["balanced"], control["balanced"]),
-                    f"{who}: {_changed(group['accuracy'], control['group']['accuracy'])}",
+                    f"{who}: {_changed(group['accuracy'], control['group']['accuracy'])} "
+                    f"of {group['n']:,}",
                     _changed(found["difference"], control["difference"]),
                     f"{display(task.name, worst['class'])}: "
-                    f"{_changed(worst['accuracy'], control['class']['accuracy'])}",
+                    f"{_changed(worst['accuracy'], control['class']['accuracy'])} "
+                    f"of {worst['n']:,}",
                 ]
             )
     header = [
@@ -146,8 +148,8 @@ optimisation (Sagawa et al., ICLR 2020) over gender × race. Formulas: `train/gr
 ## On the holdout, where the choice is made
 
 {holdout_rows} rows that no weights were trained on (though they choose the epoch, and `reweight`
-takes its weights from them). Changes against the control in brackets, in points. Only groups and
-classes of at least {few} faces count as worst.
+takes its weights from them). Changes against the control in brackets, in points, then the faces of
+the worst group and class. Only those of at least {few} faces count as worst.
 
 {holdout_summary}
 

@@ -234,8 +234,7 @@ def risk_coverage(report: Json) -> Figure:
     return Figure(
         "risk-coverage",
         "Accuracy against the share of faces answered",
-        f"Three falling curves of accuracy against coverage; stars mark the stored thresholds. "
-        f"{points}.",
+        f"Three curves of accuracy against coverage; stars mark the stored thresholds. {points}.",
         data,
         draw,
     )
@@ -288,7 +287,7 @@ def robustness(report: Json) -> Figure:
     return Figure(
         "robustness",
         "Accuracy on pictures made worse in steps, with intervals",
-        f"Accuracy of the three heads under each corruption, falling with its strength. {drops}.",
+        f"Accuracy of the three heads under each corruption, by its strength. {drops}.",
         [found["clean"], corruptions],
         draw,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from train.sections import Json, duration, percent
@@ -41,32 +41,34 @@ def settings_words(settings: Json) -> str:
     return "; ".join([*words, "augmentation " + (", ".join(changes) or "none")])
 
 
-def _origin(facts: Json) -> str:
-    """One earlier run in words, with what it came from itself."""
-    holdout = ", ".join(f"{name} {percent(v)} %" for name, v in facts["holdout_accuracy"].items())
-    text = (
-        f"{facts['architecture']}, recipe `{facts['recipe']}`, seed {facts['seed']}, trained on "
-        f"the same rows in {duration(facts['wall_seconds'])}; holdout {holdout}"
-    )
-    inner = []
-    if start := facts.get("start"):
-        inner.append(f"started from {_origin(start)}")
-    if teachers := facts.get("teachers"):
-        inner.append("distilled from " + "; ".join(map(_origin, teachers)))
-    if not facts.get("start"):
-        inner.append("from scratch" if not inner else "otherwise from scratch")
-    return f"{text} ({'; '.join(inner)})"
+def _name(facts: Json) -> str:
+    return f"`{facts['recipe']}` (seed {facts['seed']})"
 
 
 def teachers_words(training: Json) -> str:
-    """The teachers in words; empty where there are none."""
-    return "; ".join(map(_origin, training.get("teachers") or []))
+    """The teachers by recipe and seed; empty where there are none."""
+    return " and ".join(map(_name, training.get("teachers") or []))
 
 
 def start_words(training: Json) -> str:
-    """The weights that the run went on from, in words; empty where it began at random."""
+    """The run whose weights this one went on from; empty where it began at random."""
     start = training.get("start")
-    return _origin(start) if start else ""
+    return _name(start) if start else ""
+
+
+def earlier_words(training: Json) -> list[str]:
+    """Every earlier run that the weights rest on, once each, with what it came from itself."""
+    lines = []
+    for facts in lineage(training)[:-1]:
+        start, teachers = start_words(facts), teachers_words(facts)
+        origin = f"started from {start}" if start else "from scratch"
+        if teachers:
+            origin += f", distilled from {teachers}"
+        holdout = ", ".join(
+            f"{name} {percent(v)} %" for name, v in facts["holdout_accuracy"].items()
+        )
+        lines.append(f"{_name(facts)}: {facts['architecture']}, {origin}; holdout {holdout}")
+    return lines
 
 
 def _earlier(facts: Json) -> Iterator[Json]:
@@ -76,34 +78,26 @@ def _earlier(facts: Json) -> Iterator[Json]:
         yield origin
 
 
-def runs(training: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Every run that the weights rest on, once each, itself last: `recipe`, `seconds`, `hardware`.
-
-    `hardware` is None where an earlier run's was not recorded.
-    """
+def lineage(training: Json) -> list[Json]:
+    """Training facts of every run that the weights rest on, once each, itself last."""
     known: dict[str, Json] = {}
     for origin in _earlier(training):
         key = (
             origin.get("sha256") or f"{origin['recipe']} {origin['seed']} {origin['wall_seconds']}"
         )
         known.setdefault(key, origin)
-    return [
-        {
-            "recipe": facts["recipe"],
-            "seed": facts["seed"],
-            "seconds": facts["wall_seconds"],
-            "hardware": facts.get("hardware"),
-        }
-        for facts in (*known.values(), training)
-    ]
+    return [*known.values(), training]
 
 
-def cost(training: Mapping[str, Any]) -> dict[str, Any]:
-    """Time and hardware of all runs, ready for print: `runs` and `total`."""
-    found = runs(training)
+def cost(training: Json) -> dict[str, Any]:
+    """Time and hardware of all runs, ready for print: `runs` and `total`.
+
+    A run's time ends with the epoch whose weights it kept.
+    """
+    found = lineage(training)
     words = [
-        f"`{run['recipe']}` (seed {run['seed']}): {duration(run['seconds'])} on "
-        f"{run['hardware'] or 'hardware that was not recorded'}"
+        f"{_name(run)}: {duration(run['wall_seconds'])} on "
+        f"{run.get('hardware') or 'hardware that was not recorded'}"
         for run in found
     ]
-    return {"runs": words, "total": duration(sum(run["seconds"] for run in found))}
+    return {"runs": words, "total": duration(sum(run["wall_seconds"] for run in found))}

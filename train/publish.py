@@ -222,7 +222,7 @@ def push(
     message: str,
     repo_type: str = "model",
     revision: str = "main",
-    owned: str | tuple[str, ...],
+    owned: tuple[str, ...],
 ) -> tuple[str, bool]:
     """Bring `files` to an existing repository in one commit, or in none if it has them already.
 
@@ -233,16 +233,15 @@ def push(
         message: first line of the commit.
         repo_type: "model" or "space".
         revision: branch to commit to.
-        owned: pattern, or patterns, of paths that belong to us alone: what matches there and is
-            not in `files` is deleted. Other files in the repository stay.
+        owned: patterns of paths that belong to us alone: what matches there and is not in `files`
+            is deleted. Other files in the repository stay.
 
     Returns:
         The hash of the commit that holds the files, and whether it is new.
     """
     before = api.repo_info(repo_id, repo_type=repo_type, revision=revision)
     there = api.list_repo_files(repo_id, repo_type=repo_type, revision=before.sha)
-    patterns = (owned,) if isinstance(owned, str) else owned
-    ours = [path for path in there if any(fnmatch(path, pattern) for pattern in patterns)]
+    ours = [path for path in there if any(fnmatch(path, pattern) for pattern in owned)]
     gone = [path for path in ours if path not in files]
     commit = api.create_commit(
         repo_id,
@@ -335,6 +334,13 @@ def publish(
     """
     source = Path(folder)
     files = check_folder(source)
+    if repo_id not in files[CARD_NAME].read_text(encoding="utf-8"):
+        log.warning(
+            "%s does not say how to load %s; `python -m train card --repo-id %s` writes that",
+            CARD_NAME,
+            repo_id,
+            repo_id,
+        )
     api = connect(repo_id, endpoint=endpoint, token=token)
     with hub_errors(repo_id):
         validate_repo_id(repo_id)
@@ -346,7 +352,13 @@ def publish(
         if revision != "main":
             api.create_branch(repo_id, branch=revision, exist_ok=True)
         commit, changed = push(
-            api, repo_id, files, message=message, revision=revision, owned="figures/*"
+            api,
+            repo_id,
+            files,
+            message=message,
+            revision=revision,
+            # An ONNX file that is gone here would be of other weights there.
+            owned=("figures/*", ONNX_NAME),
         )
         log.info("committed %s" if changed else "nothing has changed since %s", commit)
         _verify(api, repo_id, commit, source)

@@ -355,8 +355,8 @@ def ours_again() -> Recipe:
 def ours_blend() -> Recipe:
     """FaceAttrNet, going on from `ours`, taught by the mean of `ours` and `ours-again`.
 
-    The two err differently, so their mean is a better teacher than either (born-again networks,
-    Furlanello et al., ICML 2018); learning from its answers keeps rows from being memorised.
+    Where the two err differently, their mean is a better teacher than either (born-again networks,
+    Furlanello et al., ICML 2018), and answers are harder to learn by heart than labels.
     """
     return replace(
         ours(),

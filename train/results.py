@@ -47,13 +47,18 @@ def _row(report: dict[str, Any]) -> list[str]:
 def comparison(reports: Sequence[dict[str, Any]]) -> str:
     """A Markdown table: a line for each report, and the report that this project follows."""
     printed = [percent(published.ACCURACY[task.name], 2) for task in ORDER]
+    work = [
+        report["network"]["multiply_adds_224"]
+        for report in reports
+        if report["network"]["architecture"] == published.ARCHITECTURE
+    ]
     rows = [_row(report) for report in reports]
     rows.append(
         [
             published.NAME,
             f"{published.PARAMETERS:,}",
-            "484 M",
-            "about 85,000",
+            f"{work[0] / 1e6:.0f} M" if work else "",
+            f"about {published.TRAINING_ROWS:,}",
             f"{published.VALIDATION_ROWS:,}",
             *printed,
         ]
@@ -118,8 +123,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Carry out `python -m train results`."""
-    table = comparison([read_json(path) for path in args.reports])
+    reports = [read_json(path) for path in args.reports]
+    table = comparison(reports)
     if args.pipeline:
-        table += "\n\n" + pipeline_sentence(read_json(args.pipeline))
+        pipeline = read_json(args.pipeline)
+        if pipeline.get("weights_sha256") not in [report["weights_sha256"] for report in reports]:
+            raise TableError(
+                f"{args.pipeline} was measured with other weights than these reports'; "
+                "run `python -m scripts.measure_pipeline` again"
+            )
+        table += "\n\n" + pipeline_sentence(pipeline)
     write_text(args.into, insert(args.into.read_text(encoding="utf-8"), table))
     log.info("-> %s", args.into)

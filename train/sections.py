@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from faceattr import labels
-from faceattr.labels import TASKS
+from faceattr.labels import RACE, TASKS
 from train.subgroups import FEW_FACES
 from train.tables import markdown_table
 
@@ -308,9 +309,10 @@ def remark_lines(report: Json) -> list[str]:
         if entry["n"]
     )
     ranks = ", ".join(map(str, found["report_pairs_ranks"]))
+    pairs_of_races = math.comb(len(RACE.classes), 2)
     lines.append(
         f"The most confused races, by the share of both races' faces taken for the other: {pairs}. "
-        f"The four pairs that the report names stand here at the places {ranks} of 21."
+        f"The pairs that the report names stand here at the places {ranks} of {pairs_of_races}."
     )
     for task in ("race", "age"):
         shares = [
