@@ -20,7 +20,7 @@ from faceattr.labels import TASKS
 from train.calibration import fit_temperature, negative_log_likelihood
 from train.checkpoint import CheckpointError, load_checkpoint
 from train.device import choose_precision
-from train.loop import Settings, Trainer, TrainingError, fit
+from train.loop import Measured, Settings, Trainer, TrainingError, fit
 from train.recipe import RECIPES, Distillation, Recipe, Stage, smoke
 from train.samples import Rows, Source, class_counts
 from train.signals import Stopped
@@ -206,6 +206,34 @@ def test_a_teacher_of_other_rows_or_from_elsewhere_is_refused(finished, tmp_path
         fit(everything(), told)
     with pytest.raises(TrainingError, match="no folder 'user/teacher'"):
         fit(everything(), replace(told, teachers=(Path("user/teacher"),)))
+
+
+def measured(rng, sharpness, scale=1.0):
+    """Made-up answers on 200 holdout faces; the sharper, the closer to the labels."""
+    targets = torch.from_numpy(
+        np.stack([rng.integers(len(task.classes), size=200) for task in TASKS], 1)
+    )
+    logits = {
+        task.name: scale
+        * torch.from_numpy(
+            rng.normal(size=(200, len(task.classes)))
+            + sharpness * np.eye(len(task.classes))[targets[:, column]]
+        )
+        for column, task in enumerate(TASKS)
+    }
+    return Measured(32, {}, {}, logits, targets)
+
+
+def test_weights_are_kept_by_calibrated_holdout_loss(tmp_path, tiny_fairface):
+    kept = []
+    trainer = Trainer(replace(smoke(), stages=(Stage(0, 32),)), settings(tmp_path, tiny_fairface))
+    trainer._keep = kept.append
+    good, better, worse = (measured(np.random.default_rng(0), s) for s in (1.0, 1.5, 0.5))
+    softer = measured(np.random.default_rng(0), 1.0, scale=0.1)
+    assert softer.score() == pytest.approx(good.score(), abs=1e-3)
+    for one in (good, worse, better, good):
+        trainer._keep_if_best(one)
+    assert kept == [good, better]
 
 
 def again(**changes):

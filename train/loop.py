@@ -23,6 +23,7 @@ from faceattr.model import WEIGHTS_NAME, FaceAttributeModel, ModelConfig, build_
 from faceattr.preprocessing import Preprocessing
 from train.batches import chunked, memory_rows, stored_side, training_batch
 from train.calibration import fit as fit_calibration
+from train.calibration import fit_temperature, negative_log_likelihood
 from train.checkpoint import (
     KEEP,
     CheckpointError,
@@ -119,7 +120,7 @@ class Progress:
         batch: batches done after them.
         seconds: of training and measuring so far.
         loss_sums: over the batches of this epoch, by task.
-        best: mean holdout accuracy of the weights kept.
+        best: score on the holdout of the weights kept, see `Measured.score`.
         finished: whether there is nothing left to do.
         skipped: names of training rows that did not decode.
     """
@@ -128,7 +129,7 @@ class Progress:
     batch: int = 0
     seconds: float = 0.0
     loss_sums: dict[str, float] | None = None
-    best: float = -math.inf
+    best: float = math.inf
     finished: bool = False
     skipped: list[str] = field(default_factory=list)
 
@@ -143,10 +144,27 @@ class Measured:
     logits: dict[str, torch.Tensor]
     targets: torch.Tensor
 
-    @property
-    def mean(self) -> float:
-        """Mean accuracy of the tasks, by which weights are selected."""
-        return sum(self.accuracy.values()) / len(self.accuracy)
+    def calibrated_losses(self) -> dict[str, float]:
+        """Losses in nats by task after each head's own temperature.
+
+        Without it, weights that give softer answers (smoothing, mixing, teachers) would be judged
+        by a confidence that calibration mends anyway.
+        """
+        losses = {}
+        for column, task in enumerate(labels.TASKS):
+            logits = self.logits[task.name].numpy()
+            targets = self.targets[:, column].numpy()
+            temperature = fit_temperature(logits, targets)
+            loss = negative_log_likelihood(logits, targets, temperature)
+            losses[task.name] = round(loss, 6)
+        return losses
+
+    def score(self) -> float:
+        """What weights are selected by: the sum of the calibrated losses, lower is better.
+
+        On 2,000 rows accuracy is too coarse for that: epochs a point apart are equal by chance.
+        """
+        return sum(self.calibrated_losses().values())
 
 
 def _git_commit() -> str | None:
@@ -664,10 +682,11 @@ class Trainer:
         to use them at (Touvron et al., "Fixing the train-test resolution discrepancy", 2019).
         """
         others = self.recipe.sides - {measured.image_size}
-        best = max((measured, *map(self.measure, sorted(others))), key=lambda m: m.mean)
-        if best.mean > self.progress.best:
-            self.progress.best = best.mean
-            self._keep(best)
+        found = [measured, *map(self.measure, sorted(others))]
+        scores = [one.score() for one in found]
+        if min(scores) < self.progress.best:
+            self.progress.best = min(scores)
+            self._keep(found[scores.index(min(scores))])
 
     def _keep(self, measured: Measured) -> None:
         """Write the evaluated weights, calibrated on the holdout."""

@@ -28,7 +28,6 @@ from train.loop import Settings, Trainer, TrainingError
 from train.recipe import LIGHT, Augmentation, Recipe
 from train.samples import add_data_arguments, count_rows, source_of
 from train.tables import rounded, write_json
-from train.trials import calibrated_losses
 
 log = logging.getLogger("train")
 STUDY = "faceattr"
@@ -69,7 +68,7 @@ def objective(trial: optuna.Trial, settings: Settings) -> float:
 
     def report(entry: dict[str, Any]) -> None:
         nonlocal loss
-        loss = sum(calibrated_losses(trainer.measure(entry["image_size"])).values())
+        loss = trainer.measure(entry["image_size"]).score()
         trial.report(loss, entry["epoch"])
         if entry["epoch"] < EPOCHS and trial.should_prune():
             raise optuna.TrialPruned

@@ -12,30 +12,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from faceattr import labels
-from train.calibration import fit_temperature, negative_log_likelihood
 from train.checkpoint import write_atomically
 from train.device import choose_device, hardware
 from train.experiments import EXPERIMENTS, RESULTS, Experiment
-from train.loop import Measured, Settings, Trainer, origin_facts, versions
+from train.loop import Settings, Trainer, origin_facts, versions
 from train.samples import source_of
 
 log = logging.getLogger("train")
-
-
-def calibrated_losses(measured: Measured) -> dict[str, float]:
-    """Holdout losses in nats after each head's own temperature.
-
-    Without it, changes that soften answers (smoothing, mixing, teachers) would be judged by a
-    confidence that calibration mends anyway.
-    """
-    losses = {}
-    for column, task in enumerate(labels.TASKS):
-        logits = measured.logits[task.name].numpy()
-        targets = measured.targets[:, column].numpy()
-        loss = negative_log_likelihood(logits, targets, fit_temperature(logits, targets))
-        losses[task.name] = round(loss, 6)
-    return losses
 
 
 def run_one(experiment: Experiment, settings: Settings) -> dict[str, Any]:
@@ -50,7 +33,7 @@ def run_one(experiment: Experiment, settings: Settings) -> dict[str, Any]:
         "seed": settings.seed,
         "recipe": experiment.recipe.to_dict(),
         "accuracy": plain.accuracy,
-        "loss": calibrated_losses(plain),
+        "loss": plain.calibrated_losses(),
         "accuracy_flip": flipped.accuracy,
         "train_loss": trainer.history[-1]["train_loss"],
         "cpu_seconds": round(time.process_time() - started),
