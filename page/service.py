@@ -23,7 +23,7 @@ from page.encode import data_url
 from page.errors import RequestError, internal
 from page.explain import CAVEAT, explain
 from page.limits import Limits
-from page.report import read_licence, read_report, task_info
+from page.report import parameters, read_licence, read_report, task_info
 
 API_VERSION = "1"
 MIN_FACE_CHOICES = (MIN_FACE, 4_000.0)
@@ -229,7 +229,7 @@ class FaceService:
 
     def model_info(self) -> dict[str, Any]:
         """Answer of `/model_info`."""
-        config = self.pipeline.model.config
+        config = self.pipeline.config
         info = self.pipeline.info
         report = self.report or {}
         limits = self.limits
@@ -239,7 +239,7 @@ class FaceService:
             "detectors": self.detectors,
             "detector_note": info.detector_note,
             "architecture": config.architecture,
-            "parameters": sum(p.numel() for p in self.pipeline.model.parameters()),
+            "parameters": parameters(self.pipeline, self.report),
             "image_size": config.preprocessing.image_size,
             "licence": {"weights": self.licence, "code": "Apache-2.0"},
             "evaluated_on": report.get("dataset"),
