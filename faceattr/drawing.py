@@ -10,19 +10,25 @@ from PIL import Image, ImageDraw, ImageFont
 
 from faceattr.results import FaceBox
 
+LONGEST_SIDE = 1280
 _COLOUR = (255, 213, 79)
 _INK = (20, 20, 20)
 
 
 def annotate(
-    image: NDArray[np.uint8], boxes: Sequence[FaceBox], *, longest_side: int = 1280
+    image: NDArray[np.uint8],
+    boxes: Sequence[FaceBox],
+    *,
+    longest_side: int = LONGEST_SIDE,
+    reduction: int = 1,
 ) -> NDArray[np.uint8]:
     """Draw boxes numbered from 1 on a copy.
 
     Args:
         image: RGB uint8 `(H, W, 3)`.
-        boxes: in pixels of `image`.
+        boxes: in pixels of the picture.
         longest_side: larger pictures are shrunk to it, since encoding full size is slow.
+        reduction: pixels of the picture for one of `image`, along each side.
 
     Returns:
         RGB uint8, at most `longest_side` pixels on its longer side.
@@ -35,8 +41,10 @@ def annotate(
     draw = ImageDraw.Draw(picture)
     line = max(2, round(max(picture.size) / 400))
     for number, box in enumerate(boxes, start=1):
-        left, top = box.x * scale, box.y * scale
-        right, bottom = left + box.width * scale, top + box.height * scale
+        left, top, width, height = (
+            side * scale / reduction for side in (box.x, box.y, box.width, box.height)
+        )
+        right, bottom = left + width, top + height
         draw.rectangle((left, top, right, bottom), outline=_INK, width=line + 2)
         draw.rectangle((left, top, right, bottom), outline=_COLOUR, width=line)
         font = ImageFont.load_default(float(np.clip((right - left) * 0.3, 12, 28)))

@@ -219,9 +219,7 @@ class FacePipeline:
         """
         reduction = picture.reduction(2 * DETECTION_SIDE)
         image = picture.decode(reduction)
-        # A detector that knows no reduction need not know of it for most pictures.
-        find = self.detector.detect
-        found = find(image) if reduction == 1 else find(image, reduction)
+        found = self.detector.detect(image, reduction)
         faces = [face for face in found if face.box.width >= min_face][:max_faces]
         smallest = min((chip_pixels(face) for face in faces), default=np.inf)
         if reduction > 1 and smallest < reduction * CHIP_SIDE:

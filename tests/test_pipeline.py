@@ -29,7 +29,7 @@ class CornerDetector:
     name = "corner"
     status = DetectorStatus("corner")
 
-    def detect(self, image):
+    def detect(self, image, reduction=1):
         if image.shape[1] <= 100:
             return []
         box = FaceBox(10, 10, 60, 60)
