@@ -264,25 +264,26 @@ def _load(
         raise WeightsError(f"expected the backend 'torch', 'onnx' or 'auto', came {backend!r}")
     if backend == "onnx" and str(device or "cpu") != "cpu":
         raise WeightsError(f"the backend 'onnx' runs on the CPU, but device {device!r} was given")
-    if backend == "auto":
-        backend = "onnx" if device is None and _has_onnx(model, revision) else "torch"
+    exported = None
     if backend == "onnx":
-        files = find_weights(model, revision=revision, file=ONNX_NAME)
-        return files, OnnxClassifier(files)
+        exported = find_weights(model, revision=revision, file=ONNX_NAME)
+    elif backend == "auto" and device is None:
+        exported = _find_onnx(model, revision)
+    if exported is not None:
+        return exported, OnnxClassifier(exported)
     files = find_weights(model, revision=revision)
     return files, load_files(files)
 
 
-def _has_onnx(model: str | Path | None, revision: str | None) -> bool:
-    """Whether ONNX Runtime is installed and `model.onnx` can be had."""
+def _find_onnx(model: str | Path | None, revision: str | None) -> WeightsFiles | None:
+    """The files for ONNX Runtime; None where it is not installed or there is no `model.onnx`."""
     if find_spec("onnxruntime") is None:
-        return False
+        return None
     try:
-        find_weights(model, revision=revision, file=ONNX_NAME)
+        return find_weights(model, revision=revision, file=ONNX_NAME)
     except WeightsError:
         # Whatever else is wrong with them, loading says so.
-        return False
-    return True
+        return None
 
 
 def _square(chip: NDArray[np.uint8]) -> NDArray[np.uint8]:
