@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 
-from faceattr.errors import WeightsError
+from faceattr.errors import FaceAttrError, WeightsError
 from faceattr.pipeline import FacePipeline
 
 log = logging.getLogger("faceattr")
@@ -39,16 +40,30 @@ def load_pipeline() -> tuple[FacePipeline, str | None]:
     return pipeline, None
 
 
+def address() -> tuple[str, int]:
+    """Host and port to serve on.
+
+    Raises:
+        ValueError: for a port that is no number.
+    """
+    port = os.environ.get("GRADIO_SERVER_PORT") or "7860"
+    if not port.isdigit():
+        raise ValueError(f"GRADIO_SERVER_PORT: expected a whole number, came {port!r}")
+    return os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1", int(port)
+
+
 def main() -> None:
     """Serve the page until interrupted."""
     from page.limits import Limits
     from page.server import serve
     from page.service import FaceService
 
-    limits = Limits.from_env(os.environ)
-    pipeline, note = load_pipeline()
-    host = os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1"
-    port = int(os.environ.get("GRADIO_SERVER_PORT") or 7860)
+    try:
+        limits = Limits.from_env(os.environ)
+        host, port = address()
+        pipeline, note = load_pipeline()
+    except (FaceAttrError, ValueError) as error:
+        sys.exit(f"error: {error}")
     print(f"Serving on http://{host}:{port}", flush=True)  # noqa: T201
     serve(FaceService(pipeline, limits, note=note), host, port)
 

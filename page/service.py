@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 import faceattr
 from faceattr import labels
-from faceattr.detection import MIN_FACE, FaceDetector, load_detector
+from faceattr.detection import FaceDetector, load_detector
 from faceattr.errors import DetectorError, FaceAttrError, ImageDecodeError
 from faceattr.images import Picture, open_image
 from faceattr.pipeline import FacePipeline
@@ -23,8 +23,8 @@ from page.limits import Limits
 from page.report import parameters, read_licence, read_report, task_info
 
 API_VERSION = "1"
-MIN_FACE_CHOICES = (MIN_FACE, 4_000.0)
-"""Least and largest value of `min_face`."""
+MOST_MIN_FACE = 4_000.0
+"""Largest value of `min_face`."""
 
 log = logging.getLogger("faceattr")
 Source: TypeAlias = "bytes | Callable[[], bytes] | RequestError"
@@ -318,7 +318,7 @@ def _timing(decode_ms: float, predict_ms: float) -> dict[str, float]:
 
 
 def _check_min_face(value: float) -> None:
-    most = MIN_FACE_CHOICES[1]
+    most = MOST_MIN_FACE
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= most:
         raise RequestError("bad_request", f"expected min_face as a number from 0 to {most:g}")
 

@@ -97,3 +97,17 @@ def test_boxes_are_drawn_where_the_faces_are_in_a_picture_that_is_read_small():
     scale = LONGEST_SIDE / 2_800
     expected = [side * scale for side in (400, 1_200, 800, 1_600)]
     assert found_at == pytest.approx(expected, abs=6)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "words"),
+    [
+        ("GRADIO_SERVER_PORT", "http", "whole number, came 'http'"),
+        ("FACEATTR_MAX_FACES", "many", "whole number, came 'many'"),
+        ("FACEATTR_DETECTOR", "dlib", "'auto', 'yunet' or 'haar', came 'dlib'"),
+    ],
+)
+def test_a_wrong_setting_is_said_without_a_traceback(variable, value, words, monkeypatch):
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(SystemExit, match=f"^error: .*{words}"):
+        app.main()
