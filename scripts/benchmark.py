@@ -484,7 +484,8 @@ ONNX Runtime {onnxruntime}, OpenCV {opencv}, Python {python}; load of the machin
 Milliseconds for 1 and for 32 faces. "eager": as written, all faces at once. "PyTorch" and "ONNX
 Runtime": for our networks what `FacePipeline` runs, from pixels to probabilities, batch norms
 folded, channels last, in the chunks that each backend does best with; for the others the bare
-network, folded likewise, at whichever chunk was quickest. Ours are shown at the size they are used at and at {peer_side} px.
+network, folded likewise, at whichever chunk was quickest. Ours are shown at the size they are used
+at and at {peer_side} px.
 
 {networks}
 
