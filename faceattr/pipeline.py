@@ -17,7 +17,7 @@ from faceattr.config import ONNX_NAME, ModelConfig
 from faceattr.detection import DETECTION_SIDE, MIN_FACE, FaceDetector, load_detector
 from faceattr.errors import FaceAttrError, WeightsError
 from faceattr.hub import WeightsFiles, find_weights, load_files
-from faceattr.images import ImageSource, Picture, decode_image, open_image
+from faceattr.images import ImageSource, Picture, open_image, shrink
 from faceattr.onnx_backend import OnnxClassifier
 from faceattr.results import Attribute, Detection, FaceBox, FaceResult
 
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from faceattr.model import FaceAttributeModel
 
 Backend = Literal["torch", "onnx", "auto"]
+
+LARGEST_CROP = 4 * CHIP_SIDE
+"""Side in pixels to which larger crops are shrunk: made square, a thin one would be enormous."""
 
 
 class Classifier(Protocol):
@@ -195,18 +198,21 @@ class FacePipeline:
 
         Chips should look like FairFace's at margin 0.25: the face fills most of a square, the
         eyes lie at about 0.3 of its height. A chip that is not square is padded to one by
-        repeating its edges. The result's box is the whole chip.
+        repeating its edges, and one larger than `LARGEST_CROP` is shrunk to it. The result's box
+        is the whole chip.
 
         Raises:
             ImageDecodeError: when a chip cannot be read.
         """
-        chips = [decode_image(crop) for crop in crops]
-        squares = [_square(chip) for chip in chips]
-        results = []
-        for chip, square, row in zip(chips, squares, self._classify(squares), strict=True):
-            height, width = chip.shape[:2]
-            results.append(_result(FaceBox(0, 0, width, height), None, square, row))
-        return results
+        boxes, squares = [], []
+        for picture in map(open_image, crops):
+            squares.append(_square(picture.decode(picture.reduction(LARGEST_CROP))))
+            boxes.append(FaceBox(0, 0, *picture.size))
+        rows = self._classify(squares)
+        return [
+            _result(box, None, square, row)
+            for box, square, row in zip(boxes, squares, rows, strict=True)
+        ]
 
     def _find(
         self, picture: Picture, min_face: float, max_faces: int | None
@@ -287,9 +293,13 @@ def _find_onnx(model: str | Path | None, revision: str | None) -> WeightsFiles |
 
 
 def _square(chip: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Pad the shorter side by repeating the edge, half on either end."""
+    """Pad the shorter side by repeating the edge, half on either end; shrink before if large."""
     height, width = chip.shape[:2]
     side = max(height, width)
+    if side > LARGEST_CROP:
+        scale, side = LARGEST_CROP / side, LARGEST_CROP
+        width, height = (max(1, round(n * scale)) for n in (width, height))
+        chip = shrink(chip, width, height)
     down, across = side - height, side - width
     pads = ((down // 2, down - down // 2), (across // 2, across - across // 2), (0, 0))
     return np.pad(chip, pads, mode="edge")
