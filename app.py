@@ -55,8 +55,6 @@ def address() -> tuple[str, int]:
 def main() -> None:
     """Serve the page until interrupted."""
     from page.limits import Limits
-    from page.server import serve
-    from page.service import FaceService
 
     try:
         limits = Limits.from_env(os.environ)
@@ -64,6 +62,10 @@ def main() -> None:
         pipeline, note = load_pipeline()
     except (FaceAttrError, ValueError) as error:
         sys.exit(f"error: {error}")
+    # Only now: Gradio reads the port, too, while it is imported, and ends with a traceback.
+    from page.server import serve
+    from page.service import FaceService
+
     print(f"Serving on http://{host}:{port}", flush=True)  # noqa: T201
     serve(FaceService(pipeline, limits, note=note), host, port)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import faceattr
 from faceattr import labels
-from faceattr.drawing import LONGEST_SIDE, annotate
+from faceattr.drawing import annotate
 from faceattr.hub import BUNDLED_NAMES
 from faceattr.pipeline import PipelineInfo
 from faceattr.results import Attribute, FaceResult
@@ -138,9 +138,7 @@ def render_found(found: Found, answer_json: dict[str, Any]) -> str:
         else ""
     )
     boxes = [face.box for face in faces if face.score is not None]
-    reduction = found.picture.reduction(LONGEST_SIDE)
-    image = found.picture.decode(reduction)
-    picture = data_url(annotate(image, boxes, reduction=reduction))
+    picture = data_url(annotate(found.picture, boxes))
     opened = len(faces) <= OPEN_CARDS
     cards = "".join(_card(number, face, opened) for number, face in enumerate(faces, start=1))
     return (

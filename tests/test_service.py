@@ -14,7 +14,6 @@ from PIL import Image
 from site_fixtures import tiny_service
 
 import app
-from faceattr.drawing import LONGEST_SIDE
 from faceattr.images import decode_image
 from faceattr.labels import TASKS
 from faceattr.pipeline import FacePipeline
@@ -85,7 +84,7 @@ def test_boxes_are_drawn_where_the_faces_are_in_a_picture_that_is_read_small():
     image = np.zeros((2_000, 2_800, 3), np.uint8)
     image[1_200:1_600, 400:800, 0] = 255
     found = tiny_service().find(jpeg(image))
-    assert found.picture.reduction(LONGEST_SIDE) == 2
+    assert found.picture.reduction(1_280) == 2
     assert [face.box for face in found.faces] == [FaceBox(400, 1_200, 400, 400)]
     html = render_found(found, {})
     content = re.search(r'class="fa-annotated" src="data:image/jpeg;base64,([^"]+)', html)[1]
@@ -94,7 +93,7 @@ def test_boxes_are_drawn_where_the_faces_are_in_a_picture_that_is_read_small():
     assert drawn.shape == (914, 1_280, 3)
     rows, columns = np.nonzero((drawn[:, :, 0] > 200) & (drawn[:, :, 1] > 150))
     found_at = (columns.min(), rows.min(), columns.max(), rows.max())
-    scale = LONGEST_SIDE / 2_800
+    scale = 1_280 / 2_800
     expected = [side * scale for side in (400, 1_200, 800, 1_600)]
     assert found_at == pytest.approx(expected, abs=6)
 
