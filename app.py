@@ -10,41 +10,62 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 
-from faceattr.errors import WeightsError
+from faceattr.errors import FaceAttrError, WeightsError
 from faceattr.pipeline import FacePipeline
 
 log = logging.getLogger("faceattr")
 
 
 def load_pipeline() -> tuple[FacePipeline, str | None]:
-    """The pipeline that the environment asks for, and a note when it is another one."""
+    """The pipeline that the environment asks for, and a note when it is another one.
+
+    ONNX Runtime runs the network where it is installed: it is faster, and the page starts
+    without PyTorch.
+    """
     model = os.environ.get("FACEATTR_MODEL") or None
     revision = os.environ.get("FACEATTR_REVISION") or None
     detector = os.environ.get("FACEATTR_DETECTOR") or "auto"
     try:
         pipeline = FacePipeline.from_pretrained(
-            model, revision if model else None, detector=detector
+            model, revision if model else None, detector=detector, backend="auto"
         )
     except WeightsError as error:
         if model is None:
             raise
-        fallback = FacePipeline.from_pretrained(detector=detector)
+        fallback = FacePipeline.from_pretrained(detector=detector, backend="auto")
         log.warning("FACEATTR_MODEL could not be loaded: %s", error)
         return fallback, "The configured weights could not be loaded; these are the bundled ones."
     return pipeline, None
 
 
+def address() -> tuple[str, int]:
+    """Host and port to serve on.
+
+    Raises:
+        ValueError: for a port that is no number.
+    """
+    port = os.environ.get("GRADIO_SERVER_PORT") or "7860"
+    if not port.isdigit():
+        raise ValueError(f"GRADIO_SERVER_PORT: expected a whole number, came {port!r}")
+    return os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1", int(port)
+
+
 def main() -> None:
     """Serve the page until interrupted."""
     from page.limits import Limits
+
+    try:
+        limits = Limits.from_env(os.environ)
+        host, port = address()
+        pipeline, note = load_pipeline()
+    except (FaceAttrError, ValueError) as error:
+        sys.exit(f"error: {error}")
+    # Only now: Gradio reads the port, too, while it is imported, and ends with a traceback.
     from page.server import serve
     from page.service import FaceService
 
-    limits = Limits.from_env(os.environ)
-    pipeline, note = load_pipeline()
-    host = os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1"
-    port = int(os.environ.get("GRADIO_SERVER_PORT") or 7860)
     print(f"Serving on http://{host}:{port}", flush=True)  # noqa: T201
     serve(FaceService(pipeline, limits, note=note), host, port)
 

@@ -13,7 +13,7 @@ from PIL import Image
 from faceattr import __version__
 from faceattr.drawing import annotate
 from faceattr.errors import FaceAttrError
-from faceattr.images import decode_image
+from faceattr.images import Picture, open_image
 from faceattr.pipeline import FacePipeline
 from faceattr.results import FaceResult
 
@@ -22,8 +22,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m faceattr",
         description="Find every face in pictures and print its perceived gender, age group and "
-        "race with probabilities. Labels are how FairFace's annotators perceived faces, not "
-        "who people are.",
+        "race with probabilities, unsure ones with a question mark. Labels are how FairFace's "
+        "annotators perceived faces, not who people are.",
     )
     parser.add_argument("photos", nargs="+", metavar="PHOTO", help="picture files")
     parser.add_argument("--json", action="store_true", help="one JSON object a line and picture")
@@ -55,19 +55,16 @@ def _table(name: str, faces: Sequence[FaceResult]) -> str:
     for number, face in enumerate(faces, start=1):
         box = face.box
         place = f"{box.x:.0f},{box.y:.0f} {box.width:.0f}×{box.height:.0f}"
-        answers = "  ".join(f"{a.display_label:<15} {a.probability:>4.0%}" for a in face.attributes)
+        answers = " ".join(
+            f"{a.display_label:<15} {a.probability:>4.0%}{'?' if a.unsure else ' '}"
+            for a in face.attributes
+        ).rstrip()
         lines.append(f"  {number:>3}  {place:<20} {answers}")
     return "\n".join(lines)
 
 
-def _save_annotated(photo: str, number: int, folder: Path, faces: Sequence[FaceResult]) -> None:
-    """Write `<number>-<stem>.png`; the number keeps equal names from different folders apart."""
-    picture = annotate(decode_image(photo), [face.box for face in faces])
-    Image.fromarray(picture).save(folder / f"{number:03d}-{Path(photo).stem}.png")
-
-
-def _classify(pipeline: FacePipeline, photo: str, *, is_chip: bool) -> list[FaceResult]:
-    return pipeline.classify_crops([photo]) if is_chip else pipeline(photo)
+def _save_annotated(picture: Picture, path: Path, faces: Sequence[FaceResult]) -> None:
+    Image.fromarray(annotate(picture, [face.box for face in faces])).save(path)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -96,9 +93,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     failed = 0
     for number, photo in enumerate(args.photos, start=1):
         try:
-            faces = _classify(pipeline, photo, is_chip=is_chip)
+            picture = open_image(photo)
+            faces = pipeline.classify_crops([picture]) if is_chip else pipeline(picture)
             if args.save_annotated:
-                _save_annotated(photo, number, args.save_annotated, faces)
+                # The number keeps equal names from different folders apart.
+                name = f"{number:03d}-{Path(photo).stem}.png"
+                _save_annotated(picture, args.save_annotated / name, faces)
         except (FaceAttrError, OSError) as error:
             failed += 1
             print(f"error: {photo}: {error}", file=sys.stderr)

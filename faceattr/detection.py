@@ -50,7 +50,7 @@ SMALLEST_SEEN = 10
 MIN_FACE = 24.0
 """Narrower boxes are dropped: pixels of the upright picture.
 
-The networks see a face at 224 px; enlarged ten-fold it tells nothing reliable.
+The networks see about 100 px across; enlarged four-fold a face tells nothing reliable.
 """
 
 

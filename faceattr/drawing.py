@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from faceattr.images import ImageSource, open_image
 from faceattr.results import FaceBox
 
 _COLOUR = (255, 213, 79)
@@ -15,28 +16,29 @@ _INK = (20, 20, 20)
 
 
 def annotate(
-    image: NDArray[np.uint8], boxes: Sequence[FaceBox], *, longest_side: int = 1280
+    picture: ImageSource, boxes: Sequence[FaceBox], *, longest_side: int = 1280
 ) -> NDArray[np.uint8]:
     """Draw boxes numbered from 1 on a copy.
 
     Args:
-        image: RGB uint8 `(H, W, 3)`.
-        boxes: in pixels of `image`.
+        picture: see `decode_image`.
+        boxes: in pixels of the picture.
         longest_side: larger pictures are shrunk to it, since encoding full size is slow.
 
     Returns:
         RGB uint8, at most `longest_side` pixels on its longer side.
     """
-    picture = Image.fromarray(image)
-    scale = min(1.0, longest_side / max(picture.size))
-    if scale < 1:
-        size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-        picture = picture.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
-    draw = ImageDraw.Draw(picture)
-    line = max(2, round(max(picture.size) / 400))
+    opened = open_image(picture)
+    image = Image.fromarray(opened.decode(opened.reduction(longest_side)))
+    scale = min(1.0, longest_side / opened.longer_side)
+    if max(image.size) > longest_side:
+        width, height = (max(1, round(side * scale)) for side in opened.size)
+        image = image.resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3.0)
+    draw = ImageDraw.Draw(image)
+    line = max(2, round(max(image.size) / 400))
     for number, box in enumerate(boxes, start=1):
-        left, top = box.x * scale, box.y * scale
-        right, bottom = left + box.width * scale, top + box.height * scale
+        left, top, across, down = (side * scale for side in (box.x, box.y, box.width, box.height))
+        right, bottom = left + across, top + down
         draw.rectangle((left, top, right, bottom), outline=_INK, width=line + 2)
         draw.rectangle((left, top, right, bottom), outline=_COLOUR, width=line)
         font = ImageFont.load_default(float(np.clip((right - left) * 0.3, 12, 28)))
@@ -44,4 +46,4 @@ def annotate(
         tag = draw.textbbox((x + 3, y + 1), str(number), font=font)
         draw.rectangle((x, y, tag[2] + 3, tag[3] + 3), fill=_COLOUR)
         draw.text((x + 3, y + 1), str(number), fill=_INK, font=font)
-    return np.asarray(picture, np.uint8)
+    return np.asarray(image, np.uint8)

@@ -108,9 +108,11 @@ def _download(repo_id: str, revision: str | None, file: str) -> WeightsFiles:
     )
 
     try:
-        # A commit that is in the cache costs no request.
-        cached = isinstance(try_to_load_from_cache(repo_id, CONFIG_NAME, revision=revision), str)
-        pinned = cached and _is_commit(revision)
+        # Files of a commit that are in the cache cost no request.
+        pinned = _is_commit(revision) and all(
+            isinstance(try_to_load_from_cache(repo_id, name, revision=revision), str)
+            for name in (CONFIG_NAME, file)
+        )
         local = not pinned and not _answers(repo_id, revision)
         config = Path(
             hf_hub_download(repo_id, CONFIG_NAME, revision=revision, local_files_only=local)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,7 +32,7 @@ MAX_BYTES = 15_000_000
 MAX_PIXELS = 40_000_000
 
 ImageSource: TypeAlias = (
-    "str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | NDArray[Any]"
+    "str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | NDArray[Any] | Picture"
 )
 
 _ORIENTATION_TAG = 0x0112
@@ -44,6 +45,8 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_ON_SIDE = (5, 6, 7, 8)
+"""EXIF orientations of pictures whose stored width is the upright height."""
 _JPEG_FLAGS = {
     1: 0,
     2: cv2.IMREAD_REDUCED_GRAYSCALE_2,
@@ -56,19 +59,23 @@ _ROWS = 256
 _WARNINGS_LOCK = threading.Lock()
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Picture:
     """A picture whose header was read and whose size is within the limits; see `open_image`.
 
     Attributes:
         name: what messages call it.
         longer_side: in pixels.
+        size: width and height of the upright picture in pixels; (0, 0) until it was decoded.
+        decode_seconds: time spent decoding so far.
     """
 
     name: str
     longer_side: int
     _image: Image.Image
     _jpeg: bytes | None
+    size: tuple[int, int] = (0, 0)
+    decode_seconds: float = 0.0
 
     def reduction(self, side: int) -> int:
         """Largest of 1, 2, 4 and 8 that leaves the longer side at `side` pixels or more.
@@ -92,24 +99,37 @@ class Picture:
         Raises:
             ImageDecodeError: for damaged data.
         """
+        start = time.perf_counter()
+        try:
+            return self._decode(reduction)
+        finally:
+            self.decode_seconds += time.perf_counter() - start
+
+    def _decode(self, reduction: int) -> NDArray[np.uint8]:
         if self._jpeg is not None:
             pixels = _decode_jpeg(self._jpeg, reduction)
             # Pillow says what is wrong with a file that OpenCV does not read, or reads it.
             if pixels is not None:
-                return _turn_jpeg(pixels, _orientation(self._image))
+                orientation = _orientation(self._image)
+                width, height = self._image.size
+                self.size = (height, width) if orientation in _ON_SIDE else (width, height)
+                return _turn_jpeg(pixels, orientation)
         with _decoding(self.name):
             self._image.load()
             whole = np.array(_to_rgb(_upright(self._image), self.name), np.uint8, order="C")
+        height, width = whole.shape[:2]
+        self.size = (width, height)
         if reduction == 1:
             return whole
-        height, width = (-(-side // reduction) for side in whole.shape[:2])
-        return shrink(whole, width, height)
+        return shrink(whole, -(-width // reduction), -(-height // reduction))
 
 
 def open_image(
     source: ImageSource, *, max_bytes: int = MAX_BYTES, max_pixels: int = MAX_PIXELS
 ) -> Picture:
     """Read a picture's header; arguments and errors as `decode_image`."""
+    if isinstance(source, Picture):
+        return source
     content = None
     if isinstance(source, np.ndarray):
         image, name = _from_array(source, max_pixels), "the array"
@@ -144,9 +164,9 @@ def decode_image(
     JPEG files are decoded by OpenCV, twice as fast and to the same pixels as by Pillow.
 
     Args:
-        source: path of a file; the bytes of a file; a PIL image; or an array `(H, W)`,
+        source: path of a file; the bytes of a file; a PIL image; an array `(H, W)`,
             `(H, W, 1)`, `(H, W, 3)` RGB or `(H, W, 4)` RGBA of bool, uint8, uint16 or
-            floats in 0 to 1.
+            floats in 0 to 1; or what `open_image` gave, whose limits were checked then.
         max_bytes: largest file, or bytes, in bytes; not applied to PIL images and arrays.
         max_pixels: largest width times height.
 
@@ -172,7 +192,7 @@ def _decode_jpeg(content: bytes, reduction: int) -> NDArray[np.uint8] | None:
 def _turn_jpeg(pixels: NDArray[np.uint8], orientation: int | None) -> NDArray[np.uint8]:
     """As `_upright`, for an array."""
     turned: Any = pixels
-    if orientation in (5, 6, 7, 8):
+    if orientation in _ON_SIDE:
         turned = cv2.transpose(turned)
     flip = {2: 1, 3: -1, 4: 0, 6: 1, 7: -1, 8: 0}.get(orientation or 1)
     if flip is not None:

@@ -16,7 +16,7 @@ from faceattr.errors import WeightsError
 from faceattr.hub import WeightsFiles, read_config
 
 CHUNK = 8
-"""Faces that pass the network together, as in PyTorch; measured by `scripts/benchmark.py`."""
+"""Faces that pass the network together, fewer than in PyTorch (see `scripts/benchmark.py`)."""
 
 
 def _threads() -> int:

@@ -17,7 +17,7 @@ from faceattr.config import ONNX_NAME, ModelConfig
 from faceattr.detection import DETECTION_SIDE, MIN_FACE, FaceDetector, load_detector
 from faceattr.errors import FaceAttrError, WeightsError
 from faceattr.hub import WeightsFiles, find_weights, load_files
-from faceattr.images import ImageSource, Picture, decode_image, open_image
+from faceattr.images import ImageSource, Picture, open_image, shrink
 from faceattr.onnx_backend import OnnxClassifier
 from faceattr.results import Attribute, Detection, FaceBox, FaceResult
 
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from faceattr.model import FaceAttributeModel
 
 Backend = Literal["torch", "onnx", "auto"]
+
+LARGEST_CROP = 4 * CHIP_SIDE
+"""Side in pixels to which larger crops are shrunk: made square, a thin one would be enormous."""
 
 
 class Classifier(Protocol):
@@ -195,18 +198,21 @@ class FacePipeline:
 
         Chips should look like FairFace's at margin 0.25: the face fills most of a square, the
         eyes lie at about 0.3 of its height. A chip that is not square is padded to one by
-        repeating its edges. The result's box is the whole chip.
+        repeating its edges, and one larger than `LARGEST_CROP` is shrunk to it. The result's box
+        is the whole chip.
 
         Raises:
             ImageDecodeError: when a chip cannot be read.
         """
-        chips = [decode_image(crop) for crop in crops]
-        squares = [_square(chip) for chip in chips]
-        results = []
-        for chip, square, row in zip(chips, squares, self._classify(squares), strict=True):
-            height, width = chip.shape[:2]
-            results.append(_result(FaceBox(0, 0, width, height), None, square, row))
-        return results
+        boxes, squares = [], []
+        for picture in map(open_image, crops):
+            squares.append(_square(picture.decode(picture.reduction(LARGEST_CROP))))
+            boxes.append(FaceBox(0, 0, *picture.size))
+        rows = self._classify(squares)
+        return [
+            _result(box, None, square, row)
+            for box, square, row in zip(boxes, squares, rows, strict=True)
+        ]
 
     def _find(
         self, picture: Picture, min_face: float, max_faces: int | None
@@ -219,9 +225,7 @@ class FacePipeline:
         """
         reduction = picture.reduction(2 * DETECTION_SIDE)
         image = picture.decode(reduction)
-        # A detector that knows no reduction need not know of it for most pictures.
-        find = self.detector.detect
-        found = find(image) if reduction == 1 else find(image, reduction)
+        found = self.detector.detect(image, reduction)
         faces = [face for face in found if face.box.width >= min_face][:max_faces]
         smallest = min((chip_pixels(face) for face in faces), default=np.inf)
         if reduction > 1 and smallest < reduction * CHIP_SIDE:
@@ -266,31 +270,36 @@ def _load(
         raise WeightsError(f"expected the backend 'torch', 'onnx' or 'auto', came {backend!r}")
     if backend == "onnx" and str(device or "cpu") != "cpu":
         raise WeightsError(f"the backend 'onnx' runs on the CPU, but device {device!r} was given")
-    if backend == "auto":
-        backend = "onnx" if device is None and _has_onnx(model, revision) else "torch"
+    exported = None
     if backend == "onnx":
-        files = find_weights(model, revision=revision, file=ONNX_NAME)
-        return files, OnnxClassifier(files)
+        exported = find_weights(model, revision=revision, file=ONNX_NAME)
+    elif backend == "auto" and device is None:
+        exported = _find_onnx(model, revision)
+    if exported is not None:
+        return exported, OnnxClassifier(exported)
     files = find_weights(model, revision=revision)
     return files, load_files(files)
 
 
-def _has_onnx(model: str | Path | None, revision: str | None) -> bool:
-    """Whether ONNX Runtime is installed and `model.onnx` can be had."""
+def _find_onnx(model: str | Path | None, revision: str | None) -> WeightsFiles | None:
+    """The files for ONNX Runtime; None where it is not installed or there is no `model.onnx`."""
     if find_spec("onnxruntime") is None:
-        return False
+        return None
     try:
-        find_weights(model, revision=revision, file=ONNX_NAME)
+        return find_weights(model, revision=revision, file=ONNX_NAME)
     except WeightsError:
         # Whatever else is wrong with them, loading says so.
-        return False
-    return True
+        return None
 
 
 def _square(chip: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Pad the shorter side by repeating the edge, half on either end."""
+    """Pad the shorter side by repeating the edge, half on either end; shrink before if large."""
     height, width = chip.shape[:2]
     side = max(height, width)
+    if side > LARGEST_CROP:
+        scale, side = LARGEST_CROP / side, LARGEST_CROP
+        width, height = (max(1, round(n * scale)) for n in (width, height))
+        chip = shrink(chip, width, height)
     down, across = side - height, side - width
     pads = ((down // 2, down - down // 2), (across // 2, across - across // 2), (0, 0))
     return np.pad(chip, pads, mode="edge")

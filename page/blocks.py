@@ -14,7 +14,7 @@ from page.gate import Gate
 from page.intake import drop, to_source
 from page.model_tab import model_html
 from page.render import DETECTORS, describe, render_error, render_found
-from page.service import FaceService, Found, guarded, picture_dict
+from page.service import MOST_MIN_FACE, FaceService, Found, guarded, picture_dict
 from page.snippets import ADDRESS
 from page.texts import INTRO, LIMITS, TITLE, WAITING, use_html
 from page.uploads import Uploads
@@ -83,7 +83,7 @@ def _try_tab(service: FaceService, gate: Gate, uploads: Uploads) -> None:
                     MIN_FACE,
                     label="Smallest face, in pixels of the picture",
                     minimum=MIN_FACE,
-                    maximum=4000,
+                    maximum=MOST_MIN_FACE,
                     precision=0,
                     elem_id="min-face",
                 )

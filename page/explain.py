@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from captum.attr import Occlusion
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -50,27 +49,31 @@ def explain(pipeline: FacePipeline, chip: NDArray[np.uint8], task: str) -> Expla
     Raises:
         LabelError: for an unknown task.
     """
+    # Imported here: captum brings PyTorch, which answers by ONNX Runtime need not wait for.
+    import torch
+    from captum.attr import Occlusion
+
     known = labels.task(task)
-    network = pipeline.model
-    tensor = network.config.preprocessing.to_tensor([chip]).to(pipeline.device)
-    side = tensor.shape[-1]
+    preprocessing = pipeline.config.preprocessing
+    side = preprocessing.image_size
     window, stride = max(1, side // _WINDOW), max(1, side // _STRIDE)
+    pixels = torch.from_numpy(preprocessing.to_pixels([chip]))
+    grey = torch.tensor(preprocessing.mean).mul(255).round().to(torch.uint8)
 
     def answer(batch: Any) -> Any:
-        return network.probabilities(batch)[task]
+        return torch.from_numpy(pipeline.classifier.probabilities(batch.numpy())[task])
 
     row = pipeline.classify_crops([chip])[0]
     attribute = next(a for a in row.attributes if a.task == task)
-    # Zero after normalisation is the mean colour of the training pictures, a middle grey.
     change = Occlusion(answer).attribute(
-        tensor,
-        sliding_window_shapes=(3, window, window),
-        strides=(3, stride, stride),
+        pixels,
+        sliding_window_shapes=(window, window, 3),
+        strides=(stride, stride, 3),
         target=known.index(attribute.label),
-        baselines=0,
+        baselines=grey.expand(pixels.shape),
         perturbations_per_eval=16,
     )
-    drop = change[0].mean(0).detach().cpu().numpy().astype(np.float32)
+    drop = change[0].mean(2).numpy().astype(np.float32)
     return Explanation(attribute.label, attribute.probability, drop, _overlay(chip, drop))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -35,9 +36,11 @@ class Limits:
 
     def __post_init__(self) -> None:
         for item in fields(self):
-            value = getattr(self, item.name)
-            if not isinstance(value, bool) and value <= 0 and item.name != "max_waiting":
-                raise ValueError(f"{item.metadata['variable']}: expected more than 0, came {value}")
+            value, least = getattr(self, item.name), 0 if item.name == "max_waiting" else 1
+            if not isinstance(value, bool) and not (value >= least and math.isfinite(value)):
+                raise ValueError(
+                    f"{item.metadata['variable']}: expected at least {least}, came {value}"
+                )
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Limits:

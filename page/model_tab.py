@@ -36,10 +36,11 @@ def _escape(value: object) -> str:
 
 def _about(service: FaceService) -> str:
     info = service.model_info()
+    size = "" if info["parameters"] is None else f", {info['parameters']:,} parameters"
     facts = [
         ("Weights", info["model"]),
         ("Revision", info["revision"] or "as in the repository"),
-        ("Network", f"{info['architecture']}, {info['parameters']:,} parameters"),
+        ("Network", info["architecture"] + size),
         ("Input", f"{info['image_size']} × {info['image_size']} pixels"),
         ("Licence of the weights", info["licence"]["weights"] or "not stated with them"),
     ]

@@ -137,7 +137,8 @@ def render_found(found: Found, answer_json: dict[str, Any]) -> str:
         if small
         else ""
     )
-    picture = data_url(annotate(found.image, [f.box for f in faces if f.score is not None]))
+    boxes = [face.box for face in faces if face.score is not None]
+    picture = data_url(annotate(found.picture, boxes))
     opened = len(faces) <= OPEN_CARDS
     cards = "".join(_card(number, face, opened) for number, face in enumerate(faces, start=1))
     return (

@@ -8,8 +8,10 @@ import re
 from typing import Any
 
 from faceattr import labels
+from faceattr.config import ModelConfig
+from faceattr.errors import WeightsError
 from faceattr.hub import WeightsFiles, find_beside
-from faceattr.model import ModelConfig
+from faceattr.pipeline import FacePipeline
 
 log = logging.getLogger("faceattr")
 
@@ -49,6 +51,15 @@ def dig(values: Any, *keys: str) -> Any:
             return None
         values = values[key]
     return values
+
+
+def parameters(pipeline: FacePipeline, report: dict[str, Any] | None) -> int | None:
+    """Trainable numbers of the network; None where neither PyTorch nor a report counts them."""
+    try:
+        return sum(values.numel() for values in pipeline.model.parameters())
+    except WeightsError:
+        counted = dig(report, "network", "parameters")
+        return counted if isinstance(counted, int) else None
 
 
 def accuracy(report: dict[str, Any] | None, task: str) -> dict[str, Any] | None:

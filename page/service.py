@@ -9,25 +9,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
-import numpy as np
-from numpy.typing import NDArray
-
 import faceattr
 from faceattr import labels
-from faceattr.detection import MIN_FACE, FaceDetector, load_detector
+from faceattr.detection import FaceDetector, load_detector
 from faceattr.errors import DetectorError, FaceAttrError, ImageDecodeError
-from faceattr.images import decode_image
+from faceattr.images import Picture, open_image
 from faceattr.pipeline import FacePipeline
 from faceattr.results import FaceResult
 from page.encode import data_url
 from page.errors import RequestError, internal
 from page.explain import CAVEAT, explain
 from page.limits import Limits
-from page.report import read_licence, read_report, task_info
+from page.report import parameters, read_licence, read_report, task_info
 
 API_VERSION = "1"
-MIN_FACE_CHOICES = (MIN_FACE, 4_000.0)
-"""Least and largest value of `min_face`."""
+MOST_MIN_FACE = 4_000.0
+"""Largest value of `min_face`."""
 
 log = logging.getLogger("faceattr")
 Source: TypeAlias = "bytes | Callable[[], bytes] | RequestError"
@@ -39,7 +36,9 @@ class Found:
     """A picture and its faces.
 
     Attributes:
-        image: RGB uint8 `(H, W, 3)`.
+        picture: as it came.
+        width: of the upright picture in pixels.
+        height: of the upright picture in pixels.
         faces: the largest first, at most `Limits.max_faces`.
         truncated: whether there were more.
         detector: which one looked.
@@ -47,7 +46,9 @@ class Found:
         predict_ms: time for finding and classifying.
     """
 
-    image: NDArray[np.uint8]
+    picture: Picture
+    width: int
+    height: int
     faces: list[FaceResult]
     truncated: bool
     detector: str
@@ -85,8 +86,8 @@ class FaceService:
         """Names of the detectors that a request may ask for, the preferred one first."""
         return list(self._pipelines)
 
-    def decode(self, source: Source) -> NDArray[np.uint8]:
-        """Read a picture within the limits.
+    def open(self, source: Source) -> Picture:
+        """Read a picture's header and hold it against the limits.
 
         Raises:
             RequestError: "bad_picture", "too_large" or what the source says.
@@ -101,7 +102,7 @@ class FaceService:
                 f"came {len(content):,}",
             )
         try:
-            return decode_image(
+            return open_image(
                 content, max_bytes=self.limits.max_bytes, max_pixels=self.limits.max_pixels
             )
         except ImageDecodeError as error:
@@ -115,21 +116,11 @@ class FaceService:
         """
         pipeline = self._chosen(detector)
         _check_min_face(min_face)
-        start = time.perf_counter()
-        image = self.decode(source)
-        decoded = time.perf_counter()
         most = self.limits.max_faces
-        try:
-            faces = pipeline(image, min_face=min_face, max_faces=most + 1)
-        except FaceAttrError as error:
-            raise RequestError("bad_picture", str(error)) from error
-        return Found(
-            image=image,
-            faces=faces[:most],
-            truncated=len(faces) > most,
-            detector=pipeline.info.detector,
-            decode_ms=(decoded - start) * 1000,
-            predict_ms=(time.perf_counter() - decoded) * 1000,
+        return self._found(
+            source,
+            pipeline.info.detector,
+            lambda picture: pipeline(picture, min_face=min_face, max_faces=most + 1),
         )
 
     def whole(self, source: Source) -> Found:
@@ -138,12 +129,33 @@ class FaceService:
         Raises:
             RequestError: for a bad picture.
         """
+        return self._found(source, "none", lambda picture: self.pipeline.classify_crops([picture]))
+
+    def _found(
+        self, source: Source, detector: str, answer: Callable[[Picture], list[FaceResult]]
+    ) -> Found:
+        """Open a picture and let `answer` find its faces; both are timed."""
         start = time.perf_counter()
-        image = self.decode(source)
-        decoded = time.perf_counter()
-        faces = self.pipeline.classify_crops([image])
-        predict_ms = (time.perf_counter() - decoded) * 1000
-        return Found(image, faces, False, "none", (decoded - start) * 1000, predict_ms)
+        picture = self.open(source)
+        opened = time.perf_counter()
+        try:
+            faces = answer(picture)
+        except FaceAttrError as error:
+            raise RequestError("bad_picture", str(error)) from error
+        decoding = picture.decode_seconds
+        predicting = time.perf_counter() - opened - decoding
+        width, height = picture.size
+        most = self.limits.max_faces
+        return Found(
+            picture=picture,
+            width=width,
+            height=height,
+            faces=faces[:most],
+            truncated=len(faces) > most,
+            detector=detector,
+            decode_ms=(opened - start + decoding) * 1000,
+            predict_ms=predicting * 1000,
+        )
 
     def predict(
         self, source: Source, *, detector: str = "default", min_face: float = 0.0
@@ -229,7 +241,7 @@ class FaceService:
 
     def model_info(self) -> dict[str, Any]:
         """Answer of `/model_info`."""
-        config = self.pipeline.model.config
+        config = self.pipeline.config
         info = self.pipeline.info
         report = self.report or {}
         limits = self.limits
@@ -239,7 +251,7 @@ class FaceService:
             "detectors": self.detectors,
             "detector_note": info.detector_note,
             "architecture": config.architecture,
-            "parameters": sum(p.numel() for p in self.pipeline.model.parameters()),
+            "parameters": parameters(self.pipeline, self.report),
             "image_size": config.preprocessing.image_size,
             "licence": {"weights": self.licence, "code": "Apache-2.0"},
             "evaluated_on": report.get("dataset"),
@@ -291,10 +303,9 @@ def guarded(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 def picture_dict(found: Found) -> dict[str, Any]:
     """Size and numbered faces of one picture."""
-    height, width = found.image.shape[:2]
     return {
-        "width": width,
-        "height": height,
+        "width": found.width,
+        "height": found.height,
         "truncated": found.truncated,
         "faces": [
             {"number": number, **face.to_dict()} for number, face in enumerate(found.faces, start=1)
@@ -307,7 +318,7 @@ def _timing(decode_ms: float, predict_ms: float) -> dict[str, float]:
 
 
 def _check_min_face(value: float) -> None:
-    most = MIN_FACE_CHOICES[1]
+    most = MOST_MIN_FACE
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= most:
         raise RequestError("bad_request", f"expected min_face as a number from 0 to {most:g}")
 

@@ -483,8 +483,9 @@ ONNX Runtime {onnxruntime}, OpenCV {opencv}, Python {python}; load of the machin
 
 Milliseconds for 1 and for 32 faces. "eager": as written, all faces at once. "PyTorch" and "ONNX
 Runtime": for our networks what `FacePipeline` runs, from pixels to probabilities, batch norms
-folded, channels last, {chunk} faces at a time; for the others the bare network, folded likewise, at
-whichever chunk was quickest. Ours are shown at the size they are used at and at {peer_side} px.
+folded, channels last, in the chunks that each backend does best with; for the others the bare
+network, folded likewise, at whichever chunk was quickest. Ours are shown at the size they are used
+at and at {peer_side} px.
 
 {networks}
 
@@ -520,7 +521,6 @@ def page(result: dict[str, Any]) -> str:
     return PAGE_TEXT.format(
         **result["machine"],
         rounds=result["rounds"],
-        chunk=result["chunk"],
         peer_side=PEER_SIDE,
         aims=markdown_table(["", "Aim", "Found", "Met"], aim_rows),
         networks=_network_table(result),
@@ -531,10 +531,8 @@ def page(result: dict[str, Any]) -> str:
 
 def measure(photos: Path, yunet: Path, rounds: int) -> dict[str, Any]:
     """Everything that the page shows."""
-    from faceattr.torch_backend import CHUNK
-
     os.environ[YUNET_ENV] = str(yunet)
-    facts = {"machine": machine(), "rounds": rounds, "chunk": CHUNK}
+    facts = {"machine": machine(), "rounds": rounds}
     with tempfile.TemporaryDirectory() as scratch:
         networks = network_times(rounds, Path(scratch))
     whole = whole_times(photos, yunet, rounds)

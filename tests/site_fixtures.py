@@ -28,7 +28,7 @@ class ColourDetector:
     name = "colour"
     status = DetectorStatus("colour")
 
-    def detect(self, image):
+    def detect(self, image, reduction=1):
         rows, columns = (max(2, side // 200) for side in image.shape[:2])
         height, width = image.shape[0] // rows, image.shape[1] // columns
         found = []
@@ -37,8 +37,9 @@ class ColourDetector:
                 cell = image[y : y + height, x : x + width]
                 mean = cell.mean((0, 1)) if cell.size else np.zeros(3)
                 if mean[0] > 200 and mean[1] < 80:
-                    box = FaceBox(x, y, width, height)
-                    points = tuple((x + width * a, y + height * b) for a, b in POINTS)
+                    left, top, right, down = (n * reduction for n in (x, y, width, height))
+                    box = FaceBox(left, top, right, down)
+                    points = tuple((left + right * a, top + down * b) for a, b in POINTS)
                     found.append(Detection(box, 1.0, points, self.name))
         return found
 

@@ -82,3 +82,13 @@ def test_a_repository_without_an_onnx_file_is_explained_or_done_with_pytorch(fil
     assert "cannot download model.onnx of 'user/faces'" in insists[0]
     assert "HTTP 404" in insists[0]
     assert automatic[:2] == ["torch", commit]
+
+
+def test_what_is_in_the_cache_is_used_at_once_when_the_hub_is_gone(files, tmp_path):
+    """A cached commit without its ONNX file: one short wait, not the client's 23 s of retries."""
+    with HubServer() as hub:
+        commit = hub.add_repo(REPO).commit("main", files)
+        assert load(hub, tmp_path, ("torch", commit))[0][:2] == ["torch", commit]
+    (automatic,) = load(hub, tmp_path, ("auto", commit))
+    assert automatic[:2] == ["torch", commit]
+    assert automatic[3] < HUB_LIMIT_S + 4

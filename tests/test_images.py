@@ -409,7 +409,10 @@ def test_a_reduced_jpeg_is_the_small_upright_picture(orientation, reduction):
     exif[0x0112] = orientation
     data = encode(smooth(320, 200), "JPEG", exif=exif.tobytes(), quality=95)
     whole = decode_image(data)
-    reduced = open_image(data).decode(reduction)
+    opened = open_image(data)
+    assert opened.size == (0, 0)
+    reduced = opened.decode(reduction)
+    assert opened.size == whole.shape[1::-1]
     height, width = (-(-side // reduction) for side in whole.shape[:2])
     assert reduced.shape == (height, width, 3)
     assert reduced.flags["C_CONTIGUOUS"]
@@ -431,6 +434,13 @@ def test_only_jpeg_files_are_reduced_and_never_below_the_side_asked_for():
     ]
     for source in (encode(picture, "PNG"), picture, np.asarray(picture)):
         assert open_image(source).reduction(10) == 1
+
+
+def test_an_opened_picture_keeps_the_limits_it_was_opened_with():
+    opened = open_image(np.zeros((50, 60, 3), np.uint8), max_pixels=3_000)
+    assert open_image(opened, max_pixels=1) is opened
+    assert decode_image(opened, max_pixels=1).shape == (50, 60, 3)
+    assert opened.size == (60, 50)
 
 
 @pytest.mark.parametrize("cut", [2, 60, 400])

@@ -51,6 +51,8 @@ def test_limits_come_from_the_environment():
         ("FACEATTR_MAX_FACES", "many"),
         ("FACEATTR_MAX_FACES", "0"),
         ("FACEATTR_WORKERS", "-1"),
+        ("FACEATTR_MAX_WAITING", "-1"),
+        ("FACEATTR_TIME_LIMIT", "nan"),
         ("FACEATTR_REMOTE_URLS", "maybe"),
     ],
 )

@@ -14,7 +14,7 @@ from faceattr.errors import FaceAttrError, ImageDecodeError
 from faceattr.images import decode_image
 from faceattr.labels import TASKS
 from faceattr.model import LightweightMTLNet224, ModelConfig
-from faceattr.pipeline import FacePipeline
+from faceattr.pipeline import LARGEST_CROP, FacePipeline
 from faceattr.preprocessing import Preprocessing
 from faceattr.results import Detection, FaceBox
 
@@ -29,7 +29,7 @@ class CornerDetector:
     name = "corner"
     status = DetectorStatus("corner")
 
-    def detect(self, image):
+    def detect(self, image, reduction=1):
         if image.shape[1] <= 100:
             return []
         box = FaceBox(10, 10, 60, 60)
@@ -247,6 +247,20 @@ def test_a_chip_is_never_enlarged_for_having_been_decoded_small(monkeypatch):
     whole = decode_image(buffer.getvalue())
     expected = align_face(whole, Detection(FaceBox(400, 200, 300, 300), 1.0, None, "x"))
     assert np.array_equal(face.crop, expected)
+
+
+@pytest.mark.parametrize(("width", "height"), [(20_000, 1), (1, 20_000), (2_000, 1_000)])
+def test_a_large_or_thin_crop_is_shrunk_before_it_is_made_square(pipeline, width, height):
+    chip = picture(width, height)
+    (face,) = pipeline.classify_crops([chip])
+    assert face.crop.shape == (LARGEST_CROP, LARGEST_CROP, 3)
+    assert face.box == FaceBox(0, 0, width, height)
+    # Half and half on either side of what the picture became.
+    shorter = max(1, round(min(width, height) * LARGEST_CROP / max(width, height)))
+    first = (LARGEST_CROP - shorter) // 2
+    rows = face.crop if width >= height else face.crop.transpose(1, 0, 2)
+    assert (rows[: first + 1] == rows[first]).all()
+    assert (rows[first + shorter - 1 :] == rows[-1]).all()
 
 
 def test_small_and_surplus_faces_are_left_out(pipeline):

@@ -1,0 +1,112 @@
+"""What answers page and API: without PyTorch, within the limits, at the picture's own size."""
+
+import base64
+import io
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from site_fixtures import tiny_service
+
+import app
+from faceattr.images import decode_image
+from faceattr.labels import TASKS
+from faceattr.pipeline import FacePipeline
+from faceattr.results import FaceBox
+from page.errors import RequestError
+from page.explain import explain
+from page.render import render_found
+from page.service import FaceService
+
+ROOT = Path(__file__).resolve().parents[1]
+MEAN_FACE = ROOT / "page" / "static" / "examples" / "mean-face.jpg"
+
+
+@pytest.fixture(scope="module")
+def pipelines():
+    return [FacePipeline.from_pretrained(detector="haar", backend=b) for b in ("torch", "onnx")]
+
+
+def test_the_page_asks_for_the_faster_backend(monkeypatch):
+    monkeypatch.setenv("FACEATTR_DETECTOR", "haar")
+    assert app.load_pipeline()[0].info.backend == "onnx"
+
+
+def test_the_page_starts_and_answers_without_pytorch():
+    code = (
+        "import sys, app; from page.server import Site; from page.service import FaceService;"
+        "service = FaceService(app.load_pipeline()[0]); Site(service);"
+        f"assert service.predict(open({str(MEAN_FACE)!r}, 'rb').read())['faces'];"
+        "sys.exit('torch' in sys.modules)"
+    )
+    environment = {**os.environ, "FACEATTR_DETECTOR": "haar"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, check=False)
+    assert done.returncode == 0
+
+
+@pytest.mark.parametrize("task", [task.name for task in TASKS])
+def test_heat_maps_agree(pipelines, task):
+    chip = decode_image(MEAN_FACE)
+    one, other = (explain(pipeline, chip, task) for pipeline in pipelines)
+    assert one.label == other.label
+    assert np.abs(one.drop).max() > 0.01
+    np.testing.assert_allclose(one.drop, other.drop, rtol=0, atol=1e-5)
+
+
+def test_model_info_agrees(pipelines):
+    one, other = (FaceService(pipeline).model_info() for pipeline in pipelines)
+    assert one == other
+
+
+def jpeg(image):
+    stream = io.BytesIO()
+    Image.fromarray(image).save(stream, "JPEG", quality=95)
+    return stream.getvalue()
+
+
+def test_limits_can_be_raised():
+    content = jpeg(np.full((5_001, 8_000, 3), (255, 0, 0), np.uint8))
+    with pytest.raises(RequestError, match="at most 40,000,000 pixels"):
+        tiny_service().predict(content)
+    service = tiny_service(max_pixels=41_000_000)
+    answer = service.predict(content)
+    assert (answer["width"], answer["height"]) == (8_000, 5_001)
+    assert answer["faces"]
+    assert service.classify_crop(content)["faces"][0]["box"]["width"] == 8_000
+
+
+def test_boxes_are_drawn_where_the_faces_are_in_a_picture_that_is_read_small():
+    image = np.zeros((2_000, 2_800, 3), np.uint8)
+    image[1_200:1_600, 400:800, 0] = 255
+    found = tiny_service().find(jpeg(image))
+    assert found.picture.reduction(1_280) == 2
+    assert [face.box for face in found.faces] == [FaceBox(400, 1_200, 400, 400)]
+    html = render_found(found, {})
+    content = re.search(r'class="fa-annotated" src="data:image/jpeg;base64,([^"]+)', html)[1]
+    with Image.open(io.BytesIO(base64.b64decode(content))) as shown:
+        drawn = np.asarray(shown, int)
+    assert drawn.shape == (914, 1_280, 3)
+    rows, columns = np.nonzero((drawn[:, :, 0] > 200) & (drawn[:, :, 1] > 150))
+    found_at = (columns.min(), rows.min(), columns.max(), rows.max())
+    scale = 1_280 / 2_800
+    expected = [side * scale for side in (400, 1_200, 800, 1_600)]
+    assert found_at == pytest.approx(expected, abs=6)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "words"),
+    [
+        ("GRADIO_SERVER_PORT", "http", "whole number, came 'http'"),
+        ("FACEATTR_MAX_FACES", "many", "whole number, came 'many'"),
+        ("FACEATTR_DETECTOR", "dlib", "'auto', 'yunet' or 'haar', came 'dlib'"),
+    ],
+)
+def test_a_wrong_setting_is_said_without_a_traceback(variable, value, words, monkeypatch):
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(SystemExit, match=f"^error: .*{words}"):
+        app.main()
