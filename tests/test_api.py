@@ -468,7 +468,7 @@ def test_a_slow_request_ends_at_the_time_limit(strict):
 def test_an_error_of_ours_tells_a_client_nothing(strict, caplog):
     url, site = strict
 
-    def broken(_image):
+    def broken(*_):
         raise RuntimeError("/srv/secret is full")
 
     site.service.pipeline.detector.detect = broken
