@@ -414,7 +414,7 @@ def test_a_full_queue_answers_busy_at_once_and_accepted_requests_succeed(strict)
     url, site = strict
     release, plain = threading.Event(), site.service.pipeline.detector.detect
 
-    def slow(image):
+    def slow(image, reduction=1):
         release.wait(5)
         return plain(image)
 
@@ -451,7 +451,7 @@ def test_a_slow_request_ends_at_the_time_limit(strict):
     url, site = strict
     plain, release = site.service.pipeline.detector.detect, threading.Event()
 
-    def slow(image):
+    def slow(image, reduction=1):
         release.wait(5)
         return plain(image)
 
@@ -468,7 +468,7 @@ def test_a_slow_request_ends_at_the_time_limit(strict):
 def test_an_error_of_ours_tells_a_client_nothing(strict, caplog):
     url, site = strict
 
-    def broken(_image):
+    def broken(*_):
         raise RuntimeError("/srv/secret is full")
 
     site.service.pipeline.detector.detect = broken
@@ -490,7 +490,7 @@ from site_fixtures import tiny_service
 from page.server import serve
 service = tiny_service()
 plain = service.pipeline.detector.detect
-def slow(image):
+def slow(image, reduction=1):
     open(os.environ["STARTED"], "w").close()
     time.sleep(1.0)
     return plain(image)
