@@ -106,7 +106,12 @@ def test_two_processes_predict_each_row_once_in_order(together, data, tmp_path):
     predict(weights, Source(str(data)), "holdout", alone, torch.device("cpu"))
     one, two = pq.read_table(alone), pq.read_table(together / "table.parquet")
     assert two["row"].to_pylist() == list(range(6))
-    assert one.equals(two, check_metadata=True)
+    assert one.schema.equals(two.schema, check_metadata=True)
+    for name in one.column_names:
+        # Batches of another size, or another number of threads, round the last bits otherwise.
+        exact = ":" not in name
+        values, others = one[name].to_pylist(), two[name].to_pylist()
+        assert values == (others if exact else pytest.approx(others, abs=1e-6)), name
 
 
 def test_a_run_of_two_processes_is_not_resumed_by_one(together, data):
