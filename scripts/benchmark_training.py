@@ -30,12 +30,13 @@ from faceattr import labels
 from faceattr.config import ModelConfig
 from faceattr.model import build_model
 from faceattr.preprocessing import Preprocessing
-from train.batches import MemoryRows, Row, chunked, stored_side, training_batch
+from train.batches import MemoryRows, training_batch
 from train.device import keep_freed_memory
 from train.networks import NETWORKS
+from train.order import Chunk, epoch_chunks
 from train.parallel import Group
 from train.recipe import RECIPES, Augmentation, Recipe
-from train.samples import Rows, add_data_arguments, source_of
+from train.samples import Row, Rows, add_data_arguments, source_of
 from train.steps import make_optimizer, soft_losses, target_tables
 from train.tables import markdown_table, read_json, rounded, write_json, write_text
 
@@ -67,24 +68,27 @@ def decoding(rows: list[Row]) -> int:
     return len(rows)
 
 
+def endless(rows: Rows, buffer_size: int, group: Group = Group()) -> Iterator[Chunk]:  # noqa: B008
+    """Epoch after epoch."""
+    return itertools.chain.from_iterable(
+        epoch_chunks(rows, 0, epoch, buffer_size, BATCH, group=group) for epoch in itertools.count()
+    )
+
+
 def loading(
     rows: Rows, augmentation: Augmentation, side: int, count: int, group: Group
 ) -> Callable[[], int]:
     """Batches as `fit` makes them, of a stream whose shuffle buffer is full."""
-    chunks: Iterator[list[Row]] = itertools.chain.from_iterable(
-        chunked(rows.shuffled(0, epoch, BUFFER), BATCH) for epoch in itertools.count()
-    )
-    settings, stored = Preprocessing(image_size=side), stored_side(side, augmentation)
+    chunks = endless(rows, BUFFER, group)
+    settings, device = Preprocessing(image_size=side), torch.device("cpu")
     generator = torch.Generator().manual_seed(0)
     next(chunks)
 
     def work() -> int:
         made = 0
         while made < count:
-            part = group.part(BATCH)
-            device = torch.device("cpu")
-            chunk = next(chunks)
-            training_batch(chunk, settings, augmentation, stored, generator, device, part)
+            chunk, part = next(chunks)
+            training_batch(chunk, settings, augmentation, side, generator, device, part)
             made += len(part)
         return made
 
@@ -135,23 +139,16 @@ def step_shares(source: Any, rounds: int) -> list[dict[str, Any]]:
         recipe = RECIPES["ours" if name == "FaceAttrNet" else "lightweight"]()
         step = step_of(replace(recipe, distillation=None), side)
         aug, settings = recipe.augmentation, Preprocessing(image_size=side)
-        stored, cpu = stored_side(side, aug), torch.device("cpu")
-        sources = {"stream": Rows(source, "train")}
-        sources["memory cache"] = MemoryRows(source, "holdout", stored)
+        cpu = torch.device("cpu")
         sources = {
-            kind: chunked(
-                itertools.chain.from_iterable(
-                    found.shuffled(0, epoch, 512) for epoch in itertools.count()
-                ),
-                BATCH,
-            )
-            for kind, found in sources.items()
+            "stream": endless(Rows(source, "train"), 512),
+            "memory cache": endless(MemoryRows(source, "holdout", side), 512),
         }
         for chunks in sources.values():
             for _ in range(16):
                 next(chunks)
         generator = torch.Generator().manual_seed(0)
-        made = training_batch(next(sources["stream"]), settings, aug, stored, generator, cpu)
+        made = training_batch(next(sources["stream"]).rows, settings, aug, side, generator, cpu)
         step(made.images, made.targets)
         taken: dict[str, list[float]] = {"synthetic": [], **{kind: [] for kind in sources}}
         for _ in range(rounds):
@@ -160,7 +157,7 @@ def step_shares(source: Any, rounds: int) -> list[dict[str, Any]]:
             taken["synthetic"].append(time.process_time() - started)
             for kind, chunks in sources.items():
                 started = time.process_time()
-                batch = training_batch(next(chunks), settings, aug, stored, generator, cpu)
+                batch = training_batch(next(chunks).rows, settings, aug, side, generator, cpu)
                 step(batch.images, batch.targets)
                 taken[kind].append(time.process_time() - started)
         medians = {kind: statistics.median(times) for kind, times in taken.items()}
@@ -209,9 +206,9 @@ Measured on {machine}, one thread a process, by CPU time: medians of {rounds} ro
 
 The loader streams, shuffles, decodes, resizes, augments, normalises and batches, resumable at any
 step. Its rate is a share of what OpenCV decodes when nothing else is done: {decode:,.0f} pictures
-of 224 px a second here. The augmentations that move pixels resample each picture twice (to a
-seventh more than the network's side, then by the drawn geometry); their share of decoding shows
-that price, and the share of a whole training step what it matters.
+of 224 px a second here. The loader decodes JPEG at half size where the network's side allows, so
+its share may pass 100%. The augmentations that move pixels resample each picture once; their share
+of decoding shows that price, and the share of a whole training step what it matters.
 
 {table}
 """

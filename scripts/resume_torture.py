@@ -18,6 +18,7 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -41,7 +42,7 @@ from train.loop import Settings, Trainer, fit
 from train.parallel import join, leave
 from train.recipe import Distillation, Mitigation, Recipe, smoke
 from train.samples import Source
-from train.tables import write_json
+from train.tables import read_json, write_json
 
 KINDS = ("before a step", "after a step", "half a file", "before renaming", "any moment")
 EVERY = 4
@@ -136,6 +137,15 @@ def digest(folder: Path) -> str:
     # The checkout may change between two runs; what they compute may not.
     add({key: state[key] for key in state if key not in ("versions", "git_commit")})
     return hashed.hexdigest()
+
+
+def code_digest() -> str:
+    """SHA-256 of the modules that a run goes through: kills say something about these only."""
+    names = ("batches", "checkpoint", "loop", "order", "parallel", "samples", "signals", "steps")
+    folder = Path(loop_module.__file__).parent
+    return hashlib.sha256(
+        b"".join((folder / f"{name}.py").read_bytes() for name in names)
+    ).hexdigest()
 
 
 def die() -> None:
@@ -293,57 +303,81 @@ class Bench:
         return target.read_text() if target.exists() else f"no run in {output.name}"
 
 
-def torture(kills: int, seed: int, folder: Path, only: list[str] | None = None) -> dict[str, Any]:
-    """Run cases until `kills` have happened; the JSON-ready report."""
+def killed(bench: Bench, case: Features, output: Path, seconds: float, seed: Any) -> list[Any]:
+    """Train to the end through kills drawn from `seed`; what they were: [kind, count, moment]."""
+    rng = np.random.default_rng(seed)
+    # In turn, so that every kind meets every set of features.
+    turn = int(rng.integers(len(KINDS)))
+    told: list[list[Any]] = []
+    while len(told) <= 20:
+        kind = KINDS[(turn + len(told)) % len(KINDS)]
+        # 28 steps and 10 writes in a whole run.
+        count = int(rng.integers(1, 29 if kind.endswith("step") else 11))
+        moment = float(rng.uniform(0, seconds))
+        again = not told or rng.random() < AGAIN
+        clean, _ = bench.run(case, output, (kind, count, moment) if again else None)
+        if clean:
+            break
+        told.append([kind, count, round(moment, 2)])
+    return told
+
+
+def torture(
+    kills: int, seed: int, folder: Path, only: list[str] | None = None, output: Path | None = None
+) -> dict[str, Any]:
+    """Run cases until `kills` have happened; the JSON-ready report.
+
+    It is written to `output` after every case. One found there is gone on with if it is of the same
+    seed, features and code: each case depends on the seed and its number only.
+    """
     bench = Bench(folder, folder / "data", folder / "broken")
     os.waitpid(_child(lambda: write_fairface(bench.data) and None), 0)
     os.waitpid(_child(lambda: damage(bench.data, bench.broken) and None), 0)
     cases = {k: v for k, v in features().items() if only is None or k in only}
-    bench.run(Features(smoke(), {}), folder / "teacher")
-    whole, took = {}, {}
-    for name, case in cases.items():
-        finished, took[name] = bench.run(case, folder / f"whole-{name}")
-        whole[name] = bench.digest(folder / f"whole-{name}")
-        if not finished:
-            raise RuntimeError(f"the uninterrupted run of {name!r} failed")
-    rng = np.random.default_rng(seed)
-    counts, differing, number, tries = Counter[str](), [], 0, 0
-    while counts["kills"] < kills:
-        name = list(cases)[number % len(cases)]
-        output = folder / f"case-{number}"
-        told: list[list[Any]] = []
-        while True:
-            again = not told or rng.random() < AGAIN
-            # In turn, so that every kind meets every set of features.
-            kind = KINDS[tries % len(KINDS)]
-            tries += 1
-            # 28 steps and 10 writes in a whole run.
-            count = int(rng.integers(1, 29 if kind.endswith("step") else 11))
-            moment = float(rng.uniform(0, took[name]))
-            clean, _ = bench.run(cases[name], output, (kind, count, moment) if again else None)
-            if clean:
-                break
-            told.append([kind, count, round(moment, 2)])
-            counts["kills"] += 1
-            counts[kind] += 1
-            counts[name] += 1
-            if len(told) > 20:
-                break
-        number += 1
-        if bench.digest(output) != whole[name]:
-            differing.append({"features": name, "kills": told})
-        sys.stderr.write(f"{counts['kills']} kills, {number} runs, {len(differing)} differ\n")
-    return {
+    report = {
         "command": "python -m scripts.resume_torture",
         "seed": seed,
-        "kills": counts["kills"],
-        "runs": number,
-        "equal": number - len(differing),
-        "differing": differing,
-        "by_kind": {kind: counts[kind] for kind in KINDS},
-        "by_features": {name: counts[name] for name in cases},
+        "kills": 0,
+        "runs": 0,
+        "equal": 0,
+        "differing": [],
+        "by_kind": dict.fromkeys(KINDS, 0),
+        "by_features": dict.fromkeys(cases, 0),
         "torch": str(torch.__version__),
+        "code": code_digest(),
     }
+    if output is not None and output.exists():
+        found = read_json(output)
+        same = [found.get(key) == report[key] for key in ("seed", "torch", "code")]
+        if all(same) and set(found["by_features"]) == set(cases):
+            report = found
+    bench.run(Features(smoke(), {}), folder / "teacher")
+    whole: dict[str, tuple[str, float]] = {}
+    while report["kills"] < kills:
+        name = list(cases)[report["runs"] % len(cases)]
+        if name not in whole:
+            finished, seconds = bench.run(cases[name], folder / f"whole-{name}")
+            if not finished:
+                raise RuntimeError(f"the uninterrupted run of {name!r} failed")
+            whole[name] = bench.digest(folder / f"whole-{name}"), seconds
+        digest, seconds = whole[name]
+        case = folder / f"case-{report['runs']}"
+        told = killed(bench, cases[name], case, seconds, (seed, report["runs"]))
+        if bench.digest(case) == digest:
+            report["equal"] += 1
+        else:
+            report["differing"].append({"features": name, "kills": told})
+        report["runs"] += 1
+        report["kills"] += len(told)
+        report["by_features"][name] += len(told)
+        for kind, _, _ in told:
+            report["by_kind"][kind] += 1
+        if output is not None:
+            write_json(output, report)
+        shutil.rmtree(case)
+        sys.stderr.write(f"{report['kills']} kills, {report['runs']} runs, ")
+        sys.stderr.write(f"{len(report['differing'])} differ\n")
+    return report
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -354,13 +388,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--kills", type=int, default=200, help="at least (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of kinds and places (%(default)s)")
     parser.add_argument("--only", nargs="+", choices=sorted(features()), help="sets of features")
-    parser.add_argument("--output", type=Path, help="JSON file; by default the report is printed")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        help="JSON file, gone on with if it has begun; by default the report is printed",
+    )
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
-        report = torture(args.kills, args.seed, Path(folder), args.only)
-    if args.output:
-        write_json(args.output, report)
-    else:
+        report = torture(args.kills, args.seed, Path(folder), args.only, args.output)
+    if args.output is None:
         print(json.dumps(report, indent=1))
     return 0 if report["equal"] == report["runs"] else 1
 

@@ -1,12 +1,25 @@
+from itertools import islice
+
+import cv2
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from synthetic import picture
 
-from faceattr.preprocessing import Preprocessing
-from train.batches import _grid, augment, decode_row, degrade, stored_side, training_batch
-from train.recipe import Augmentation
-from train.samples import Rows, Source
+from faceattr.preprocessing import Preprocessing, resize_chip
+from train.batches import (
+    _grid,
+    _jpeg_side,
+    augment,
+    augment_chips,
+    decode_row,
+    degrade,
+    draw,
+    training_batch,
+)
+from train.recipe import RECIPES, Augmentation
+from train.samples import Row, Rows, Source
 
 CPU = torch.device("cpu")
 
@@ -25,17 +38,33 @@ def images():
     return torch.rand(4, 3, 32, 32, generator=seeded()) * 255
 
 
+@pytest.fixture(scope="module")
+def large():
+    """Rows with pictures of FairFace's size."""
+    rng = np.random.default_rng(3)
+    return [Row(f"{n}.jpg", picture(rng, 224), (0, 0, 0), False) for n in range(1, 9)]
+
+
+def changed(images, side, augmentation, generator):
+    return augment(images, side, draw(augmentation, generator, len(images)))
+
+
+def pixels_of(images, settings):
+    std, mean = torch.tensor(settings.std), torch.tensor(settings.mean)
+    return (images * std.view(3, 1, 1) + mean.view(3, 1, 1)) * 255
+
+
 def test_without_augmentation_a_batch_is_what_the_pipeline_sees(rows):
     settings = Preprocessing(image_size=32)
     none = Augmentation()
-    batch = training_batch(rows, settings, none, stored_side(32, none), seeded(), CPU)
+    batch = training_batch(rows, settings, none, 32, seeded(), CPU)
     expected = settings.to_tensor([decode_row(row) for row in rows])
     torch.testing.assert_close(batch.images, expected, rtol=0, atol=0)
     assert batch.targets.tolist() == [list(row.targets) for row in rows]
 
 
 def test_a_sure_flip_is_the_mirror_image(images):
-    flipped = augment(images, 32, Augmentation(flip=1.0), seeded())
+    flipped = changed(images, 32, Augmentation(flip=1.0), seeded())
     torch.testing.assert_close(flipped, images.flip(3), rtol=0, atol=1e-3)
 
 
@@ -51,14 +80,14 @@ def test_rotation_keeps_a_centred_disc_and_moves_a_corner():
     corner = torch.zeros(1, 3, 33, 33)
     corner[..., :8, :8] = 255
     turn = Augmentation(rotation=90.0)
-    assert (augment(disc, 33, turn, seeded(2)) - disc).abs().mean() < 6
-    assert (augment(corner, 33, turn, seeded(2)) - corner).abs().mean() > 6
+    assert (changed(disc, 33, turn, seeded(2)) - disc).abs().mean() < 6
+    assert (changed(corner, 33, turn, seeded(2)) - corner).abs().mean() > 6
 
 
 def test_shift_moves_by_a_fraction_of_the_side():
     images = torch.zeros(64, 3, 40, 40)
     images[..., 20, 20] = 255
-    moved = augment(images, 40, Augmentation(shift=0.1), seeded())
+    moved = changed(images, 40, Augmentation(shift=0.1), seeded())
     weights = moved[:, 0] / moved[:, 0].sum((1, 2), keepdim=True)
     columns = (weights.sum(1) * torch.arange(40)).sum(1) - 20
     assert columns.abs().max() <= 4.01
@@ -68,23 +97,23 @@ def test_shift_moves_by_a_fraction_of_the_side():
 
 def test_colour_changes_stay_in_range_and_differ_between_pictures(images):
     same = images[:1].expand(4, 3, 32, 32)
-    changed = augment(
+    coloured = changed(
         same, 32, Augmentation(brightness=0.3, contrast=0.3, saturation=0.3), seeded()
     )
-    assert changed.min() >= 0
-    assert changed.max() <= 255
-    assert (changed[0] - changed[1]).abs().mean() > 1
+    assert coloured.min() >= 0
+    assert coloured.max() <= 255
+    assert (coloured[0] - coloured[1]).abs().mean() > 1
 
 
 def test_erasing_greys_between_two_and_fifteen_percent(images):
-    erased = augment(images + 1000, 32, Augmentation(erase=1.0), seeded())
+    erased = changed(images + 1000, 32, Augmentation(erase=1.0), seeded())
     share = (erased == 127.5).all(1).double().mean((1, 2))
     assert share.min() > 0.005
     assert share.max() < 0.2
 
 
 def test_grey_pictures_have_no_colour(images):
-    grey = augment(images, 32, Augmentation(grey=1.0), seeded())
+    grey = changed(images, 32, Augmentation(grey=1.0), seeded())
     torch.testing.assert_close(grey[:, 0], grey[:, 1])
     torch.testing.assert_close(grey[:, 1], grey[:, 2])
     assert not torch.equal(grey[0], grey[1])
@@ -104,7 +133,7 @@ class Draws:
 def test_each_way_of_degrading_loses_detail_and_leaves_the_stored_chip_alone(chances):
     chip = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     kept = chip.copy()
-    worse = degrade(chip, 0.5, Draws(*chances))
+    worse = degrade(chip, 0.5, Draws(*chances), 64)
     assert np.array_equal(chip, kept)
     assert worse.shape == chip.shape
     assert worse.dtype == np.uint8
@@ -116,13 +145,13 @@ def test_each_way_of_degrading_loses_detail_and_leaves_the_stored_chip_alone(cha
 
 def test_degrading_may_do_nothing():
     chip = np.zeros((64, 64, 3), np.uint8)
-    assert degrade(chip, 0.0, np.random.default_rng(1)) is chip
+    assert degrade(chip, 0.0, np.random.default_rng(1), 32) is chip
 
 
 def test_the_same_generator_gives_the_same_pictures(rows):
     some = Augmentation(0.5, 10.0, 0.1, 0.05, 0.2, 0.2, 0.2, 0.5, 0.3, 0.5)
     settings = Preprocessing(image_size=32)
-    batches = [training_batch(rows, settings, some, 36, seeded(s), CPU).images for s in (5, 5, 6)]
+    batches = [training_batch(rows, settings, some, 32, seeded(s), CPU).images for s in (5, 5, 6)]
     assert torch.equal(batches[0], batches[1])
     assert not torch.equal(batches[0], batches[2])
 
@@ -133,6 +162,64 @@ def test_impossible_amounts_are_refused(values):
         Augmentation(**values)
 
 
-def test_moving_chips_wait_a_seventh_larger():
-    assert stored_side(112, Augmentation(flip=0.5)) == 128
-    assert stored_side(112, Augmentation()) == 112
+@pytest.mark.parametrize("side", [32, 64, 112, 128])
+def test_large_pictures_are_decoded_no_larger_than_needed(large, side):
+    full = [decode_row(row) for row in large]
+    chips = [decode_row(row, side) for row in large]
+    assert chips[0].shape[0] == {32: 56, 64: 112, 112: 112, 128: 224}[side]
+    settings = Preprocessing(image_size=side)
+    difference = settings.to_pixels(chips).astype(int) - settings.to_pixels(full)
+    assert np.abs(difference).mean() < 1
+
+
+def test_real_chips_decoded_at_half_size_are_nearly_those_halved(fairface_dir):
+    rows = list(islice(Rows(Source(str(fairface_dir)), "holdout").in_order(), 20))
+    for side, limit in ((112, 0.5), (64, 0.7)):
+        pairs = [(decode_row(row, side), decode_row(row)) for row in rows]
+        difference = np.array(
+            [
+                resize_chip(half, side) - resize_chip(full, side).astype(float)
+                for half, full in pairs
+            ]
+        )
+        assert 0 < np.abs(difference).mean() < limit
+        assert abs(difference.mean()) < 0.3
+
+
+def test_the_side_of_a_jpeg_stands_in_its_header():
+    pixels = np.zeros((30, 50, 3), np.uint8)
+    for options in ([], [cv2.IMWRITE_JPEG_PROGRESSIVE, 1]):
+        encoded = cv2.imencode(".jpg", pixels, options)[1].tobytes()
+        assert _jpeg_side(encoded) == 30
+        assert [_jpeg_side(encoded[:end]) for end in (0, 1, 2, 3, 10, 20)] == [0] * 6
+    png = cv2.imencode(".png", pixels)[1].tobytes()
+    assert _jpeg_side(png) == 0
+    assert decode_row(Row("1.png", png, (0, 0, 0), False), 8).shape == (30, 50, 3)
+
+
+@pytest.mark.parametrize("recipe", ["lightweight", "ours", "teacher"])
+@pytest.mark.parametrize("side", [64, 112])
+def test_pictures_on_the_cpu_are_changed_as_batches_on_a_device_are(large, recipe, side):
+    settings = Preprocessing(image_size=side)
+    changes = draw(RECIPES[recipe]().augmentation, seeded(4), len(large))
+    chips = [decode_row(row, side) for row in large]
+    batch = torch.from_numpy(np.stack(chips)).permute(0, 3, 1, 2).float()
+    expected = augment(batch, side, changes)
+    found = pixels_of(augment_chips(chips, side, changes, settings), settings)
+    difference = (found - expected).abs()
+    assert difference.mean() < 0.6
+    assert difference.max() < 6
+
+
+@pytest.mark.parametrize("side", [64, 112])
+def test_moved_pictures_are_those_of_whole_pictures_resampled_twice(large, side):
+    """As this package did it first: shrink to 8/7 of the largest side, 112, then sample."""
+    settings = Preprocessing(image_size=side)
+    moving = Augmentation(flip=0.5, rotation=12.0, scale=0.12, shift=0.06)
+    changes = draw(moving, seeded(6), len(large))
+    whole = np.stack([resize_chip(decode_row(row), 128) for row in large])
+    expected = augment(torch.from_numpy(whole).permute(0, 3, 1, 2).float(), side, changes)
+    chips = [decode_row(row, 112) for row in large]
+    found = pixels_of(augment_chips(chips, side, changes, settings), settings)
+    assert (found - expected).abs().mean() < 1
+    assert (found - expected.roll(1, 3)).abs().mean() > 2

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from faceattr.preprocessing import Preprocessing
 from scripts.resume_torture import damage
 from train import checkpoint as saving
-from train import samples
+from train import order, samples
 from train.batches import training_batch
 from train.checkpoint import CheckpointError, checkpoints, load_checkpoint, only_run
 from train.loop import Settings, Trainer, TrainingError, fit
@@ -81,6 +81,12 @@ def flip_a_bit(path):
     path.write_bytes(content)
 
 
+def flip_a_bit_of_the_digest(path):
+    content = bytearray(path.read_bytes())
+    content[40] ^= 1
+    path.write_bytes(content)
+
+
 def cut(path):
     path.write_bytes(path.read_bytes()[:-100])
 
@@ -96,7 +102,7 @@ def test_interrupted_in_mid_step_it_goes_on_from_the_last_checkpoint(
     assert_same(finished, broken_off)
 
 
-@pytest.mark.parametrize("spoil", [flip_a_bit, cut, empty])
+@pytest.mark.parametrize("spoil", [flip_a_bit, flip_a_bit_of_the_digest, cut, empty])
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used_when_asked(
     finished, broken_off, tiny_fairface, spoil
 ):
@@ -259,6 +265,8 @@ def test_a_shard_that_opens_at_the_third_try_changes_nothing(tiny_fairface, monk
 def test_a_shard_that_never_opens_ends_the_run_which_then_goes_on(
     finished, tmp_path, tiny_fairface, monkeypatch
 ):
+    # One shard after the other.
+    monkeypatch.setattr(order, "LANES", 1)
     small = replace(RECIPE, shuffle_buffer=1)
     fit(small, settings(tmp_path / "whole", tiny_fairface))
     folder = tmp_path / "run"
@@ -298,6 +306,15 @@ def test_a_damaged_shard_is_named(tmp_path, tiny_fairface):
         list(rows.in_order())
 
 
+def test_a_shard_that_vanished_is_named(tmp_path, tiny_fairface, monkeypatch):
+    copied = damage(tiny_fairface, tmp_path / "data", count=0)
+    rows = Rows(Source(str(copied)), "train")
+    (copied / "0.25" / "train-00001-of-00002.parquet").unlink()
+    monkeypatch.setattr(samples, "OPEN_WAIT_S", 0.0)
+    with pytest.raises(DataError, match=r"shard 2 of 2 .* cannot be read after 0 rows: .*see to"):
+        list(rows.in_order())
+
+
 @pytest.fixture(scope="module")
 def damaged(tmp_path_factory, tiny_fairface):
     """The data set with three training rows that do not decode."""
@@ -328,7 +345,7 @@ def test_a_damaged_row_changes_no_other_rows_picture(tiny_fairface):
     def batch(given, part=None):
         seeded = torch.Generator().manual_seed(3)
         size = Preprocessing(image_size=32)
-        return training_batch(given, size, some, 36, seeded, torch.device("cpu"), part)
+        return training_batch(given, size, some, 32, seeded, torch.device("cpu"), part)
 
     whole = batch(rows)
     spoilt = [row._replace(image=b"?") if place == 2 else row for place, row in enumerate(rows)]

@@ -6,8 +6,8 @@ import pytest
 from synthetic import HUB_CLASSES
 
 from faceattr import labels
-from faceattr.preprocessing import resize_chip
-from train.batches import MemoryRows, chunked, decode_row
+from train.batches import MemoryRows, decode_row
+from train.order import epoch_chunks, shuffle_buffered
 from train.samples import (
     HOLDOUT_UP_TO,
     DataError,
@@ -16,7 +16,7 @@ from train.samples import (
     _mapped,
     count_rows,
     in_holdout,
-    shuffle_buffered,
+    shard_rows,
 )
 
 
@@ -41,6 +41,7 @@ def test_parts_divide_the_training_split(source):
     assert holdout == [f"{n}.jpg" for n in range(20, 121, 20)]
     assert sorted(train + holdout) == sorted(f"{n}.jpg" for n in range(1, 121))
     assert [count_rows(source, p) for p in ("train", "holdout", "validation")] == [114, 6, 30]
+    assert [shard_rows(source, p) for p in ("train", "holdout")] == [(57, 57), (3, 3)]
 
 
 def test_labels_are_mapped_by_name(source, tiny_fairface):
@@ -52,13 +53,6 @@ def test_labels_are_mapped_by_name(source, tiny_fairface):
         assert row.service_test == raw["service_test"]
 
 
-def test_each_epoch_has_each_row_once_in_its_own_repeatable_order(source):
-    rows = Rows(source, "train")
-    orders = [[r.file for r in rows.shuffled(3, epoch, 32)] for epoch in (0, 0, 1)]
-    assert orders[0] == orders[1] != orders[2]
-    assert sorted(orders[0]) == sorted(orders[2]) == sorted(r.file for r in rows.in_order())
-
-
 def test_a_buffer_of_all_rows_shuffles_evenly():
     rng = np.random.default_rng(0)
     places = np.array([list(shuffle_buffered(range(10), 10, rng)).index(0) for _ in range(5_000)])
@@ -66,18 +60,14 @@ def test_a_buffer_of_all_rows_shuffles_evenly():
 
 
 def test_memory_gives_the_streams_order_and_pixels(source):
-    stream, memory = Rows(source, "train"), MemoryRows(source, "train", 36)
+    stream, memory = Rows(source, "train"), MemoryRows(source, "train", 12)
     for epoch in (0, 1):
-        pairs = zip(stream.shuffled(1, epoch, 16), memory.shuffled(1, epoch, 16), strict=True)
-        for streamed, kept in pairs:
-            assert (streamed.file, streamed.targets) == (kept.file, kept.targets)
-            assert np.array_equal(resize_chip(decode_row(streamed), 36), kept.image)
-
-
-def test_skipped_batches_are_those_already_done():
-    whole = list(chunked(range(23), 5))
-    assert whole == [list(range(i, i + 5)) for i in (0, 5, 10, 15)]
-    assert list(chunked(range(23), 5, skip=2)) == whole[2:]
+        orders = [epoch_chunks(rows, 1, epoch, 16, 6) for rows in (stream, memory)]
+        for streamed, kept in zip(*orders, strict=True):
+            for one, other in zip(streamed.rows, kept.rows, strict=True):
+                assert (one.file, one.targets) == (other.file, other.targets)
+                assert np.array_equal(decode_row(one, 12), other.image)
+                assert other.image.shape == (12, 12, 3)
 
 
 def test_a_row_that_does_not_decode_is_named(source):

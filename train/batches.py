@@ -1,11 +1,15 @@
-"""Rows to batches: decode, keep in memory if asked, augment, normalise."""
+"""Rows to batches: decode, keep in memory if asked, augment, normalise.
+
+On the CPU each picture is augmented by itself, on bytes: one resampling for all that moves pixels,
+one matrix for all that changes colours. On other devices the whole batch is, in float; both apply
+the same draws, and agree but for rounding.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
-from itertools import islice
 from typing import NamedTuple
 
 import cv2
@@ -20,6 +24,16 @@ from train.recipe import Augmentation
 from train.samples import DataError, Part, Row, RowError, Rows, Source
 
 _FEW = 8
+_WARP = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+_LUMA = (0.299, 0.587, 0.114)
+_GREY = 127.5
+_REDUCED = {
+    1: 0,
+    2: cv2.IMREAD_REDUCED_GRAYSCALE_2,
+    4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
+    8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
+}
+"""By reduction; OpenCV's "reduced" flags without a colour are called grey."""
 
 
 class Batch(NamedTuple):
@@ -38,23 +52,47 @@ class Batch(NamedTuple):
     skipped: tuple[str, ...]
 
 
-def decode_row(row: Row) -> NDArray[np.uint8]:
+def decode_row(row: Row, side: int | None = None) -> NDArray[np.uint8]:
     """The row's picture as RGB uint8 `(H, W, 3)`.
+
+    Args:
+        row: encoded, or decoded already.
+        side: what is wanted at least; a JPEG file is then decoded at the smallest of 1/1, 1/2, 1/4
+            and 1/8 that gives it, for less time. A FairFace chip decoded at 1/2 differs from one
+            halved by averaging by 0.4 grey levels in the mean, and is as sharp.
 
     Raises:
         RowError: naming a row that does not decode.
     """
     if isinstance(row.image, np.ndarray):
         return row.image
+    reduction = 1 if side is None else _reduction(_jpeg_side(row.image), side)
     encoded = np.frombuffer(row.image, np.uint8)
-    chip = cv2.imdecode(encoded, cv2.IMREAD_COLOR_RGB) if encoded.size else None
+    flags = cv2.IMREAD_COLOR_RGB | _REDUCED[reduction]
+    chip = cv2.imdecode(encoded, flags) if encoded.size else None
     if chip is None:
         raise RowError(row.file, encoded.size)
     return np.asarray(chip, np.uint8)
 
 
+def _reduction(stored: int, side: int) -> int:
+    return max(r for r in _REDUCED if r == 1 or stored >= r * side)
+
+
+def _jpeg_side(content: bytes) -> int:
+    """Shorter side in pixels, from the header (ITU-T T.81, B.2.2); 0 where that does not say."""
+    place = 2 if content[:2] == b"\xff\xd8" else len(content)
+    while place + 9 <= len(content) and content[place] == 0xFF:
+        # Baseline, extended and progressive frames; others are not for OpenCV.
+        if 0xC0 <= content[place + 1] <= 0xC2:
+            height = int.from_bytes(content[place + 5 : place + 7], "big")
+            return min(height, int.from_bytes(content[place + 7 : place + 9], "big"))
+        place += 2 + int.from_bytes(content[place + 2 : place + 4], "big")
+    return 0
+
+
 class MemoryRows(Rows):
-    """Rows decoded once at `side` pixels and kept; the order is that of the stream."""
+    """Rows decoded once, at `side` pixels or more, and kept; the order is that of the stream."""
 
     def __init__(self, source: Source, part: Part, side: int) -> None:
         super().__init__(source, part)
@@ -70,7 +108,7 @@ class MemoryRows(Rows):
     def _decoded(self, row: Row) -> Row:
         """A row that does not decode stays as it is, to be met when its batch is made."""
         try:
-            return row._replace(image=resize_chip(decode_row(row), self._side))
+            return row._replace(image=decode_row(row, self._side))
         except RowError:
             return row
 
@@ -81,52 +119,96 @@ def memory_rows(source: Source, part: Part, side: int) -> MemoryRows:
     return MemoryRows(source, part, side)
 
 
-def stored_side(image_size: int, augmentation: Augmentation) -> int:
-    """Side at which chips wait for augmentation: a seventh above the input's for resampling."""
-    return image_size * 8 // 7 if augmentation.moves_pixels else image_size
+class Changes(NamedTuple):
+    """What was drawn for each of N pictures; None for what the recipe leaves alone.
 
-
-def chunked(rows: Iterable[Row], size: int, *, skip: int = 0) -> Iterator[list[Row]]:
-    """Full batches of rows after skipping the first `skip` batches; a short last one is dropped."""
-    iterator = islice(rows, skip * size, None)
-    while len(chunk := list(islice(iterator, size))) == size:
-        yield chunk
-
-
-class Draws:
-    """Random numbers for every row of a batch, of which only some rows may be at hand.
-
-    So a row is augmented alike whichever process has it, and whether its neighbours decode.
+    Attributes:
+        moves: `(N, 2, 3)`, from places in the result to those in the picture, both -1 to 1.
+        colours: `(N, 3)`, factors of brightness, contrast and saturation.
+        boxes: `(N, 4)`, top, left, bottom and right of the grey rectangle, 0 to 1; zeros for none.
     """
 
-    def __init__(self, generator: torch.Generator, rows: int, places: Tensor) -> None:
-        """Draw for `rows` rows; `places` says which of them are at hand."""
-        self._generator, self._rows, self._places = generator, rows, places
-
-    def rand(self) -> Tensor:
-        """One number in 0 to 1 for each row at hand."""
-        return torch.rand(self._rows, generator=self._generator)[self._places]
-
-    def uniform(self, amount: float) -> Tensor:
-        """One number in -amount to amount for each row at hand."""
-        return (self.rand() * 2 - 1) * amount
+    moves: Tensor | None
+    colours: Tensor | None
+    boxes: Tensor | None
 
 
-def _move(images: Tensor, side: int, aug: Augmentation, draws: Draws) -> Tensor:
-    """Mirror, turn, zoom and shift `(N, 3, H, W)` into `(N, 3, side, side)` by one resampling."""
-    n = images.shape[0]
-    angle = draws.uniform(math.radians(aug.rotation))
-    zoom = 1 / (1 + draws.uniform(aug.scale))
-    mirror = torch.where(draws.rand() < aug.flip, -1.0, 1.0)
-    shift_x = draws.uniform(2 * aug.shift)
-    shift_y = draws.uniform(2 * aug.shift)
+def draw(
+    augmentation: Augmentation, generator: torch.Generator, rows: int, places: Tensor | None = None
+) -> Changes:
+    """Draw the changes of a batch, of which only some rows may be at hand.
+
+    Numbers are drawn for all rows, on the CPU, so a row is changed alike whichever process has it,
+    whether its neighbours decode, and on every device.
+
+    Args:
+        augmentation: how much may change.
+        generator: source of all draws.
+        rows: of the whole batch.
+        places: `(N,)` which of them are at hand; all by default.
+    """
+    own = torch.arange(rows) if places is None else places
+
+    def rand() -> Tensor:
+        return torch.rand(rows, generator=generator)[own]
+
+    def uniform(amount: float) -> Tensor:
+        return (rand() * 2 - 1) * amount
+
+    moves = colours = boxes = None
+    if augmentation.moves_pixels:
+        moves = _drawn_moves(augmentation, rand, uniform)
+    if augmentation.colours_pixels:
+        amounts = (augmentation.brightness, augmentation.contrast, augmentation.saturation)
+        colours = torch.stack([1 + uniform(amount) for amount in amounts], 1)
+        if augmentation.grey > 0:
+            colours[rand() < augmentation.grey, 2] = 0.0
+    if augmentation.erase > 0:
+        boxes = _drawn_boxes(augmentation, rand, uniform)
+    return Changes(moves, colours, boxes)
+
+
+def _drawn_moves(
+    aug: Augmentation, rand: Callable[[], Tensor], uniform: Callable[[float], Tensor]
+) -> Tensor:
+    angle = uniform(math.radians(aug.rotation))
+    zoom = 1 / (1 + uniform(aug.scale))
+    mirror = torch.where(rand() < aug.flip, -1.0, 1.0)
+    shift_x, shift_y = uniform(2 * aug.shift), uniform(2 * aug.shift)
     cos, sin = zoom * angle.cos(), zoom * angle.sin()
-    rows = torch.stack([mirror * cos, -sin, shift_x, mirror * sin, cos, shift_y], 1)
-    grid = _grid(rows.view(n, 2, 3).to(images.device), side)
+    values = torch.stack([mirror * cos, -sin, shift_x, mirror * sin, cos, shift_y], 1)
+    return values.view(-1, 2, 3)
+
+
+def _drawn_boxes(
+    aug: Augmentation, rand: Callable[[], Tensor], uniform: Callable[[float], Tensor]
+) -> Tensor:
+    chosen = rand() < aug.erase
+    area = 0.02 + 0.13 * rand()
+    ratio = torch.exp(uniform(math.log(2.0)))
+    tall, wide = (area * ratio).sqrt(), (area / ratio).sqrt()
+    top, left = rand() * (1 - tall), rand() * (1 - wide)
+    return torch.stack([top, left, top + tall, left + wide], 1) * chosen.view(-1, 1)
+
+
+def augment(images: Tensor, side: int, changes: Changes) -> Tensor:
+    """Change float pixels `(N, 3, H, W)` in 0..255 to `(N, 3, side, side)`, on any device."""
+    if changes.moves is not None:
+        images = _move(images, side, changes.moves)
+    if changes.colours is not None:
+        images = _colour(images, changes.colours.to(images.device))
+    if changes.boxes is not None:
+        images = _erase(images, changes.boxes)
+    return images
+
+
+def _move(images: Tensor, side: int, moves: Tensor) -> Tensor:
+    """Mirror, turn, zoom and shift by one resampling."""
+    grid = _grid(moves.to(images.device), side)
     # A few at a time stay in the caches: half the time of all at once.
     moved = [
         F.grid_sample(images[i : i + _FEW], grid[i : i + _FEW], "bilinear", "border", False)
-        for i in range(0, n, _FEW)
+        for i in range(0, len(images), _FEW)
     ]
     return torch.cat(moved)
 
@@ -141,45 +223,88 @@ def _grid(matrix: Tensor, side: int) -> Tensor:
     return torch.stack([across, down], 3)
 
 
-def _colour(images: Tensor, aug: Augmentation, draws: Draws) -> Tensor:
+def _colour(images: Tensor, colours: Tensor) -> Tensor:
     """Brightness, contrast and saturation of pixels in 0..255; one draw a picture."""
-
-    def factor(amount: float) -> Tensor:
-        drawn = 1 + draws.uniform(amount)
-        return drawn.view(-1, 1, 1, 1).to(images.device)
-
-    images = images * factor(aug.brightness)
-    contrast = factor(aug.contrast)
+    brightness, contrast, saturation = colours.view(-1, 3, 1, 1, 1).unbind(1)
+    images = images * brightness
     mean = images.mean((1, 2, 3), keepdim=True)
     images = images.mul_(contrast).add_(mean * (1 - contrast))
-    saturation = factor(aug.saturation)
-    if aug.grey > 0:
-        grey_ones = draws.rand() < aug.grey
-        saturation = saturation.masked_fill(grey_ones.view(-1, 1, 1, 1).to(images.device), 0.0)
-    luma = torch.tensor([0.299, 0.587, 0.114], device=images.device).view(1, 3, 1, 1)
+    luma = torch.tensor(_LUMA, device=images.device).view(1, 3, 1, 1)
     grey = (images * luma).sum(1, keepdim=True)
     return images.mul_(saturation).add_(grey * (1 - saturation)).clamp_(0, 255)
 
 
-def _erase(images: Tensor, aug: Augmentation, draws: Draws) -> Tensor:
-    """Fill a rectangle of 2 to 15 % of the area with mid grey, with probability `aug.erase`."""
-    n, _, height, width = images.shape
-    chosen = draws.rand() < aug.erase
-    area = 0.02 + 0.13 * draws.rand()
-    ratio = torch.exp(draws.uniform(math.log(2.0)))
-    tall, wide = (area * ratio).sqrt(), (area / ratio).sqrt()
-    top = draws.rand() * (1 - tall)
-    left = draws.rand() * (1 - wide)
+def _erase(images: Tensor, boxes: Tensor) -> Tensor:
+    """Fill rectangles with mid grey."""
+    height, width = images.shape[2:]
     y = ((torch.arange(height) + 0.5) / height).view(1, -1, 1)
     x = ((torch.arange(width) + 0.5) / width).view(1, 1, -1)
-    top, left, tall, wide = (v.view(-1, 1, 1) for v in (top, left, tall, wide))
-    inside = (y >= top) & (y < top + tall) & (x >= left) & (x < left + wide)
-    mask = (inside & chosen.view(-1, 1, 1)).unsqueeze(1).to(images.device)
-    return images.masked_fill(mask, 127.5)
+    top, left, bottom, right = boxes.view(-1, 4, 1, 1).unbind(1)
+    inside = (y >= top) & (y < bottom) & (x >= left) & (x < right)
+    return images.masked_fill(inside.unsqueeze(1).to(images.device), _GREY)
+
+
+def augment_chips(
+    chips: Sequence[NDArray[np.uint8]], side: int, changes: Changes, preprocessing: Preprocessing
+) -> Tensor:
+    """What `augment` does, on the CPU and picture by picture, and normalise.
+
+    Positions are rounded to 1/32 pixel and pixels to whole grey levels, after moving and after
+    colouring.
+
+    Args:
+        chips: RGB uint8 of any size.
+        side: of the result.
+        changes: of these chips.
+        preprocessing: gives the normalisation.
+
+    Returns:
+        `(N, 3, side, side)` float.
+    """
+    pixels = np.empty((len(chips), side, side, 3), np.uint8)
+    moves = None if changes.moves is None else _sampling(changes.moves, chips, side)
+    for index, chip in enumerate(chips):
+        if moves is None:
+            pixels[index] = resize_chip(chip, side)
+        else:
+            cv2.warpAffine(
+                chip, moves[index], (side, side), pixels[index], _WARP, cv2.BORDER_REPLICATE
+            )
+    if changes.colours is not None:
+        for picture, matrix in zip(pixels, _colour_matrices(changes.colours, pixels), strict=True):
+            cv2.transform(picture, matrix, picture)
+    images = preprocessing.from_pixels(pixels)
+    if changes.boxes is not None:
+        grey = preprocessing.normalize(torch.full((1, 3, 1, 1), _GREY))[0]
+        for index, box in enumerate((changes.boxes * side - 0.5).ceil().int().tolist()):
+            top, left, bottom, right = box
+            images[index, :, top:bottom, left:right] = grey
+    return images
+
+
+def _sampling(moves: Tensor, chips: Sequence[NDArray[np.uint8]], side: int) -> NDArray[np.float64]:
+    """`Changes.moves` as OpenCV has it: `(N, 2, 3)`, from pixels of the result to the chips'."""
+    half = np.array([chip.shape[1::-1] for chip in chips])[..., None] / 2
+    matrix = moves.numpy().astype(np.float64)
+    # OpenCV counts from pixel centres: -1 to 1 is -0.5 to S - 0.5.
+    matrix[..., 2:] += matrix[..., :2].sum(2, keepdims=True) * (1 / side - 1)
+    matrix[..., 2:] = half * (matrix[..., 2:] + 1) - 0.5
+    matrix[..., :2] *= half * 2 / side
+    return matrix
+
+
+def _colour_matrices(colours: Tensor, pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """`Changes.colours` as one matrix a picture, `(N, 3, 4)`: what `_colour` does step by step."""
+    brightness, contrast, saturation = colours.double().numpy().T[..., None, None]
+    means = np.array([sum(cv2.sumElems(picture)) for picture in pixels]) / pixels[0].size
+    grey = (1 - saturation) * np.broadcast_to(_LUMA, (3, 3))
+    matrix = brightness * contrast * (saturation * np.eye(3) + grey)
+    offset = brightness * (1 - contrast) * means[:, None, None]
+    return np.concatenate([matrix, np.broadcast_to(offset, (len(pixels), 3, 1))], 2)
 
 
 def degrade(
-    chip: NDArray[np.uint8], probability: float, rng: np.random.Generator
+    chip: NDArray[np.uint8], probability: float, rng: np.random.Generator, largest: int
 ) -> NDArray[np.uint8]:
     """Lose detail as pictures on the web do: low resolution, blur, JPEG; each by chance.
 
@@ -187,9 +312,14 @@ def degrade(
         chip: RGB uint8 `(S, S, 3)`; never changed in place.
         probability: of each of the three.
         rng: source of all draws.
+        largest: side to which a larger chip is brought first, so that the loss does not depend on
+            how the decoder left it.
     """
     chances, amounts = rng.random(3), rng.random(3)
-    side = chip.shape[0]
+    if min(chances) >= probability:
+        return chip
+    side = min(chip.shape[0], largest)
+    chip = resize_chip(chip, side)
     if chances[0] < probability:
         small = max(8, round(side * (0.2 + 0.3 * amounts[0])))
         chip = resize_chip(resize_chip(chip, small), side)
@@ -203,62 +333,34 @@ def degrade(
     return chip
 
 
-def augment(
-    images: Tensor,
-    side: int,
-    augmentation: Augmentation,
-    generator: torch.Generator,
-    *,
-    rows: int | None = None,
-    places: Tensor | None = None,
-) -> Tensor:
-    """Augment float pixels `(N, 3, H, W)` in 0..255 to `(N, 3, side, side)`.
-
-    All randomness comes from the (CPU) generator, so the draws do not depend on the device.
-
-    Args:
-        images: of a whole batch, or of some of its rows.
-        side: of the result.
-        augmentation: what to do.
-        generator: source of all draws.
-        rows: of the whole batch; N by default.
-        places: `(N,)` which of them `images` are; all by default.
-    """
-    count = len(images) if rows is None else rows
-    draws = Draws(generator, count, torch.arange(count) if places is None else places)
-    if augmentation.moves_pixels:
-        images = _move(images, side, augmentation, draws)
-    if augmentation.colours_pixels:
-        images = _colour(images, augmentation, draws)
-    if augmentation.erase > 0:
-        images = _erase(images, augmentation, draws)
-    return images
-
-
 def _chips(
-    rows: list[Row], part: range, stored: int, degradation: float, rng: np.random.Generator
+    rows: Sequence[Row | None],
+    part: range,
+    stored: int,
+    degradation: float,
+    rng: np.random.Generator,
 ) -> tuple[dict[int, NDArray[np.uint8]], list[str]]:
     """Decoded chips of a part of a batch by place, and the names of rows that do not decode."""
     chips, skipped = {}, []
     for place, row in enumerate(rows):
         chip = None
-        if place in part:
+        if place in part and row is not None:
             try:
-                chip = resize_chip(decode_row(row), stored)
+                chip = decode_row(row, stored)
             except RowError as error:
                 skipped.append(error.file)
         if degradation > 0 and chip is None:
             # The draws of `degrade`: the next row's do not depend on this one's.
             rng.random(6)
         elif degradation > 0 and chip is not None:
-            chip = degrade(chip, degradation, rng)
+            chip = degrade(chip, degradation, rng, stored * 8 // 7)
         if chip is not None:
             chips[place] = chip
     return chips, skipped
 
 
 def training_batch(
-    rows: list[Row],
+    rows: Sequence[Row | None],
     preprocessing: Preprocessing,
     augmentation: Augmentation,
     stored: int,
@@ -268,15 +370,15 @@ def training_batch(
 ) -> Batch:
     """One augmented batch, or a part of it; rows that do not decode are left out and named.
 
-    Without augmentation it equals `Preprocessing.to_tensor` at the last stage's size. Chips
-    pass through side `stored` whether they come from the stream or from memory, so a cache
+    Without augmentation it is what `Preprocessing.to_tensor` gives for the same chips. They are
+    decoded at `stored` pixels or more, whether they come from the stream or from memory, so a cache
     changes nothing.
 
     Args:
-        rows: of the whole batch.
+        rows: of the whole batch; None for those that this process does not read.
         preprocessing: of the network.
         augmentation: what to do to the chips.
-        stored: side of the chips before it, see `stored_side`.
+        stored: largest input side of the run.
         generator: source of all draws.
         device: of the result.
         part: places of the rows that are wanted; all by default.
@@ -285,7 +387,6 @@ def training_batch(
         DataError: when no row is left.
     """
     side = preprocessing.image_size
-    before = stored if augmentation.moves_pixels else side
     rng = np.random.default_rng(0)
     if augmentation.degrade > 0:
         rng = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
@@ -294,9 +395,14 @@ def training_batch(
     if not found:
         raise DataError(f"no row of a batch decodes: {', '.join(skipped)}")
     places = torch.tensor(list(found))
-    chips = np.stack([resize_chip(chip, before) for chip in found.values()])
-    pixels = torch.from_numpy(chips).to(device).permute(0, 3, 1, 2)
-    pixels = pixels.to(torch.float32, memory_format=torch.channels_last)
-    pixels = augment(pixels, side, augmentation, generator, rows=len(rows), places=places)
-    targets = torch.tensor([rows[place].targets for place in found]).to(device)
-    return Batch(preprocessing.normalize(pixels), targets, places, tuple(skipped))
+    changes = draw(augmentation, generator, len(rows), places)
+    chips = list(found.values())
+    if device.type == "cpu":
+        images = augment_chips(chips, side, changes, preprocessing)
+    else:
+        before = side if changes.moves is None else max(chip.shape[0] for chip in chips)
+        pixels = torch.from_numpy(np.stack([resize_chip(chip, before) for chip in chips]))
+        pixels = pixels.to(device).permute(0, 3, 1, 2).float()
+        images = preprocessing.normalize(augment(pixels, side, changes))
+    targets = torch.tensor([row.targets for row in map(rows.__getitem__, found) if row])
+    return Batch(images, targets.to(device), places, tuple(skipped))

@@ -21,7 +21,7 @@ from faceattr import __version__, labels
 from faceattr.hub import find_weights, load_files
 from faceattr.model import WEIGHTS_NAME, FaceAttributeModel, ModelConfig, build_model
 from faceattr.preprocessing import Preprocessing
-from train.batches import chunked, memory_rows, stored_side, training_batch
+from train.batches import memory_rows, training_batch
 from train.calibration import fit as fit_calibration
 from train.calibration import fit_temperature, negative_log_likelihood
 from train.checkpoint import (
@@ -43,10 +43,11 @@ from train.device import (
 )
 from train.groups import GroupLosses, row_losses
 from train.networks import NETWORKS
+from train.order import Chunk, epoch_chunks
 from train.parallel import Group, join_batch_norms, sum_gradients
 from train.predict import logits_of, sha256
 from train.recipe import Recipe
-from train.samples import HOLDOUT_EVERY, DataError, Row, Rows, Source, class_counts, count_rows
+from train.samples import HOLDOUT_EVERY, DataError, Rows, Source, class_counts, count_rows
 from train.signals import Stopped, collected_signals
 from train.steps import (
     class_weights,
@@ -244,15 +245,17 @@ class Trainer:
         self.tail = make_equal_average(self.model) if recipe.average_epochs else None
         self.teachers = self._load_teachers()
         self.teacher_digests = [sha256(path / WEIGHTS_NAME) for path in settings.teachers]
-        self.stored = stored_side(self._view(max(recipe.sides)), recipe.augmentation)
+        self.stored = self._view(max(recipe.sides))
         self.rows = self._open_rows()
-        self.holdout = list(Rows(settings.source, "holdout").in_order())
+        holdout = Rows(settings.source, "holdout")
+        self.holdout = list(holdout.share(self.group))
+        self.holdout_count = sum(holdout.counts)
         self.batches = self.row_count // recipe.batch_size
         if self.batches == 0:
             raise TrainingError(
                 f"{self.row_count} training rows do not fill one batch of {recipe.batch_size}"
             )
-        if not self.holdout:
+        if self.holdout_count == 0:
             raise TrainingError(
                 f"no row is left for the holdout; expected at least {HOLDOUT_EVERY} training rows"
             )
@@ -362,7 +365,12 @@ class Trainer:
         power = self.recipe.class_balance
         counts = {task.name: [1] * len(task.classes) for task in labels.TASKS}
         if power > 0:
-            counts = class_counts(Rows(self.settings.source, "train").in_order())
+            own = class_counts(Rows(self.settings.source, "train").share(self.group))
+            everywhere = self.group.gather(own)
+            counts = {
+                name: [sum(parts) for parts in zip(*(c[name] for c in everywhere), strict=True)]
+                for name in own
+            }
         weights = class_weights(counts, power)
         return {name: values.to(self.settings.device) for name, values in weights.items()}
 
@@ -449,7 +457,7 @@ class Trainer:
         log.info("resumed at epoch %d, batch %d", self.progress.epoch + 1, self.progress.batch)
 
     def _own_batch(
-        self, rows: list[Row], side: int
+        self, chunk: Chunk, side: int
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor], torch.Tensor]:
         """This process's part of a batch: pictures, target distributions by task, and labels.
 
@@ -458,15 +466,14 @@ class Trainer:
         recipe, progress = self.recipe, self.progress
         entropy = np.random.SeedSequence((self.settings.seed, progress.epoch, progress.batch))
         generator = torch.Generator().manual_seed(int(entropy.generate_state(1)[0]))
-        own = self.group.part(len(rows))
+        own = chunk.part
         images, targets, places, skipped = training_batch(
-            rows,
+            chunk.rows,
             Preprocessing(image_size=self._view(side)),
             recipe.augmentation,
             self.stored,
             generator,
             self.settings.device,
-            # Mixing needs pictures of other processes' parts.
             None if recipe.mixup > 0 else own,
         )
         self._note_skipped(skipped)
@@ -482,10 +489,10 @@ class Trainer:
                 soft = {name: part[mine] for name, part in soft.items()}
         return images, soft, targets
 
-    def _step(self, rows: list[Row], side: int) -> dict[str, float]:
+    def _step(self, chunk: Chunk, side: int) -> dict[str, float]:
         """One optimiser step; losses by task."""
         recipe, progress = self.recipe, self.progress
-        images, soft, targets = self._own_batch(rows, side)
+        images, soft, targets = self._own_batch(chunk, side)
         rate = learning_rate(recipe, progress.epoch + progress.batch / self.batches)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -564,8 +571,17 @@ class Trainer:
         self.model.train()
         if progress.loss_sums is None:
             progress.loss_sums = {task.name: 0.0 for task in labels.TASKS}
-        rows = self.rows.shuffled(self.settings.seed, progress.epoch, recipe.shuffle_buffer)
-        chunks = chunked(rows, recipe.batch_size, skip=progress.batch)
+        chunks = epoch_chunks(
+            self.rows,
+            self.settings.seed,
+            progress.epoch,
+            recipe.shuffle_buffer,
+            recipe.batch_size,
+            skip=progress.batch,
+            group=self.group,
+            # Mixing needs pictures of other processes' parts.
+            whole=recipe.mixup > 0,
+        )
         side = recipe.size_at(progress.epoch)
         title = f"epoch {progress.epoch + 1}/{recipe.epochs} at {side} px"
         bar = tqdm(
@@ -579,11 +595,6 @@ class Trainer:
         before = progress.seconds
         with bar:
             for chunk in self._saving_on_data_errors(chunks):
-                if progress.batch == self.batches:
-                    raise TrainingError(
-                        f"the stream goes on after the {self.row_count} training rows counted "
-                        "before; does the data set number its pictures from 1.jpg on?"
-                    )
                 for name, value in self._step(chunk, side).items():
                     progress.loss_sums[name] += value
                 progress.batch += 1
@@ -600,13 +611,8 @@ class Trainer:
                     raise Stopped
                 if progress.batch % self.settings.checkpoint_every == 0:
                     self.save()
-        if progress.batch != self.batches:
-            raise TrainingError(
-                f"expected {self.batches} batches of training rows, the stream gave "
-                f"{progress.batch}; does the data set number its pictures from 1.jpg on?"
-            )
 
-    def _saving_on_data_errors(self, chunks: Iterator[list[Row]]) -> Iterator[list[Row]]:
+    def _saving_on_data_errors(self, chunks: Iterator[Chunk]) -> Iterator[Chunk]:
         """The same batches; when the stream breaks off, the batches done are saved first."""
         while True:
             try:
@@ -662,11 +668,10 @@ class Trainer:
         """The evaluated weights on the holdout, with pictures of `side` pixels."""
         preprocessing = Preprocessing(image_size=side)
         device = self.settings.device
-        own = self.group.part(len(self.holdout))
-        rows = self.holdout[own.start : own.stop]
-        parts = self.group.gather(logits_of(self.evaluated, rows, preprocessing, device, flip=flip))
-        logits = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-        targets = torch.tensor([row.targets for row in self.holdout])
+        own = logits_of(self.evaluated, self.holdout, preprocessing, device, flip=flip)
+        parts = self.group.gather((own, [row.targets for row in self.holdout]))
+        logits = {name: torch.cat([part[name] for part, _ in parts]) for name in own}
+        targets = torch.tensor([target for _, some in parts for target in some])
         losses = task_losses(logits, targets)
         accuracy = {}
         for column, task in enumerate(labels.TASKS):
@@ -704,7 +709,7 @@ class Trainer:
                 "settings": self._identity()["recipe"],
                 "dataset": {
                     **self.settings.source.describe("train", self.row_count),
-                    "holdout_rows": len(self.holdout),
+                    "holdout_rows": self.holdout_count,
                 },
                 "holdout_accuracy": measured.accuracy,
                 "teachers": [

@@ -1,8 +1,8 @@
 """Several processes that train as one: what `torchrun` starts, over gloo or NCCL.
 
-Every process goes through the same rows in the same order and works on its own part of each
-batch. Gradients are summed, and batch norms use the statistics of the whole batch, so N processes
-do what one does, up to rounding.
+Every process works on its own part of each batch, and reads little else (`train.order`). Gradients
+are summed, and batch norms use the statistics of the whole batch, so N processes do what one does,
+up to rounding.
 """
 
 from __future__ import annotations

@@ -35,7 +35,6 @@ from train.samples import (
     Rows,
     Source,
     add_data_arguments,
-    count_rows,
     source_of,
 )
 
@@ -79,12 +78,14 @@ def logits_of(
                 answer = {name: (part + mirrored[name]) / 2 for name, part in answer.items()}
             for name, logits in answer.items():
                 parts[name].append(logits.float().cpu())
-    return {name: torch.cat(found).clone() for name, found in parts.items()}
+    sizes = {task.name: len(task.classes) for task in labels.TASKS}
+    return {
+        name: torch.cat([torch.empty(0, sizes[name]), *few]).clone() for name, few in parts.items()
+    }
 
 
-def _table(first: int, rows: list[Row], probabilities: dict[str, Tensor]) -> pa.Table:
+def _table(rows: list[Row], probabilities: dict[str, Tensor]) -> pa.Table:
     columns: dict[str, object] = {
-        "row": list(range(first, first + len(rows))),
         "file": [row.file for row in rows],
         "sha256": [picture_sha256(row) for row in rows],
         "service_test": [row.service_test for row in rows],
@@ -119,7 +120,7 @@ def predict(
 ) -> int:
     """Write the predictions table of a part of the data set; returns its number of rows.
 
-    Several processes share the rows in turns of a few hundred; the first writes the table.
+    Several processes share the rows by shards (`Rows.share`); the first writes the table.
 
     Columns: `row` (place in the part), `file`, `sha256` (of the encoded picture), `service_test`,
     `<task>_true` (class name) and one calibrated probability per class named `<task>:<class>`.
@@ -128,10 +129,12 @@ def predict(
     """
     files = find_weights(weights)
     model = load_files(files, NETWORKS).to(device).to(memory_format=torch.channels_last)
-    total = count_rows(source, part)
-    tables, done = _shared_tables(model, Rows(source, part), total, device, flip, group)
+    parts = group.gather(_tables(model, Rows(source, part), device, flip, group))
+    done = sum(int(table.num_rows) for tables in parts for table in tables)
     if not group.is_first:
         return done
+    table = pa.concat_tables(table for tables in parts for table in tables)
+    table = table.add_column(0, "row", [list(range(done))])
     facts = {
         "model": files.name,
         "weights_sha256": sha256(files.weights),
@@ -140,33 +143,26 @@ def predict(
         "dataset": source.describe(part, done),
         "augmentation": "flip" if flip else "none",
     }
-    table = pa.concat_tables(tables).replace_schema_metadata({"faceattr": json.dumps(facts)})
+    table = table.replace_schema_metadata({"faceattr": json.dumps(facts)})
     output.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(table, output)
     log.info("%d faces -> %s", done, output)
     return done
 
 
-def _shared_tables(
-    model: FaceAttributeModel,
-    rows: Rows,
-    total: int,
-    device: torch.device,
-    flip: bool,
-    group: Group,
-) -> tuple[list[pa.Table], int]:
-    """Everybody's tables in order, and the number of rows; each process does every n-th group."""
-    tables, done = {}, 0
+def _tables(
+    model: FaceAttributeModel, rows: Rows, device: torch.device, flip: bool, group: Group
+) -> list[pa.Table]:
+    """This process's share, without the column `row`."""
+    tables = []
     hidden = not (group.is_first and sys.stderr.isatty())
+    total = -(-sum(rows.counts) // group.size)
     with tqdm(total=total, unit="face", desc="predict", disable=hidden) as bar:
-        for turn, some in enumerate(_groups(rows.in_order())):
-            if turn % group.size == group.rank:
-                logits = logits_of(model, some, model.config.preprocessing, device, flip=flip)
-                tables[turn] = _table(done, some, model.calibrate(logits))
-            done += len(some)
+        for some in _groups(rows.share(group)):
+            logits = logits_of(model, some, model.config.preprocessing, device, flip=flip)
+            tables.append(_table(some, model.calibrate(logits)))
             bar.update(len(some))
-    together = {turn: table for own in group.gather(tables) for turn, table in own.items()}
-    return [together[turn] for turn in sorted(together)], done
+    return tables
 
 
 def _groups(rows: Iterator[Row]) -> Iterator[list[Row]]:

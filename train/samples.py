@@ -1,8 +1,4 @@
-"""Rows of FairFace, streamed through the datasets library and shuffled with a seed.
-
-Order is a pure function of (seed, epoch), so a run resumes by going to its place again; no
-shuffle buffer has to be saved.
-"""
+"""Rows of FairFace, streamed through the datasets library."""
 
 from __future__ import annotations
 
@@ -10,6 +6,8 @@ import argparse
 import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -29,6 +27,7 @@ from tenacity import (
 )
 
 from faceattr import labels
+from train.parallel import Group
 
 log = logging.getLogger("train")
 HUB_ID = "HuggingFaceM4/FairFace"
@@ -164,15 +163,28 @@ class Source:
         }
 
 
-def count_rows(source: Source, part: Part) -> int:
-    """Number of rows of a part, from one small column; pictures are not read."""
+@lru_cache(maxsize=8)
+def shard_rows(source: Source, part: Part) -> tuple[int, ...]:
+    """Number of rows of a part by shard, from one small column; pictures are not read.
+
+    Training pictures are taken to be numbered from 1.jpg on, in stored order.
+    """
     split = "validation" if part == "validation" else "train"
-    stream = source.stream(split, columns=["service_test"]).with_format("arrow")
-    total = sum(int(table.num_rows) for table in stream.iter(batch_size=10_000))
-    if part == "validation":
-        return total
-    held = min(total, HOLDOUT_UP_TO) // HOLDOUT_EVERY
-    return held if part == "holdout" else total - held
+    stream = source.stream(split, columns=["service_test"])
+    counts, before = [], 0
+    for index in range(stream.num_shards):
+        shard = stream.shard(num_shards=stream.num_shards, index=index).with_format("arrow")
+        total = sum(int(table.num_rows) for table in shard.iter(batch_size=10_000))
+        low, high = (min(n, HOLDOUT_UP_TO) // HOLDOUT_EVERY for n in (before, before + total))
+        held = high - low
+        counts.append({"validation": total, "holdout": held, "train": total - held}[part])
+        before += total
+    return tuple(counts)
+
+
+def count_rows(source: Source, part: Part) -> int:
+    """Number of rows of a part; pictures are not read."""
+    return sum(shard_rows(source, part))
 
 
 def _mapped(task: labels.Task, mapping: tuple[int, ...], values: list[int | None]) -> list[int]:
@@ -200,6 +212,11 @@ class Rows:
             if names is None:
                 raise DataError(f"column {task.name!r} of {source.path!r} has no class names")
             self._maps.append(task.indices(names))
+
+    @cached_property
+    def counts(self) -> tuple[int, ...]:
+        """Number of rows of this part by shard."""
+        return shard_rows(self.source, self.part)
 
     @property
     def shards(self) -> int:
@@ -266,12 +283,22 @@ class Rows:
         for index in range(self.shards):
             yield from self.shard(index)
 
-    def shuffled(self, seed: int, epoch: int, buffer_size: int) -> Iterator[Row]:
-        """All rows, shards permuted and rows drawn from a buffer; fixed by (seed, epoch)."""
-        rng = np.random.default_rng((seed, epoch))
-        order = rng.permutation(self.shards)
-        rows = (row for index in order for row in self.shard(int(index)))
-        return shuffle_buffered(rows, buffer_size, rng)
+    def share(self, group: Group) -> Iterator[Row]:
+        """One process's rows in stored order; those of all, by rank, are `in_order`.
+
+        Only the shards of the share are read; one at its edge is read up to where the share ends.
+        """
+        for index in range(self.shards):
+            # In parts of a shard, of which there are as many as processes.
+            low = max(0, group.rank * self.shards - index * group.size)
+            high = min(group.size, (group.rank + 1) * self.shards - index * group.size)
+            if low >= high:
+                continue
+            rows, whole = self.counts[index], high == group.size
+            start = low * rows // group.size
+            yield from islice(
+                self.shard(index), start, None if whole else high * rows // group.size
+            )
 
 
 def class_counts(rows: Iterable[Row]) -> dict[str, list[int]]:
@@ -281,22 +308,6 @@ def class_counts(rows: Iterable[Row]) -> dict[str, list[int]]:
         for task, target in zip(labels.TASKS, row.targets, strict=True):
             counts[task.name][target] += 1
     return counts
-
-
-def shuffle_buffered(
-    rows: Iterable[Row], buffer_size: int, rng: np.random.Generator
-) -> Iterator[Row]:
-    """Yield each row once, drawn at random from a buffer of the next `buffer_size` rows."""
-    buffer: list[Row] = []
-    for row in rows:
-        if len(buffer) < buffer_size:
-            buffer.append(row)
-            continue
-        slot = int(rng.integers(buffer_size))
-        yield buffer[slot]
-        buffer[slot] = row
-    for slot in rng.permutation(len(buffer)):
-        yield buffer[int(slot)]
 
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
