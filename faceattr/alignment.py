@@ -49,6 +49,9 @@ def align_face(
     scaled by the box; without, the box is brought onto `CHIP_HAAR_BOX`, unturned. What lies
     beyond the picture repeats its border.
 
+    Faces are cut one by one: of the 0.3 to 2.6 ms that one of 60 to 700 pixels takes, 0.07 ms go
+    into the arithmetic that all faces of a picture could share, the rest into reading its pixels.
+
     Args:
         image: RGB uint8 `(H, W, 3)`, upright.
         detection: the face, in pixels of the picture.

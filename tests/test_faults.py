@@ -1,5 +1,6 @@
 """What breaks during training, and how each fault ends: named, and nothing lost."""
 
+import ast
 import errno
 import json
 import logging
@@ -10,8 +11,10 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import faults
 import pytest
 import torch
+from faults import FAULTS
 from safetensors.torch import load_file
 
 from faceattr.preprocessing import Preprocessing
@@ -381,3 +384,16 @@ def test_killed_anywhere_and_resumed_equals_uninterrupted(tmp_path):
     assert found["kills"] >= 5
     assert found["equal"] == found["runs"]
     assert found["differing"] == []
+
+
+def test_every_fault_listed_is_injected_by_a_test():
+    assert len({fault.what for fault in FAULTS}) == len(FAULTS) >= 20
+    for fault in FAULTS:
+        module, _, name = fault.test.partition("::")
+        source = (ROOT / "tests" / f"{module}.py").read_text(encoding="utf-8")
+        nodes = ast.parse(source).body
+        assert any(isinstance(n, ast.FunctionDef) and n.name == name for n in nodes), fault
+
+
+def test_the_page_of_faults_is_the_list():
+    assert faults.PAGE.read_text(encoding="utf-8") == faults.page()

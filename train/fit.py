@@ -43,7 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--cache",
         choices=["none", "memory"],
         default="none",
-        help="keep decoded pictures in memory after the first epoch (same results, faster)",
+        help="keep decoded pictures in memory after the first epoch (same results, faster); 38 kB "
+        "each for inputs of up to 112 pixels, 150 kB above",
     )
     parser.add_argument(
         "--checkpoint-every", type=int, default=200, metavar="STEPS", help="(%(default)s)"
