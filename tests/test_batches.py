@@ -9,6 +9,7 @@ from synthetic import picture
 
 from faceattr.preprocessing import Preprocessing, resize_chip
 from train.batches import (
+    _degrade_some,
     _grid,
     _jpeg_side,
     augment,
@@ -119,21 +120,11 @@ def test_grey_pictures_have_no_colour(images):
     assert not torch.equal(grey[0], grey[1])
 
 
-class Draws:
-    """Stands for a generator: the given chances first, then amounts of one half."""
-
-    def __init__(self, *chances):
-        self.left = [np.array(chances), np.full(3, 0.5)]
-
-    def random(self, _count):
-        return self.left.pop(0)
-
-
-@pytest.mark.parametrize("chances", [(0.0, 1.0, 1.0), (1.0, 0.0, 1.0), (1.0, 1.0, 0.0)])
-def test_each_way_of_degrading_loses_detail_and_leaves_the_stored_chip_alone(chances):
+@pytest.mark.parametrize("way", [0, 1, 2])
+def test_each_way_of_degrading_loses_detail_and_leaves_the_stored_chip_alone(way):
     chip = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     kept = chip.copy()
-    worse = degrade(chip, 0.5, Draws(*chances), 64)
+    worse = degrade(chip, [index == way for index in range(3)], [0.5] * 3, 64)
     assert np.array_equal(chip, kept)
     assert worse.shape == chip.shape
     assert worse.dtype == np.uint8
@@ -143,9 +134,23 @@ def test_each_way_of_degrading_loses_detail_and_leaves_the_stored_chip_alone(cha
     )
 
 
-def test_degrading_may_do_nothing():
-    chip = np.zeros((64, 64, 3), np.uint8)
-    assert degrade(chip, 0.0, np.random.default_rng(1), 32) is chip
+def test_a_larger_chip_is_degraded_as_its_smaller_copy(large):
+    chip = decode_row(large[0])
+    assert np.array_equal(
+        degrade(chip, [False, True, True], [0.5] * 3, 96),
+        degrade(resize_chip(chip, 96), [False, True, True], [0.5] * 3, 96),
+    )
+
+
+@pytest.mark.parametrize(("probability", "expected"), [(0.0, 0), (0.1, 27), (1.0, 100)])
+def test_as_many_are_degraded_as_were_drawn(probability, expected):
+    """Three ways at a tenth each spare 0.9^3 of the pictures."""
+    chips = {place: np.zeros((16, 16, 3), np.uint8) for place in range(0, 200, 2)}
+    before = dict(chips)
+    _degrade_some(chips, 200, probability, 1, 16)
+    assert sum(chips[place] is not before[place] for place in chips) == pytest.approx(
+        expected, abs=12 if 0 < expected < 100 else 0
+    )
 
 
 def test_the_same_generator_gives_the_same_pictures(rows):

@@ -76,7 +76,7 @@ def decode_row(row: Row, side: int | None = None) -> NDArray[np.uint8]:
 
 
 def _reduction(stored: int, side: int) -> int:
-    return max(r for r in _REDUCED if r == 1 or stored >= r * side)
+    return next((r for r in (8, 4, 2) if stored >= r * side), 1)
 
 
 def _jpeg_side(content: bytes) -> int:
@@ -304,59 +304,55 @@ def _colour_matrices(colours: Tensor, pixels: NDArray[np.uint8]) -> NDArray[np.f
 
 
 def degrade(
-    chip: NDArray[np.uint8], probability: float, rng: np.random.Generator, largest: int
+    chip: NDArray[np.uint8], ways: Sequence[bool], amounts: Sequence[float], largest: int
 ) -> NDArray[np.uint8]:
-    """Lose detail as pictures on the web do: low resolution, blur, JPEG; each by chance.
+    """Lose detail as pictures on the web do: low resolution, blur, JPEG.
 
     Args:
         chip: RGB uint8 `(S, S, 3)`; never changed in place.
-        probability: of each of the three.
-        rng: source of all draws.
+        ways: whether to do each of the three.
+        amounts: how much, 0 to 1.
         largest: side to which a larger chip is brought first, so that the loss does not depend on
             how the decoder left it.
     """
-    chances, amounts = rng.random(3), rng.random(3)
-    if min(chances) >= probability:
-        return chip
     side = min(chip.shape[0], largest)
     chip = resize_chip(chip, side)
-    if chances[0] < probability:
+    if ways[0]:
         small = max(8, round(side * (0.2 + 0.3 * amounts[0])))
         chip = resize_chip(resize_chip(chip, small), side)
-    if chances[1] < probability:
+    if ways[1]:
         sigma = side * (0.002 + 0.018 * amounts[1])
         chip = np.asarray(cv2.GaussianBlur(chip, (0, 0), sigma), np.uint8)
-    if chances[2] < probability:
+    if ways[2]:
         quality = [cv2.IMWRITE_JPEG_QUALITY, int(20 + 71 * amounts[2])]
-        encoded = cv2.imencode(".jpg", chip[..., ::-1], quality)[1]
+        encoded = cv2.imencode(".jpg", cv2.cvtColor(chip, cv2.COLOR_RGB2BGR), quality)[1]
         chip = np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR_RGB), np.uint8)
     return chip
 
 
 def _chips(
-    rows: Sequence[Row | None],
-    part: range,
-    stored: int,
-    degradation: float,
-    rng: np.random.Generator,
+    rows: Sequence[Row | None], part: range, stored: int
 ) -> tuple[dict[int, NDArray[np.uint8]], list[str]]:
     """Decoded chips of a part of a batch by place, and the names of rows that do not decode."""
     chips, skipped = {}, []
-    for place, row in enumerate(rows):
-        chip = None
-        if place in part and row is not None:
+    for place in part:
+        if (row := rows[place]) is not None:
             try:
-                chip = decode_row(row, stored)
+                chips[place] = decode_row(row, stored)
             except RowError as error:
                 skipped.append(error.file)
-        if degradation > 0 and chip is None:
-            # The draws of `degrade`: the next row's do not depend on this one's.
-            rng.random(6)
-        elif degradation > 0 and chip is not None:
-            chip = degrade(chip, degradation, rng, stored * 8 // 7)
-        if chip is not None:
-            chips[place] = chip
     return chips, skipped
+
+
+def _degrade_some(
+    chips: dict[int, NDArray[np.uint8]], rows: int, probability: float, seed: int, largest: int
+) -> None:
+    """Degrade chips in place of those drawn; the draws of a row do not depend on the others."""
+    drawn = np.random.default_rng(seed).random((rows, 2, 3))
+    chosen = drawn[:, 0] < probability
+    for place in np.flatnonzero(chosen.any(1)).tolist():
+        if place in chips:
+            chips[place] = degrade(chips[place], chosen[place], drawn[place, 1], largest)
 
 
 def training_batch(
@@ -387,13 +383,13 @@ def training_batch(
         DataError: when no row is left.
     """
     side = preprocessing.image_size
-    rng = np.random.default_rng(0)
-    if augmentation.degrade > 0:
-        rng = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
-    part = range(len(rows)) if part is None else part
-    found, skipped = _chips(rows, part, stored, augmentation.degrade, rng)
+    found, skipped = _chips(rows, range(len(rows)) if part is None else part, stored)
     if not found:
         raise DataError(f"no row of a batch decodes: {', '.join(skipped)}")
+    if augmentation.degrade > 0:
+        seed = int(torch.randint(2**62, (), generator=generator))
+        # A seventh above the network's side, as recipes were chosen with.
+        _degrade_some(found, len(rows), augmentation.degrade, seed, stored * 8 // 7)
     places = torch.tensor(list(found))
     changes = draw(augmentation, generator, len(rows), places)
     chips = list(found.values())
