@@ -100,10 +100,15 @@ class MemoryRows(Rows):
         self._kept: dict[int, list[Row]] = {}
 
     def shard(self, index: int) -> Iterator[Row]:
-        """Rows of one shard, from memory after its first reading."""
-        if index not in self._kept:
-            self._kept[index] = [self._decoded(row) for row in super().shard(index)]
-        return iter(self._kept[index])
+        """Rows of one shard, from memory after they were read to the end once."""
+        if index in self._kept:
+            yield from self._kept[index]
+            return
+        rows = []
+        for row in super().shard(index):
+            rows.append(self._decoded(row))
+            yield rows[-1]
+        self._kept[index] = rows
 
     def _decoded(self, row: Row) -> Row:
         """A row that does not decode stays as it is, to be met when its batch is made."""
