@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import httpx2
 import numpy as np
@@ -27,7 +27,9 @@ from tenacity import (
 )
 
 from faceattr import labels
-from train.parallel import Group
+
+if TYPE_CHECKING:
+    from train.parallel import Group
 
 log = logging.getLogger("train")
 HUB_ID = "HuggingFaceM4/FairFace"
