@@ -42,7 +42,7 @@ from train.device import (
     keep_freed_memory,
 )
 from train.groups import GroupLosses, row_losses
-from train.networks import NETWORKS
+from train.networks import NETWORKS, slice_strided
 from train.parallel import Group, join_batch_norms, sum_gradients
 from train.predict import logits_of, sha256
 from train.recipe import Recipe
@@ -230,14 +230,17 @@ class Trainer:
             recipe.sizes,
             preprocessing=Preprocessing(image_size=recipe.image_size),
         )
-        self.model = self._placed(build_model(config, NETWORKS))
+        self.precision = settings.precision or choose_precision(settings.device)
+        model = build_model(config, NETWORKS)
+        if self.precision == "bfloat16" and settings.device.type == "cpu":
+            slice_strided(model)
+        self.model = self._placed(model)
         self.row_count = count_rows(settings.source, "train")
         self.start = self._load_start()
         if self.group.size > 1:
             self._check_group()
             join_batch_norms(self.model)
         self.network = torch.compile(self.model, dynamic=False) if settings.compile else self.model
-        self.precision = settings.precision or choose_precision(settings.device)
         self.optimizer = make_optimizer(self.model, recipe)
         decay = recipe.ema_decay
         self.average = None if decay is None else make_average(self.model, decay)
