@@ -21,6 +21,7 @@ from faceattr import __version__, labels
 from faceattr.hub import find_weights, load_files
 from faceattr.model import WEIGHTS_NAME, FaceAttributeModel, ModelConfig, build_model
 from faceattr.preprocessing import Preprocessing
+from faceattr.torch_backend import fold_batch_norms
 from train.batches import chunked, memory_rows, stored_side, training_batch
 from train.calibration import fit as fit_calibration
 from train.calibration import fit_temperature, negative_log_likelihood
@@ -295,7 +296,7 @@ class Trainer:
         return model.to(self.settings.device).to(memory_format=torch.channels_last)
 
     def _load_teachers(self) -> list[FaceAttributeModel]:
-        """The teachers, ready to answer.
+        """The teachers, ready to answer, with batch norms folded.
 
         Raises:
             TrainingError: when the recipe wants teachers and none are given, or the reverse.
@@ -307,7 +308,8 @@ class Trainer:
                 f"recipe {self.recipe.name!r} {wants}, but {len(folders)} --teacher folders were "
                 "given; a teacher is the model/ folder of a finished run"
             )
-        return [self._placed(self._load_finished(path, "teacher")) for path in folders]
+        teachers = [self._load_finished(path, "teacher") for path in folders]
+        return [self._placed(fold_batch_norms(teacher)) for teacher in teachers]
 
     def _load_start(self) -> dict[str, Any] | None:
         """Give the network the weights that the recipe continues; facts about them.
