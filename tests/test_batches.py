@@ -1,10 +1,12 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
 from faceattr.preprocessing import Preprocessing
-from train.batches import _grid, augment, decode_row, degrade, stored_side, training_batch
+from train.batches import _grid, _inside, augment, decode_row, degrade, stored_side, training_batch
 from train.recipe import Augmentation
 from train.samples import Rows, Source
 
@@ -64,6 +66,36 @@ def test_shift_moves_by_a_fraction_of_the_side():
     assert columns.abs().max() <= 4.01
     assert columns.min() < -3
     assert columns.max() > 3
+
+
+def test_a_canvas_replaces_the_repeated_border_and_nothing_else():
+    images = torch.full((64, 3, 40, 40), 100.0)
+    move = Augmentation(rotation=10.0, scale=0.2, shift=0.1)
+    moved = augment(images, 40, move, seeded())
+    assert torch.equal(moved.round(), torch.full_like(moved, 100.0))
+    laid = augment(images, 40, replace(move, canvas=1.0), seeded())
+    foreign = (laid - 100).abs().amax(1) > 0.5
+    share = foreign.float().mean((1, 2))
+    assert 0.03 < share.mean() < 0.2
+    # The middle is the chip's, whatever the move; a band outside has one colour or a slope.
+    assert not foreign[:, 8:32, 8:32].any()
+    assert laid.min() > -0.01
+    assert laid.max() < 255.01
+    corners = laid[:, :, 0, 0][foreign[:, 0, 0]]
+    assert corners.std(0).min() > 40
+    half = augment(images, 40, replace(move, canvas=0.5), seeded())
+    some = ((half - 100).abs().amax(1) > 0.5).any(2).any(1)
+    assert torch.equal(half[some], laid[some])
+    assert 0.3 < some.float().mean() < 0.7
+
+
+def test_the_canvas_begins_where_the_chip_ends():
+    # A quarter of 40 pixels to the left, and half a pixel more in the second.
+    matrix = torch.tensor([[[1, 0, 0.5], [0, 1, 0]], [[1, 0, 0.525], [0, 1, 0]]])
+    inside = _inside(_grid(matrix, 40), 40)[:, 0]
+    expected = (torch.arange(40) < 30).float().expand(40, 40)
+    torch.testing.assert_close(inside[0], expected)
+    torch.testing.assert_close(inside[1, 7, 28:32], torch.tensor([1.0, 0.5, 0.0, 0.0]))
 
 
 def test_colour_changes_stay_in_range_and_differ_between_pictures(images):

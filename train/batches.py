@@ -128,7 +128,38 @@ def _move(images: Tensor, side: int, aug: Augmentation, draws: Draws) -> Tensor:
         F.grid_sample(images[i : i + _FEW], grid[i : i + _FEW], "bilinear", "border", False)
         for i in range(0, n, _FEW)
     ]
-    return torch.cat(moved)
+    views = torch.cat(moved)
+    if aug.canvas > 0:
+        _surround(views, grid, images.shape[-1], aug, draws)
+    return views
+
+
+def _surround(views: Tensor, grid: Tensor, width: int, aug: Augmentation, draws: Draws) -> None:
+    """Lay some views on made-up colours, in place of the border that was repeated.
+
+    Args:
+        views: sampled pictures `(N, 3, S, S)`, changed in place.
+        grid: where they were sampled, `(N, S, S, 2)`.
+        width: of those pictures in pixels.
+        aug: how often.
+        draws: source of the choice and the colours.
+    """
+    chosen = draws.rand() < aug.canvas
+    # One colour by channel, and how far from it the four corners lie: plain to sloping.
+    colour = torch.stack([draws.rand() for _ in range(3)], 1)[:, :, None]
+    slope = torch.stack([draws.uniform(0.5) for _ in range(4)], 1)[:, None]
+    corners = (colour + draws.rand().view(-1, 1, 1) * slope).clamp(0, 1).mul(255)
+    corners = corners[chosen].view(-1, 3, 2, 2).to(views.device, views.dtype)
+    places = chosen.nonzero()[:, 0].to(views.device)
+    canvas = F.interpolate(corners, views.shape[-2:], mode="bilinear", align_corners=True)
+    views[places] = torch.lerp(canvas, views[places], _inside(grid[places], width))
+
+
+def _inside(grid: Tensor, width: int) -> Tensor:
+    """Share of each sampled pixel that lies on a picture `width` pixels wide: `(N, 1, S, S)`."""
+    # In pixels of the picture from its edge; half a pixel either way the edge fades.
+    depth = (1 - grid.abs()) * (width / 2)
+    return (depth + 0.5).clamp(0, 1).prod(3)[:, None]
 
 
 def _grid(matrix: Tensor, side: int) -> Tensor:

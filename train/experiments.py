@@ -164,6 +164,12 @@ IN_OURS = _in_ours()
 _RECIPE_DEFAULTS = json.loads(json.dumps(Recipe(name="", epochs=1, batch_size=1).to_dict()))
 
 
+def _with_defaults(recorded: dict[str, Any]) -> dict[str, Any]:
+    """A stored recipe; a field that recipes have gained since then was at its default."""
+    kinds = {**_RECIPE_DEFAULTS["augmentation"], **recorded.get("augmentation", {})}
+    return {**_RECIPE_DEFAULTS, **recorded, "augmentation": kinds}
+
+
 def load_results(folder: Path = RESULTS) -> dict[str, list[dict[str, Any]]]:
     """Results by experiment, seeds in order.
 
@@ -176,8 +182,7 @@ def load_results(folder: Path = RESULTS) -> dict[str, list[dict[str, Any]]]:
             continue
         result = read_json(path)
         known = EXPERIMENTS.get(result["name"])
-        # A field that recipes have gained since then was at its default.
-        recorded = {**_RECIPE_DEFAULTS, **result["recipe"]}
+        recorded = _with_defaults(result["recipe"])
         if known is None or recorded != json.loads(json.dumps(known.recipe.to_dict())):
             raise TableError(
                 f"{path} is the result of another recipe than train/experiments.py has now; "

@@ -26,6 +26,8 @@ class Augmentation:
         grey: probability of losing all colour.
         degrade: probability of each of: JPEG at quality 20 to 90, Gaussian blur of up to 2 % of
             the side, and a detour through a fifth to a half of the resolution.
+        canvas: probability that made-up colours surround the chip where it has moved away, as
+            another picture beside a cut-out would; otherwise its border is repeated.
     """
 
     flip: float = 0.0
@@ -38,6 +40,7 @@ class Augmentation:
     erase: float = 0.0
     grey: float = 0.0
     degrade: float = 0.0
+    canvas: float = 0.0
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
