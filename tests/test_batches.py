@@ -37,7 +37,7 @@ def test_without_augmentation_a_batch_is_what_the_pipeline_sees(rows):
 
 
 def test_a_sure_flip_is_the_mirror_image(images):
-    flipped = augment(images, 32, Augmentation(flip=1.0), seeded())
+    flipped = augment(images, 32, Augmentation(flip=1.0), seeded()).images
     torch.testing.assert_close(flipped, images.flip(3), rtol=0, atol=1e-3)
 
 
@@ -53,14 +53,14 @@ def test_rotation_keeps_a_centred_disc_and_moves_a_corner():
     corner = torch.zeros(1, 3, 33, 33)
     corner[..., :8, :8] = 255
     turn = Augmentation(rotation=90.0)
-    assert (augment(disc, 33, turn, seeded(2)) - disc).abs().mean() < 6
-    assert (augment(corner, 33, turn, seeded(2)) - corner).abs().mean() > 6
+    assert (augment(disc, 33, turn, seeded(2)).images - disc).abs().mean() < 6
+    assert (augment(corner, 33, turn, seeded(2)).images - corner).abs().mean() > 6
 
 
 def test_shift_moves_by_a_fraction_of_the_side():
     images = torch.zeros(64, 3, 40, 40)
     images[..., 20, 20] = 255
-    moved = augment(images, 40, Augmentation(shift=0.1), seeded())
+    moved = augment(images, 40, Augmentation(shift=0.1), seeded()).images
     weights = moved[:, 0] / moved[:, 0].sum((1, 2), keepdim=True)
     columns = (weights.sum(1) * torch.arange(40)).sum(1) - 20
     assert columns.abs().max() <= 4.01
@@ -71,9 +71,9 @@ def test_shift_moves_by_a_fraction_of_the_side():
 def test_a_canvas_replaces_the_repeated_border_and_nothing_else():
     images = torch.full((64, 3, 40, 40), 100.0)
     move = Augmentation(rotation=10.0, scale=0.2, shift=0.1)
-    moved = augment(images, 40, move, seeded())
+    moved = augment(images, 40, move, seeded()).images
     assert torch.equal(moved.round(), torch.full_like(moved, 100.0))
-    laid = augment(images, 40, replace(move, canvas=1.0), seeded())
+    laid = augment(images, 40, replace(move, canvas=1.0), seeded()).images
     foreign = (laid - 100).abs().amax(1) > 0.5
     share = foreign.float().mean((1, 2))
     assert 0.03 < share.mean() < 0.2
@@ -83,10 +83,19 @@ def test_a_canvas_replaces_the_repeated_border_and_nothing_else():
     assert laid.max() < 255.01
     corners = laid[:, :, 0, 0][foreign[:, 0, 0]]
     assert corners.std(0).min() > 40
-    half = augment(images, 40, replace(move, canvas=0.5), seeded())
+    half = augment(images, 40, replace(move, canvas=0.5), seeded()).images
     some = ((half - 100).abs().amax(1) > 0.5).any(2).any(1)
     assert torch.equal(half[some], laid[some])
     assert 0.3 < some.float().mean() < 0.7
+
+
+def test_teachers_see_no_canvas(images):
+    move = Augmentation(rotation=10.0, shift=0.1, erase=0.5)
+    alone = augment(images, 32, move, seeded())
+    assert alone.plain is alone.images
+    both = augment(images, 32, replace(move, canvas=1.0), seeded())
+    assert torch.equal(both.plain, alone.images)
+    assert not torch.equal(both.images, both.plain)
 
 
 def test_the_canvas_begins_where_the_chip_ends():
@@ -102,21 +111,21 @@ def test_colour_changes_stay_in_range_and_differ_between_pictures(images):
     same = images[:1].expand(4, 3, 32, 32)
     changed = augment(
         same, 32, Augmentation(brightness=0.3, contrast=0.3, saturation=0.3), seeded()
-    )
+    ).images
     assert changed.min() >= 0
     assert changed.max() <= 255
     assert (changed[0] - changed[1]).abs().mean() > 1
 
 
 def test_erasing_greys_between_two_and_fifteen_percent(images):
-    erased = augment(images + 1000, 32, Augmentation(erase=1.0), seeded())
+    erased = augment(images + 1000, 32, Augmentation(erase=1.0), seeded()).images
     share = (erased == 127.5).all(1).double().mean((1, 2))
     assert share.min() > 0.005
     assert share.max() < 0.2
 
 
 def test_grey_pictures_have_no_colour(images):
-    grey = augment(images, 32, Augmentation(grey=1.0), seeded())
+    grey = augment(images, 32, Augmentation(grey=1.0), seeded()).images
     torch.testing.assert_close(grey[:, 0], grey[:, 1])
     torch.testing.assert_close(grey[:, 1], grey[:, 2])
     assert not torch.equal(grey[0], grey[1])

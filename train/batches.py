@@ -27,12 +27,15 @@ class Batch(NamedTuple):
 
     Attributes:
         images: `(N, 3, S, S)` float, normalised.
+        plain: the same without a canvas, for teachers, who need not learn to overlook it; the same
+            tensor where no canvas is used.
         targets: `(N, tasks)` int64.
         places: `(N,)` int64, which rows of the whole batch these are.
         skipped: names of rows that did not decode.
     """
 
     images: Tensor
+    plain: Tensor
     targets: Tensor
     places: Tensor
     skipped: tuple[str, ...]
@@ -112,8 +115,14 @@ class Draws:
         return (self.rand() * 2 - 1) * amount
 
 
-def _move(images: Tensor, side: int, aug: Augmentation, draws: Draws) -> Tensor:
-    """Mirror, turn, zoom and shift `(N, 3, H, W)` into `(N, 3, side, side)` by one resampling."""
+def _move(
+    images: Tensor, side: int, aug: Augmentation, draws: Draws
+) -> tuple[Tensor, Tensor | None]:
+    """Mirror, turn, zoom and shift `(N, 3, H, W)` into `(N, 3, side, side)` by one resampling.
+
+    Beyond its edge a picture's border is repeated. Also gives the share of each pixel that lies
+    on the picture, `(N, 1, side, side)`, where a canvas will need it.
+    """
     n = images.shape[0]
     angle = draws.uniform(math.radians(aug.rotation))
     zoom = 1 / (1 + draws.uniform(aug.scale))
@@ -128,19 +137,15 @@ def _move(images: Tensor, side: int, aug: Augmentation, draws: Draws) -> Tensor:
         F.grid_sample(images[i : i + _FEW], grid[i : i + _FEW], "bilinear", "border", False)
         for i in range(0, n, _FEW)
     ]
-    views = torch.cat(moved)
-    if aug.canvas > 0:
-        _surround(views, grid, images.shape[-1], aug, draws)
-    return views
+    return torch.cat(moved), _inside(grid, images.shape[-1]) if aug.canvas > 0 else None
 
 
-def _surround(views: Tensor, grid: Tensor, width: int, aug: Augmentation, draws: Draws) -> None:
-    """Lay some views on made-up colours, in place of the border that was repeated.
+def _surround(views: Tensor, inside: Tensor, aug: Augmentation, draws: Draws) -> Tensor:
+    """Some views laid on made-up colours, in place of the border that was repeated.
 
     Args:
-        views: sampled pictures `(N, 3, S, S)`, changed in place.
-        grid: where they were sampled, `(N, S, S, 2)`.
-        width: of those pictures in pixels.
+        views: moved pictures `(N, 3, S, S)`, not changed.
+        inside: share of each pixel that lies on the picture, `(N, 1, S, S)`.
         aug: how often.
         draws: source of the choice and the colours.
     """
@@ -152,7 +157,9 @@ def _surround(views: Tensor, grid: Tensor, width: int, aug: Augmentation, draws:
     corners = corners[chosen].view(-1, 3, 2, 2).to(views.device, views.dtype)
     places = chosen.nonzero()[:, 0].to(views.device)
     canvas = F.interpolate(corners, views.shape[-2:], mode="bilinear", align_corners=True)
-    views[places] = torch.lerp(canvas, views[places], _inside(grid[places], width))
+    laid = views.clone()
+    laid[places] = torch.lerp(canvas, views[places], inside[places])
+    return laid
 
 
 def _inside(grid: Tensor, width: int) -> Tensor:
@@ -234,6 +241,13 @@ def degrade(
     return chip
 
 
+class Views(NamedTuple):
+    """Augmented pictures `(N, 3, S, S)`, and the same without a canvas (see `Batch`)."""
+
+    images: Tensor
+    plain: Tensor
+
+
 def augment(
     images: Tensor,
     side: int,
@@ -242,7 +256,7 @@ def augment(
     *,
     rows: int | None = None,
     places: Tensor | None = None,
-) -> Tensor:
+) -> Views:
     """Augment float pixels `(N, 3, H, W)` in 0..255 to `(N, 3, side, side)`.
 
     All randomness comes from the (CPU) generator, so the draws do not depend on the device.
@@ -257,13 +271,15 @@ def augment(
     """
     count = len(images) if rows is None else rows
     draws = Draws(generator, count, torch.arange(count) if places is None else places)
+    inside = None
     if augmentation.moves_pixels:
-        images = _move(images, side, augmentation, draws)
+        images, inside = _move(images, side, augmentation, draws)
     if augmentation.colours_pixels:
         images = _colour(images, augmentation, draws)
     if augmentation.erase > 0:
         images = _erase(images, augmentation, draws)
-    return images
+    laid = images if inside is None else _surround(images, inside, augmentation, draws)
+    return Views(laid, images)
 
 
 def _chips(
@@ -328,6 +344,8 @@ def training_batch(
     chips = np.stack([resize_chip(chip, before) for chip in found.values()])
     pixels = torch.from_numpy(chips).to(device).permute(0, 3, 1, 2)
     pixels = pixels.to(torch.float32, memory_format=torch.channels_last)
-    pixels = augment(pixels, side, augmentation, generator, rows=len(rows), places=places)
+    views = augment(pixels, side, augmentation, generator, rows=len(rows), places=places)
+    images = preprocessing.normalize(views.images)
+    plain = images if views.plain is views.images else preprocessing.normalize(views.plain)
     targets = torch.tensor([rows[place].targets for place in found]).to(device)
-    return Batch(preprocessing.normalize(pixels), targets, places, tuple(skipped))
+    return Batch(images, plain, targets, places, tuple(skipped))

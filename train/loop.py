@@ -455,16 +455,17 @@ class Trainer:
 
     def _own_batch(
         self, rows: list[Row], side: int
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor], torch.Tensor]:
-        """This process's part of a batch: pictures, target distributions by task, and labels.
+    ) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor], torch.Tensor]:
+        """This process's part of a batch.
 
+        Gives the network's pictures, the teachers', target distributions by task, and labels.
         All draws are a function of seed, epoch and batch, so a resumed run makes them again.
         """
         recipe, progress = self.recipe, self.progress
         entropy = np.random.SeedSequence((self.settings.seed, progress.epoch, progress.batch))
         generator = torch.Generator().manual_seed(int(entropy.generate_state(1)[0]))
         own = self.group.part(len(rows))
-        images, targets, places, skipped = training_batch(
+        images, plain, targets, places, skipped = training_batch(
             rows,
             Preprocessing(image_size=self._view(side)),
             recipe.augmentation,
@@ -480,22 +481,26 @@ class Trainer:
             for column, task in enumerate(labels.TASKS)
         }
         if recipe.mixup > 0:
+            apart = plain is not images
+            if apart:
+                plain, _ = mix(plain, soft, recipe.mixup, np.random.default_rng(entropy))
             images, soft = mix(images, soft, recipe.mixup, np.random.default_rng(entropy))
+            plain = plain if apart else images
             if self.group.size > 1:
                 mine = ((places >= own.start) & (places < own.stop)).to(images.device)
-                images, targets = images[mine], targets[mine]
+                images, plain, targets = images[mine], plain[mine], targets[mine]
                 soft = {name: part[mine] for name, part in soft.items()}
-        return images, soft, targets
+        return images, plain, soft, targets
 
     def _step(self, rows: list[Row], side: int) -> dict[str, float]:
         """One optimiser step; losses by task."""
         recipe, progress = self.recipe, self.progress
-        images, soft, targets = self._own_batch(rows, side)
+        images, plain, soft, targets = self._own_batch(rows, side)
         rate = learning_rate(recipe, progress.epoch + progress.batch / self.batches)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
-        losses = self._losses(images, soft, targets, side)
+        losses = self._losses(images, plain, soft, targets, side)
         weighted = [recipe.loss_weights.get(name, 1.0) * loss for name, loss in losses.items()]
         values = self._backward(losses, weighted, len(images))
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
@@ -546,6 +551,7 @@ class Trainer:
     def _losses(
         self,
         images: torch.Tensor,
+        plain: torch.Tensor,
         soft: dict[str, torch.Tensor],
         targets: torch.Tensor,
         side: int,
@@ -560,7 +566,7 @@ class Trainer:
         if distillation is None:
             return losses
         with autocast(self.settings.device, self.precision):
-            answers = teacher_targets(self.teachers, images, distillation.temperature)
+            answers = teacher_targets(self.teachers, plain, distillation.temperature)
         return distilled(losses, logits, answers, distillation)
 
     def _train_epoch(self, signals: list[int]) -> None:

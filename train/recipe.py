@@ -72,7 +72,7 @@ class Distillation:
     """Learning from teachers' answers to the same augmented view (Hinton et al., 2015).
 
     Teacher and student see the same crop (Beyer et al., CVPR 2022, "consistent teaching"), each
-    at its own size; several teachers are averaged in probability.
+    at its own size, but teachers never a canvas around it; several are averaged in probability.
 
     Attributes:
         weight: of the teachers in the loss, 0 to 1; the labels have the rest.
@@ -254,6 +254,9 @@ LIGHT = Augmentation(0.5, 8.0, 0.1, 0.05, 0.2, 0.2, 0.2)
 MEDIUM = Augmentation(0.5, 12.0, 0.12, 0.06, 0.2, 0.2, 0.2, degrade=0.1)
 """Mirror, geometry as inexact as a detector's, slight colour, lost detail."""
 
+FOUND = replace(MEDIUM, scale=0.15, shift=0.07, canvas=0.4)
+"""As `MEDIUM`, and where the chip moves, another picture beside it, as in crops that are found."""
+
 GENDER_FIRST = {"gender": 2.5, "race": 1.2, "age": 0.7}
 """Loss weights of later runs: the gender loss is a tenth of the plain sum."""
 
@@ -397,8 +400,8 @@ def ours_ensemble() -> Recipe:
     return replace(
         ours_blend(),
         name="ours-ensemble",
-        epochs=8,
         distillation=Distillation(weight=0.8, temperature=2.0),
+        augmentation=FOUND,
     )
 
 
@@ -416,7 +419,7 @@ def lightweight_again() -> Recipe:
         ema_decay=0.998,
         distillation=Distillation(weight=0.8, temperature=2.0),
         continues=True,
-        augmentation=MEDIUM,
+        augmentation=FOUND,
         stages=(Stage(0, 96),),
     )
 
@@ -455,7 +458,7 @@ def smoke() -> Recipe:
         warmup_epochs=0.5,
         label_smoothing=0.05,
         ema_decay=0.9,
-        augmentation=Augmentation(0.5, 10.0, 0.1, 0.05, 0.2, 0.2, 0.2, 0.25, 0.1, 0.5),
+        augmentation=Augmentation(0.5, 10.0, 0.1, 0.05, 0.2, 0.2, 0.2, 0.25, 0.1, 0.5, 0.5),
         stages=(Stage(0, 24), Stage(1, 32)),
         sizes={"widths": (8, 8, 8, 16, 16, 32, 32), "hidden": 16},
         shuffle_buffer=32,
