@@ -400,6 +400,7 @@ def ours_ensemble() -> Recipe:
     return replace(
         ours_blend(),
         name="ours-ensemble",
+        epochs=10,
         distillation=Distillation(weight=0.8, temperature=2.0),
         augmentation=FOUND,
     )
