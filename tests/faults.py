@@ -2,7 +2,7 @@
 
     python -m tests.faults
 
-writes docs/training.md from this list; tests/test_faults.py holds the two together.
+writes them into docs/training.md; tests/test_faults.py holds the two together.
 """
 
 from __future__ import annotations
@@ -201,42 +201,25 @@ STREAM = (
 )
 FAULTS = CHECKPOINTS + RUNS + STREAM
 
-TEXT = """# What may break while training
-
-Written by `python -m tests.faults` from the list of faults that the tests inject: {count} of them.
-*Goes on exactly* means: with `--resume`, from the last good checkpoint, to the same weights as an
-uninterrupted run, bit for bit on a CPU. Besides, `python -m scripts.resume_torture` kills runs
-at random moments and compares ([last result](results/resume.json)).
-
-## Checkpoints
-
-{checkpoints}
-
-## Runs
-
-{runs}
-
-## The stream of rows
-
-{stream}
-"""
+BEGIN, END = "<!-- faults -->\n", "<!-- /faults -->\n"
 
 
-def page() -> str:
-    """docs/training.md."""
-
-    def table(faults: tuple[Fault, ...]) -> str:
+def section() -> str:
+    """The list for docs/training.md."""
+    groups = {"Checkpoint": CHECKPOINTS, "Run": RUNS, "Stream of rows": STREAM}
+    tables = []
+    for name, faults in groups.items():
         rows = [f"| {fault.what} | {fault.end} |" for fault in faults]
-        return "\n".join(["| Fault | End |", "| :-- | :-- |", *rows])
+        tables.append("\n".join([f"| {name} | How it ends |", "| :-- | :-- |", *rows, ""]))
+    return "\n" + "\n".join(tables) + "\n"
 
-    return TEXT.format(
-        count=len(FAULTS),
-        checkpoints=table(CHECKPOINTS),
-        runs=table(RUNS),
-        stream=table(STREAM),
-    )
+
+def with_section(page: str) -> str:
+    """The page with the present list between its marks."""
+    before, _, rest = page.partition(BEGIN)
+    return before + BEGIN + section() + END + rest.partition(END)[2]
 
 
 if __name__ == "__main__":
-    write_text(PAGE, page())
+    write_text(PAGE, with_section(PAGE.read_text(encoding="utf-8")))
     sys.exit(0)

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from itertools import islice
 
 import cv2
@@ -11,6 +12,7 @@ from faceattr.preprocessing import Preprocessing, resize_chip
 from train.batches import (
     _degrade_some,
     _grid,
+    _inside,
     _jpeg_side,
     augment,
     augment_chips,
@@ -46,8 +48,12 @@ def large():
     return [Row(f"{n}.jpg", picture(rng, 224), (0, 0, 0), False) for n in range(1, 9)]
 
 
-def changed(images, side, augmentation, generator):
+def views(images, side, augmentation, generator):
     return augment(images, side, draw(augmentation, generator, len(images)))
+
+
+def changed(images, side, augmentation, generator):
+    return views(images, side, augmentation, generator).images
 
 
 def pixels_of(images, settings):
@@ -94,6 +100,45 @@ def test_shift_moves_by_a_fraction_of_the_side():
     assert columns.abs().max() <= 4.01
     assert columns.min() < -3
     assert columns.max() > 3
+
+
+def test_a_canvas_replaces_the_repeated_border_and_nothing_else():
+    images = torch.full((64, 3, 40, 40), 100.0)
+    move = Augmentation(rotation=10.0, scale=0.2, shift=0.1)
+    moved = changed(images, 40, move, seeded())
+    assert torch.equal(moved.round(), torch.full_like(moved, 100.0))
+    laid = changed(images, 40, replace(move, canvas=1.0), seeded())
+    foreign = (laid - 100).abs().amax(1) > 0.5
+    share = foreign.float().mean((1, 2))
+    assert 0.03 < share.mean() < 0.2
+    # The middle is the chip's, whatever the move; a band outside has one colour or a slope.
+    assert not foreign[:, 8:32, 8:32].any()
+    assert laid.min() > -0.01
+    assert laid.max() < 255.01
+    corners = laid[:, :, 0, 0][foreign[:, 0, 0]]
+    assert corners.std(0).min() > 40
+    half = changed(images, 40, replace(move, canvas=0.5), seeded())
+    some = ((half - 100).abs().amax(1) > 0.5).any(2).any(1)
+    assert torch.equal(half[some], laid[some])
+    assert 0.3 < some.float().mean() < 0.7
+
+
+def test_teachers_see_no_canvas(images):
+    move = Augmentation(rotation=10.0, shift=0.1, erase=0.5)
+    alone = views(images, 32, move, seeded())
+    assert alone.plain is alone.images
+    both = views(images, 32, replace(move, canvas=1.0), seeded())
+    assert torch.equal(both.plain, alone.images)
+    assert not torch.equal(both.images, both.plain)
+
+
+def test_the_canvas_begins_where_the_chip_ends():
+    # A quarter of 40 pixels to the left, and half a pixel more in the second.
+    matrix = torch.tensor([[[1, 0, 0.5], [0, 1, 0]], [[1, 0, 0.525], [0, 1, 0]]])
+    inside = _inside(_grid(matrix, 40), 40)[:, 0]
+    expected = (torch.arange(40) < 30).float().expand(40, 40)
+    torch.testing.assert_close(inside[0], expected)
+    torch.testing.assert_close(inside[1, 7, 28:32], torch.tensor([1.0, 0.5, 0.0, 0.0]))
 
 
 def test_colour_changes_stay_in_range_and_differ_between_pictures(images):
@@ -202,7 +247,7 @@ def test_the_side_of_a_jpeg_stands_in_its_header():
     assert decode_row(Row("1.png", png, (0, 0, 0), False), 8).shape == (30, 50, 3)
 
 
-@pytest.mark.parametrize("recipe", ["lightweight", "ours", "teacher"])
+@pytest.mark.parametrize("recipe", ["lightweight", "teacher", "ours-ensemble"])
 @pytest.mark.parametrize("side", [64, 112])
 def test_pictures_on_the_cpu_are_changed_as_batches_on_a_device_are(large, recipe, side):
     settings = Preprocessing(image_size=side)
@@ -210,10 +255,12 @@ def test_pictures_on_the_cpu_are_changed_as_batches_on_a_device_are(large, recip
     chips = [decode_row(row, side) for row in large]
     batch = torch.from_numpy(np.stack(chips)).permute(0, 3, 1, 2).float()
     expected = augment(batch, side, changes)
-    found = pixels_of(augment_chips(chips, side, changes, settings), settings)
-    difference = (found - expected).abs()
-    assert difference.mean() < 0.6
-    assert difference.max() < 6
+    found = augment_chips(chips, side, changes, settings)
+    assert (found.images is found.plain) == (recipe != "ours-ensemble")
+    for one, other in zip(found, expected, strict=True):
+        difference = (pixels_of(one, settings) - other).abs()
+        assert difference.mean() < 0.6
+        assert difference.max() < 9
 
 
 @pytest.mark.parametrize("side", [64, 112])
@@ -223,8 +270,8 @@ def test_moved_pictures_are_those_of_whole_pictures_resampled_twice(large, side)
     moving = Augmentation(flip=0.5, rotation=12.0, scale=0.12, shift=0.06)
     changes = draw(moving, seeded(6), len(large))
     whole = np.stack([resize_chip(decode_row(row), 128) for row in large])
-    expected = augment(torch.from_numpy(whole).permute(0, 3, 1, 2).float(), side, changes)
+    expected = augment(torch.from_numpy(whole).permute(0, 3, 1, 2).float(), side, changes).images
     chips = [decode_row(row, 112) for row in large]
-    found = pixels_of(augment_chips(chips, side, changes, settings), settings)
+    found = pixels_of(augment_chips(chips, side, changes, settings).images, settings)
     assert (found - expected).abs().mean() < 1
     assert (found - expected.roll(1, 3)).abs().mean() > 2

@@ -164,10 +164,9 @@ def test_a_search_goes_on_where_it_ended(monkeypatch, tmp_path, tiny_fairface):
 def test_the_page_in_the_tree_is_made_of_the_results_in_the_tree():
     reports = [read_json(p) for p in sorted((ROOT / "faceattr/weights").glob("*/report.json"))]
     folder = ROOT / experiments.RESULTS
-    summary = folder / experiments.SEARCH_NAME
-    page = make_page(
-        load_results(folder), reports, read_json(summary) if summary.exists() else None
-    )
+    extra = [folder / name for name in (experiments.SEARCH_NAME, experiments.ENSEMBLE_NAME)]
+    found = [read_json(path) if path.exists() else None for path in extra]
+    page = make_page(load_results(folder), reports, *found)
     assert (ROOT / experiments.PAGE).read_text(encoding="utf-8") == page
 
 

@@ -17,10 +17,12 @@ from synthetic import TINY_FACEATTRNET
 
 from faceattr.hub import load_model
 from faceattr.labels import TASKS
+from train import loop
 from train.calibration import fit_temperature, negative_log_likelihood
 from train.checkpoint import CheckpointError, load_checkpoint
 from train.device import choose_precision
 from train.loop import Measured, Settings, Trainer, TrainingError, fit
+from train.order import Chunk
 from train.recipe import RECIPES, Distillation, Recipe, Stage, smoke
 from train.samples import Rows, Source, class_counts
 from train.signals import Stopped
@@ -182,6 +184,32 @@ def test_distilling_with_every_feature_resumes_exactly(finished, tmp_path, tiny_
     assert first["history"] == second["history"]
     facts = load_model(whole / "model").config.training["teachers"]
     assert [fact["recipe"] for fact in facts] == ["smoke", "smoke"]
+
+
+def test_teachers_are_asked_about_the_same_mix_without_a_canvas(
+    finished, tmp_path, tiny_fairface, monkeypatch
+):
+    asked, seen = [], []
+
+    def note(teachers, images, temperature):
+        asked.append(images.clone())
+        return teacher_targets(teachers, images, temperature)
+
+    monkeypatch.setattr(loop, "teacher_targets", note)
+    for canvas in (0.0, 1.0):
+        recipe = everything()
+        recipe = replace(recipe, augmentation=replace(recipe.augmentation, canvas=canvas))
+        told = settings(tmp_path / f"{canvas}", tiny_fairface, teachers=(finished / "model",))
+        trainer = Trainer(recipe, told)
+        rows = list(Rows(told.source, "train").in_order())[: recipe.batch_size]
+        chunk = Chunk(rows, range(len(rows)))
+        images, plain, _, _ = trainer._own_batch(chunk, 24)
+        trainer._step(chunk, 24)
+        assert torch.equal(asked[-1], plain)
+        seen.append(images)
+    assert torch.equal(asked[0], seen[0])
+    assert torch.equal(asked[1], asked[0])
+    assert not torch.equal(seen[1], seen[0])
 
 
 def test_teachers_and_recipe_must_go_together(finished, tmp_path, tiny_fairface):

@@ -15,6 +15,7 @@ COMMANDS = {
     "search": ("train.search", "look for good settings with Optuna, resumable"),
     "experiments": ("train.experiments", "one change at a time -> docs/experiments.md"),
     "calibrate": ("train.calibrate", "fit temperatures and thresholds of weights again"),
+    "ensemble": ("train.ensemble", "several networks and their mean on the holdout"),
     "predict": ("train.predict", "weights -> one row of probabilities per face"),
     "robustness": ("train.robustness", "accuracy on pictures made worse in steps"),
     "duplicates": ("train.duplicates", "the same picture twice, within and across splits"),

@@ -41,12 +41,15 @@ class Batch(NamedTuple):
 
     Attributes:
         images: `(N, 3, S, S)` float, normalised.
+        plain: the same without a canvas, for teachers, who need not learn to overlook it; the same
+            tensor where no canvas is used.
         targets: `(N, tasks)` int64.
         places: `(N,)` int64, which rows of the whole batch these are.
         skipped: names of rows that did not decode.
     """
 
     images: Tensor
+    plain: Tensor
     targets: Tensor
     places: Tensor
     skipped: tuple[str, ...]
@@ -131,11 +134,22 @@ class Changes(NamedTuple):
         moves: `(N, 2, 3)`, from places in the result to those in the picture, both -1 to 1.
         colours: `(N, 3)`, factors of brightness, contrast and saturation.
         boxes: `(N, 4)`, top, left, bottom and right of the grey rectangle, 0 to 1; zeros for none.
+        laid: `(M,)`, which pictures are laid on a canvas where they have moved away.
+        corners: `(M, 3, 2, 2)`, colours of its corners, 0 to 255.
     """
 
     moves: Tensor | None
     colours: Tensor | None
     boxes: Tensor | None
+    laid: Tensor | None
+    corners: Tensor | None
+
+
+class Views(NamedTuple):
+    """Augmented pictures `(N, 3, S, S)`, and the same without a canvas (see `Batch`)."""
+
+    images: Tensor
+    plain: Tensor
 
 
 def draw(
@@ -160,7 +174,7 @@ def draw(
     def uniform(amount: float) -> Tensor:
         return (rand() * 2 - 1) * amount
 
-    moves = colours = boxes = None
+    moves = colours = boxes = laid = corners = None
     if augmentation.moves_pixels:
         moves = _drawn_moves(augmentation, rand, uniform)
     if augmentation.colours_pixels:
@@ -170,7 +184,9 @@ def draw(
             colours[rand() < augmentation.grey, 2] = 0.0
     if augmentation.erase > 0:
         boxes = _drawn_boxes(augmentation, rand, uniform)
-    return Changes(moves, colours, boxes)
+    if augmentation.canvas > 0 and moves is not None:
+        laid, corners = _drawn_canvas(augmentation, rand, uniform)
+    return Changes(moves, colours, boxes, laid, corners)
 
 
 def _drawn_moves(
@@ -196,19 +212,34 @@ def _drawn_boxes(
     return torch.stack([top, left, top + tall, left + wide], 1) * chosen.view(-1, 1)
 
 
-def augment(images: Tensor, side: int, changes: Changes) -> Tensor:
+def _drawn_canvas(
+    aug: Augmentation, rand: Callable[[], Tensor], uniform: Callable[[float], Tensor]
+) -> tuple[Tensor, Tensor]:
+    chosen = rand() < aug.canvas
+    # One colour by channel, and how far from it the four corners lie: plain to sloping.
+    colour = torch.stack([rand() for _ in range(3)], 1)[:, :, None]
+    slope = torch.stack([uniform(0.5) for _ in range(4)], 1)[:, None]
+    corners = (colour + rand().view(-1, 1, 1) * slope).clamp(0, 1).mul(255)
+    return chosen.nonzero()[:, 0], corners[chosen].view(-1, 3, 2, 2)
+
+
+def augment(images: Tensor, side: int, changes: Changes) -> Views:
     """Change float pixels `(N, 3, H, W)` in 0..255 to `(N, 3, side, side)`, on any device."""
+    width = images.shape[-1]
     if changes.moves is not None:
         images = _move(images, side, changes.moves)
     if changes.colours is not None:
         images = _colour(images, changes.colours.to(images.device))
     if changes.boxes is not None:
         images = _erase(images, changes.boxes)
-    return images
+    if changes.moves is None or changes.laid is None or changes.corners is None:
+        return Views(images, images)
+    grid = _grid(changes.moves[changes.laid].to(images.device), side)
+    return _surround(images, changes.laid, changes.corners, _inside(grid, width))
 
 
 def _move(images: Tensor, side: int, moves: Tensor) -> Tensor:
-    """Mirror, turn, zoom and shift by one resampling."""
+    """Mirror, turn, zoom and shift by one resampling; beyond its edge a border is repeated."""
     grid = _grid(moves.to(images.device), side)
     # A few at a time stay in the caches: half the time of all at once.
     moved = [
@@ -249,9 +280,32 @@ def _erase(images: Tensor, boxes: Tensor) -> Tensor:
     return images.masked_fill(inside.unsqueeze(1).to(images.device), _GREY)
 
 
+def _surround(views: Tensor, laid: Tensor, corners: Tensor, inside: Tensor) -> Views:
+    """Lay some views on made-up colours, in place of the border that was repeated.
+
+    Args:
+        views: moved pictures `(N, 3, S, S)`, not changed.
+        laid: `(M,)` which of them.
+        corners: `(M, 3, 2, 2)` colours of the canvas.
+        inside: share of each pixel that lies on the picture, `(M, 1, S, S)`.
+    """
+    places, corners = laid.to(views.device), corners.to(views.device)
+    canvas = F.interpolate(corners, views.shape[-2:], mode="bilinear", align_corners=True)
+    images = views.clone()
+    images[places] = torch.lerp(canvas, views[places], inside)
+    return Views(images, views)
+
+
+def _inside(grid: Tensor, width: int) -> Tensor:
+    """Share of each sampled pixel that lies on a picture `width` pixels wide: `(N, 1, S, S)`."""
+    # In pixels of the picture from its edge; half a pixel either way the edge fades.
+    depth = (1 - grid.abs()) * (width / 2)
+    return (depth + 0.5).clamp(0, 1).prod(3)[:, None]
+
+
 def augment_chips(
     chips: Sequence[NDArray[np.uint8]], side: int, changes: Changes, preprocessing: Preprocessing
-) -> Tensor:
+) -> Views:
     """What `augment` does, on the CPU and picture by picture, and normalise.
 
     Positions are rounded to 1/32 pixel and pixels to whole grey levels, after moving and after
@@ -284,7 +338,14 @@ def augment_chips(
         for index, box in enumerate((changes.boxes * side - 0.5).ceil().int().tolist()):
             top, left, bottom, right = box
             images[index, :, top:bottom, left:right] = grey
-    return images
+    if moves is None or changes.laid is None or changes.corners is None:
+        return Views(images, images)
+    shares = np.empty((len(changes.laid), 1, side, side), np.uint8)
+    for share, index in zip(shares, changes.laid.tolist(), strict=True):
+        white = np.full(chips[index].shape[:2], 255, np.uint8)
+        cv2.warpAffine(white, moves[index], (side, side), share[0], _WARP, cv2.BORDER_CONSTANT)
+    corners = preprocessing.normalize(changes.corners)
+    return _surround(images, changes.laid, corners, torch.from_numpy(shares) / 255)
 
 
 def _sampling(moves: Tensor, chips: Sequence[NDArray[np.uint8]], side: int) -> NDArray[np.float64]:
@@ -399,11 +460,14 @@ def training_batch(
     changes = draw(augmentation, generator, len(rows), places)
     chips = list(found.values())
     if device.type == "cpu":
-        images = augment_chips(chips, side, changes, preprocessing)
+        views = augment_chips(chips, side, changes, preprocessing)
     else:
         before = side if changes.moves is None else max(chip.shape[0] for chip in chips)
         pixels = torch.from_numpy(np.stack([resize_chip(chip, before) for chip in chips]))
         pixels = pixels.to(device).permute(0, 3, 1, 2).float()
-        images = preprocessing.normalize(augment(pixels, side, changes))
+        raw = augment(pixels, side, changes)
+        images = preprocessing.normalize(raw.images)
+        same = raw.plain is raw.images
+        views = Views(images, images if same else preprocessing.normalize(raw.plain))
     targets = torch.tensor([row.targets for row in map(rows.__getitem__, found) if row])
-    return Batch(images, targets.to(device), places, tuple(skipped))
+    return Batch(*views, targets.to(device), places, tuple(skipped))

@@ -33,8 +33,8 @@ def choose_precision(device: torch.device) -> Precision:
     """bfloat16 where the device multiplies it natively: CUDA, and CPUs with AMX tiles.
 
     Without any such units bfloat16 is far slower than float32. CPUs with bfloat16 dot products but
-    no tiles (avx512_bf16) gain or lose by network: measured on one, 1.9 times as fast for
-    TeacherNet and 1.6 for FaceAttrNet, but 0.7 for LightweightMTLNet224. There float32 stays the
+    no tiles (avx512_bf16) gain less, and by network: measured on one, 1.9 times as fast for
+    TeacherNet, 1.6 for FaceAttrNet and 1.4 for LightweightMTLNet224. There float32 stays the
     choice, and `--precision bfloat16` asks for the other.
     """
     if device.type == "cuda":

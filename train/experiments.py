@@ -31,7 +31,7 @@ log = logging.getLogger("train")
 ORDER = (GENDER, RACE, AGE)
 TEMPLATE = Path(__file__).with_name("experiments_template.md")
 BUNDLED = Path(__file__).parents[1] / "faceattr" / "weights"
-SEARCH_NAME = "search.json"
+SEARCH_NAME, ENSEMBLE_NAME = "search.json", "ensemble.json"
 AIMS = {
     "FaceAttrNet": {"gender": 0.92, "race": 0.66, "age": 0.55},
     "LightweightMTLNet224": {"gender": 0.91, "race": 0.64, "age": 0.535},
@@ -164,6 +164,12 @@ IN_OURS = _in_ours()
 _RECIPE_DEFAULTS = json.loads(json.dumps(Recipe(name="", epochs=1, batch_size=1).to_dict()))
 
 
+def _with_defaults(recorded: dict[str, Any]) -> dict[str, Any]:
+    """A stored recipe; a field that recipes have gained since then was at its default."""
+    kinds = {**_RECIPE_DEFAULTS["augmentation"], **recorded.get("augmentation", {})}
+    return {**_RECIPE_DEFAULTS, **recorded, "augmentation": kinds}
+
+
 def load_results(folder: Path = RESULTS) -> dict[str, list[dict[str, Any]]]:
     """Results by experiment, seeds in order.
 
@@ -172,12 +178,11 @@ def load_results(folder: Path = RESULTS) -> dict[str, list[dict[str, Any]]]:
     """
     found: dict[str, list[dict[str, Any]]] = {}
     for path in sorted(folder.glob("*.json")):
-        if path.name == SEARCH_NAME:
+        if path.name in (SEARCH_NAME, ENSEMBLE_NAME):
             continue
         result = read_json(path)
         known = EXPERIMENTS.get(result["name"])
-        # A field that recipes have gained since then was at its default.
-        recorded = {**_RECIPE_DEFAULTS, **result["recipe"]}
+        recorded = _with_defaults(result["recipe"])
         if known is None or recorded != json.loads(json.dumps(known.recipe.to_dict())):
             raise TableError(
                 f"{path} is the result of another recipe than train/experiments.py has now; "
@@ -397,6 +402,20 @@ def overfit_section(runs: Mapping[str, list[dict[str, Any]]]) -> str:
     return "\n".join(lines)
 
 
+def ensemble_section(found: Mapping[str, Any]) -> str:
+    """The teachers, alone and together: accuracy and loss on the holdout, one view and two."""
+    rows = []
+    members = [(f"{m['architecture']}, `{m['recipe']}`", m) for m in found["members"]]
+    for name, entry in [*members, ("Mean of all", found["mean"])]:
+        for key, view in (("single", "one view"), ("mirrored", "with mirror image")):
+            cells = (
+                f"{100 * entry[key]['accuracy'][t.name]:.2f} ({entry[key]['loss'][t.name]:.3f})"
+                for t in ORDER
+            )
+            rows.append([f"{name}, {view}", *cells])
+    return markdown_table(["", *(f"{TITLES[t.name]} % (nats)" for t in ORDER)], rows)
+
+
 def long_runs_section(reports: Iterable[Mapping[str, Any]]) -> str:
     """The published weights and all they learned from, on the holdout that chose them."""
     rows: dict[str, list[str]] = {}
@@ -423,6 +442,7 @@ def make_page(
     results: dict[str, list[dict[str, Any]]],
     reports: Sequence[Mapping[str, Any]],
     summary: Mapping[str, Any] | None,
+    ensemble: Mapping[str, Any] | None = None,
 ) -> str:
     """docs/experiments.md from the results in the tree.
 
@@ -447,6 +467,7 @@ def make_page(
         "noise": noise_section(base),
         "baseline": baseline_section(base),
         "changes": changes_section(results),
+        "ensemble": ensemble_section(ensemble) if ensemble else "Not measured yet.",
         "flip": flip_section(results),
         "search": search_section(summary) if summary else "Not run yet.",
     }
@@ -474,11 +495,12 @@ def run(args: argparse.Namespace) -> None:
         from train.trials import run_from
 
         run_from(args)
-    summary = RESULTS / SEARCH_NAME
+    summary, ensemble = RESULTS / SEARCH_NAME, RESULTS / ENSEMBLE_NAME
     page = make_page(
         load_results(),
         [read_json(path) for path in sorted(BUNDLED.glob("*/report.json"))],
         read_json(summary) if summary.exists() else None,
+        read_json(ensemble) if ensemble.exists() else None,
     )
     write_text(args.output, page)
     log.info("-> %s", args.output)

@@ -21,6 +21,7 @@ from faceattr import __version__, labels
 from faceattr.hub import find_weights, load_files
 from faceattr.model import WEIGHTS_NAME, FaceAttributeModel, ModelConfig, build_model
 from faceattr.preprocessing import Preprocessing
+from faceattr.torch_backend import fold_batch_norms
 from train.batches import memory_rows, training_batch
 from train.calibration import fit as fit_calibration
 from train.calibration import fit_temperature, negative_log_likelihood
@@ -42,7 +43,7 @@ from train.device import (
     keep_freed_memory,
 )
 from train.groups import GroupLosses, row_losses
-from train.networks import NETWORKS
+from train.networks import NETWORKS, slice_strided
 from train.order import Chunk, epoch_chunks
 from train.parallel import Group, join_batch_norms, sum_gradients
 from train.predict import logits_of, sha256
@@ -231,14 +232,17 @@ class Trainer:
             recipe.sizes,
             preprocessing=Preprocessing(image_size=recipe.image_size),
         )
-        self.model = self._placed(build_model(config, NETWORKS))
+        self.precision = settings.precision or choose_precision(settings.device)
+        model = build_model(config, NETWORKS)
+        if self.precision == "bfloat16" and settings.device.type == "cpu":
+            slice_strided(model)
+        self.model = self._placed(model)
         self.row_count = count_rows(settings.source, "train")
         self.start = self._load_start()
         if self.group.size > 1:
             self._check_group()
             join_batch_norms(self.model)
         self.network = torch.compile(self.model, dynamic=False) if settings.compile else self.model
-        self.precision = settings.precision or choose_precision(settings.device)
         self.optimizer = make_optimizer(self.model, recipe)
         decay = recipe.ema_decay
         self.average = None if decay is None else make_average(self.model, decay)
@@ -295,7 +299,7 @@ class Trainer:
         return model.to(self.settings.device).to(memory_format=torch.channels_last)
 
     def _load_teachers(self) -> list[FaceAttributeModel]:
-        """The teachers, ready to answer.
+        """The teachers, ready to answer, with batch norms folded.
 
         Raises:
             TrainingError: when the recipe wants teachers and none are given, or the reverse.
@@ -307,7 +311,8 @@ class Trainer:
                 f"recipe {self.recipe.name!r} {wants}, but {len(folders)} --teacher folders were "
                 "given; a teacher is the model/ folder of a finished run"
             )
-        return [self._placed(self._load_finished(path, "teacher")) for path in folders]
+        teachers = [self._load_finished(path, "teacher") for path in folders]
+        return [self._placed(fold_batch_norms(teacher)) for teacher in teachers]
 
     def _load_start(self) -> dict[str, Any] | None:
         """Give the network the weights that the recipe continues; facts about them.
@@ -458,16 +463,17 @@ class Trainer:
 
     def _own_batch(
         self, chunk: Chunk, side: int
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor], torch.Tensor]:
-        """This process's part of a batch: pictures, target distributions by task, and labels.
+    ) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor], torch.Tensor]:
+        """This process's part of a batch.
 
+        Gives the network's pictures, the teachers', target distributions by task, and labels.
         All draws are a function of seed, epoch and batch, so a resumed run makes them again.
         """
         recipe, progress = self.recipe, self.progress
         entropy = np.random.SeedSequence((self.settings.seed, progress.epoch, progress.batch))
         generator = torch.Generator().manual_seed(int(entropy.generate_state(1)[0]))
         own = chunk.part
-        images, targets, places, skipped = training_batch(
+        images, plain, targets, places, skipped = training_batch(
             chunk.rows,
             Preprocessing(image_size=self._view(side)),
             recipe.augmentation,
@@ -482,22 +488,26 @@ class Trainer:
             for column, task in enumerate(labels.TASKS)
         }
         if recipe.mixup > 0:
+            apart = plain is not images
+            if apart:
+                plain, _ = mix(plain, soft, recipe.mixup, np.random.default_rng(entropy))
             images, soft = mix(images, soft, recipe.mixup, np.random.default_rng(entropy))
+            plain = plain if apart else images
             if self.group.size > 1:
                 mine = ((places >= own.start) & (places < own.stop)).to(images.device)
-                images, targets = images[mine], targets[mine]
+                images, plain, targets = images[mine], plain[mine], targets[mine]
                 soft = {name: part[mine] for name, part in soft.items()}
-        return images, soft, targets
+        return images, plain, soft, targets
 
     def _step(self, chunk: Chunk, side: int) -> dict[str, float]:
         """One optimiser step; losses by task."""
         recipe, progress = self.recipe, self.progress
-        images, soft, targets = self._own_batch(chunk, side)
+        images, plain, soft, targets = self._own_batch(chunk, side)
         rate = learning_rate(recipe, progress.epoch + progress.batch / self.batches)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
-        losses = self._losses(images, soft, targets, side)
+        losses = self._losses(images, plain, soft, targets, side)
         weighted = [recipe.loss_weights.get(name, 1.0) * loss for name, loss in losses.items()]
         values = self._backward(losses, weighted, len(images))
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
@@ -548,6 +558,7 @@ class Trainer:
     def _losses(
         self,
         images: torch.Tensor,
+        plain: torch.Tensor,
         soft: dict[str, torch.Tensor],
         targets: torch.Tensor,
         side: int,
@@ -562,7 +573,7 @@ class Trainer:
         if distillation is None:
             return losses
         with autocast(self.settings.device, self.precision):
-            answers = teacher_targets(self.teachers, images, distillation.temperature)
+            answers = teacher_targets(self.teachers, plain, distillation.temperature)
         return distilled(losses, logits, answers, distillation)
 
     def _train_epoch(self, signals: list[int]) -> None:
