@@ -48,7 +48,8 @@ KINDS = ("before a step", "after a step", "half a file", "before renaming", "any
 EVERY = 4
 AGAIN = 0.3
 """Chance that a resumed run is killed too."""
-PATIENCE_S = 120.0
+PATIENCE_S = 900.0
+"""After which a run that does not end is killed; a few seconds are usual."""
 
 
 @dataclass(frozen=True)
