@@ -5,8 +5,9 @@ and the box has not found another face; every other box is false. The photos' fo
 boxes.json of {"file": [{"left", "top", "width", "height"}, ...]} in pixels.
 
 The figures of chips are medians over the largest face found on each chip, as fractions of its
-side: the source of the constants in faceattr/alignment.py. Residuals are the mean distance of
-landmarks from their template after aligning the chip by them, before and after cutting anew.
+side. A bare chip ends at its edge: where faces lie in a picture that goes on around the chip,
+scripts/fit_alignment.py measures. Residuals are the mean distance of landmarks from their template
+on the chip, before and after cutting it anew.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from faceattr.alignment import CHIP_LANDMARKS, align_face
+from faceattr.alignment import CHIP_LANDMARKS, TIGHTER, align_face
 from faceattr.detection import YUNET_ENV, FaceDetector, load_detector
 from faceattr.errors import DetectorError
 from faceattr.images import decode_image
@@ -96,7 +97,7 @@ def measure_chips(detector: FaceDetector, dataset: Path, rows: int) -> dict[str,
         points.append(np.array(faces[0].landmarks) / side)
         again = detector.detect(align_face(chip, faces[0]))
         if again and again[0].landmarks is not None:
-            moved = np.array(again[0].landmarks) / side
+            moved = (np.array(again[0].landmarks) / side - 0.5) / TIGHTER + 0.5
             residuals.append(np.linalg.norm(moved - np.array(CHIP_LANDMARKS), axis=1).mean())
     result: dict[str, Any] = {
         "chips": rows,

@@ -6,21 +6,21 @@ Among the faces found, accuracy is compared with that on the chips themselves:
 
     python -m scripts.measure_pipeline --data DATA --output docs/results/pipeline.json
 
-"face_side" is the median of the geometric mean of a box's sides, as a fraction of the chip's: the
-source of CHIP_FACE_SIDE in faceattr/alignment.py, for which --part holdout was used.
+Around a face in a photo the photo goes on; around a pasted chip something else begins, and shows in
+the corners of the crop. With --background border the chip's border is repeated all around instead:
+the difference between both results is what the foreign background costs.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 from faceattr.labels import TASKS
 from faceattr.pipeline import FacePipeline
-from faceattr.results import FaceBox, FaceResult
+from faceattr.results import Detection, FaceBox, FaceResult
 from train.batches import decode_row
 from train.predict import sha256
 from train.samples import Row, Rows, add_data_arguments, source_of
@@ -40,6 +40,8 @@ TURN = 15.0
 MATCH_IOU = 0.3
 FACE_IN_CHIP = (0.110, 0.003, 0.787, 0.962)
 """Median face box in a FairFace chip: left, top, width, height as fractions of its side."""
+Item = TypeVar("Item")
+Face = TypeVar("Face", Detection, FaceResult)
 BANDS = ((60, 100), (100, 200), (200, 400))
 
 
@@ -51,11 +53,13 @@ class Scene:
         image: RGB uint8 `(480, 640, 3)`.
         side: of the pasted chip in pixels.
         box: where its face is.
+        chip: `(2, 3)`, from pixels of the picture to 0..1 of the chip.
     """
 
     image: NDArray[np.uint8]
     side: float
     box: FaceBox
+    chip: NDArray[np.float64]
 
 
 def _background(other: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
@@ -63,12 +67,27 @@ def _background(other: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[n
     if rng.random() < 0.5:
         colour = rng.integers(0, 256, 3, dtype=np.uint8)
         return np.broadcast_to(colour, (HEIGHT, WIDTH, 3)).copy()
-    wide = cv2.resize(other, (WIDTH, HEIGHT))
-    return np.asarray(cv2.GaussianBlur(wide, (0, 0), 40.0), np.uint8)
+    # Blurred while small: at full size the same would take a tenth of a second.
+    small = cv2.resize(other, (WIDTH // 8, HEIGHT // 8), interpolation=cv2.INTER_AREA)
+    blurred = cv2.GaussianBlur(small, (0, 0), 5.0)
+    return np.asarray(cv2.resize(blurred, (WIDTH, HEIGHT)), np.uint8)
 
 
-def paste(chip: NDArray[np.uint8], other: NDArray[np.uint8], rng: np.random.Generator) -> Scene:
-    """Put a chip somewhere into a picture; a corner of the largest may reach past the edge."""
+def paste(
+    chip: NDArray[np.uint8],
+    other: NDArray[np.uint8],
+    rng: np.random.Generator,
+    background: str = "canvas",
+) -> Scene:
+    """Put a chip somewhere into a picture; a corner of the largest may reach past the edge.
+
+    Args:
+        chip: RGB uint8, square.
+        other: another chip, of which a background may be made.
+        rng: source of all draws, which do not depend on `background`.
+        background: "canvas", one colour or a blurred picture; or "border", the chip's own,
+            repeated.
+    """
     side = float(rng.uniform(*SIZES))
     angle = float(rng.uniform(-TURN, TURN))
     turn = np.deg2rad(abs(angle))
@@ -84,16 +103,35 @@ def paste(chip: NDArray[np.uint8], other: NDArray[np.uint8], rng: np.random.Gene
     matrix[:, 2] += (x - whole / 2, y - whole / 2)
     image = _background(other, rng)
     size = (WIDTH, HEIGHT)
-    inside = cv2.warpAffine(np.full((whole, whole), 255, np.uint8), matrix, size)
-    moved = cv2.warpAffine(sized, matrix, size, flags=cv2.INTER_CUBIC)
-    share = (inside.astype(np.float32) / 255)[..., None]
-    image = np.rint(share * moved + (1 - share) * image).astype(np.uint8)
+    if background == "border":
+        repeat = cv2.BORDER_REPLICATE
+        image = cv2.warpAffine(sized, matrix, size, flags=cv2.INTER_CUBIC, borderMode=repeat)
+    else:
+        inside = cv2.warpAffine(np.full((whole, whole), 255, np.uint8), matrix, size)
+        moved = cv2.warpAffine(sized, matrix, size, flags=cv2.INTER_CUBIC)
+        share = (inside.astype(np.float32) / 255)[..., None]
+        image = np.rint(share * moved + (1 - share) * image).astype(np.uint8)
     left, top, width, height = (side * part for part in FACE_IN_CHIP)
     box = FaceBox(x - side / 2 + left, y - side / 2 + top, width, height)
-    return Scene(image, side, box)
+    # OpenCV's coordinates count from pixel centres; then pixels of `sized` become fractions.
+    matrix[:, 2] += 0.5 - matrix[:, :2] @ (0.5, 0.5)
+    matrix[:, :2] *= whole
+    return Scene(image, side, box, cv2.invertAffineTransform(matrix))
 
 
-def _match(faces: list[FaceResult], box: FaceBox) -> FaceResult | None:
+def pasted(
+    rows: Iterator[Row], rng: np.random.Generator, background: str = "canvas"
+) -> Iterator[tuple[Row, NDArray[np.uint8], Scene]]:
+    """Each row with its chip and a scene; the chip before it may make the background."""
+    previous = np.full((224, 224, 3), 128, np.uint8)
+    for row in rows:
+        chip = decode_row(row)
+        yield row, chip, paste(chip, previous, rng, background)
+        previous = chip
+
+
+def match(faces: Sequence[Face], box: FaceBox) -> Face | None:
+    """The face of those found that lies best on a box; None where none lies well."""
     best = max(faces, key=lambda face: face.box.iou(box), default=None)
     return best if best is not None and best.box.iou(box) >= MATCH_IOU else None
 
@@ -121,33 +159,29 @@ def _compare(sides: NDArray[Any], chips: NDArray[Any], scenes: NDArray[Any]) -> 
     return result
 
 
-def _groups(rows: Iterator[Row], size: int) -> Iterator[list[Row]]:
-    while group := list(islice(rows, size)):
+def _groups(items: Iterator[Item], size: int) -> Iterator[list[Item]]:
+    while group := list(islice(items, size)):
         yield group
 
 
-def measure(pipeline: FacePipeline, rows: Rows, limit: int, seed: int) -> dict[str, Any]:
+def measure(
+    pipeline: FacePipeline, rows: Rows, limit: int, seed: int, background: str = "canvas"
+) -> dict[str, Any]:
     """Accuracy on chips and on the same chips pasted, found and cut out again."""
     rng = np.random.default_rng(seed)
     sides: list[float] = []
-    spans: list[float] = []
     chips: list[list[bool]] = []
     scenes: list[list[bool]] = []
-    total, previous = 0, np.full((224, 224, 3), 128, np.uint8)
+    total = 0
+    made = pasted(islice(rows.in_order(), limit), rng, background)
     bar = tqdm(total=limit, unit="face", mininterval=0.1 if sys.stderr.isatty() else 30.0)
-    for group in _groups(islice(rows.in_order(), limit), 32):
-        decoded = [decode_row(row) for row in group]
-        alone = pipeline.classify_crops(decoded)
-        made = []
-        for chip in decoded:
-            made.append(paste(chip, previous, rng))
-            previous = chip
-        found = pipeline.predict_batch([scene.image for scene in made])
-        for row, answer, scene, faces in zip(group, alone, made, found, strict=True):
+    for group in _groups(made, 32):
+        alone = pipeline.classify_crops([chip for _, chip, _ in group])
+        found = pipeline.predict_batch([scene.image for _, _, scene in group])
+        for (row, _, scene), answer, faces in zip(group, alone, found, strict=True):
             total += 1
-            if face := _match(faces, scene.box):
+            if face := match(faces, scene.box):
                 sides.append(scene.side)
-                spans.append(math.sqrt(face.box.area) / scene.side)
                 chips.append(_right(answer, row))
                 scenes.append(_right(face, row))
         bar.update(len(group))
@@ -165,7 +199,6 @@ def measure(pipeline: FacePipeline, rows: Rows, limit: int, seed: int) -> dict[s
     return {
         "pasted": total,
         "found": len(sides),
-        "face_side": round(float(np.median(spans)), 3),
         "all": _compare(side, chip, scene),
         "by_side": bands,
     }
@@ -179,6 +212,9 @@ def main() -> int:
     parser.add_argument("--weights", help="folder, Hub id or bundled name; by default the best")
     parser.add_argument("--detector", default="auto", help="yunet, haar or auto (%(default)s)")
     parser.add_argument("--part", choices=["validation", "holdout"], default="validation")
+    parser.add_argument(
+        "--background", choices=["canvas", "border"], default="canvas", help="default: %(default)s"
+    )
     parser.add_argument("--limit", type=int, default=5_000, help="faces (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of sizes and places (%(default)s)")
     parser.add_argument("--output", type=Path, help="JSON file; by default only printed")
@@ -195,8 +231,9 @@ def main() -> int:
         "weights_sha256": sha256(pipeline.files.weights),
         "detector": pipeline.info.detector,
         "part": args.part,
+        "background": args.background,
         "seed": args.seed,
-        **measure(pipeline, Rows(source, args.part), args.limit, args.seed),
+        **measure(pipeline, Rows(source, args.part), args.limit, args.seed, args.background),
     }
     text = json.dumps(result, indent=2) + "\n"
     if args.output:

@@ -1,5 +1,8 @@
 """Crops: the transform against independent oracles, and pixels against known pictures."""
 
+import json
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
@@ -8,6 +11,10 @@ from faceattr.alignment import (
     CHIP_FACE_SIDE,
     CHIP_HAAR_BOX,
     CHIP_LANDMARKS,
+    NOSE,
+    NOSE_SHIFT,
+    NOSE_TURN,
+    TIGHTER,
     align_face,
     box_transform,
     face_transform,
@@ -16,6 +23,7 @@ from faceattr.alignment import (
 from faceattr.results import Detection, FaceBox
 
 TEMPLATE = np.array(CHIP_LANDMARKS)
+FIT = Path(__file__).parents[1] / "docs" / "results" / "alignment.json"
 
 
 def face(points=None, box=None):
@@ -89,13 +97,29 @@ def test_a_wrong_number_of_points_is_refused():
         similarity_transform(CHIP_LANDMARKS[:4], CHIP_LANDMARKS)
 
 
-def test_a_chip_whose_landmarks_are_the_template_stays_as_it_is():
+@pytest.fixture
+def untightened(monkeypatch):
+    """Crops as large as chips."""
+    monkeypatch.setattr("faceattr.alignment.TIGHTER", 1.0)
+
+
+def test_the_constants_are_those_that_were_fitted():
+    fit = json.loads(FIT.read_text())
+    yunet, haar = fit["yunet"]["fit"], fit["haar"]["fit"]
+    assert [list(point) for point in CHIP_LANDMARKS] == yunet["CHIP_LANDMARKS"]
+    assert yunet["CHIP_FACE_SIDE"] == CHIP_FACE_SIDE
+    assert (yunet["NOSE_TURN"], yunet["NOSE_SHIFT"]) == (NOSE_TURN, NOSE_SHIFT)
+    box = CHIP_HAAR_BOX
+    assert [box.x, box.y, box.width, box.height] == haar["CHIP_HAAR_BOX"]
+
+
+def test_a_chip_whose_landmarks_are_the_template_stays_as_it_is(untightened):
     chip = np.random.default_rng(0).integers(0, 256, (224, 224, 3), dtype=np.uint8)
     difference = align_face(chip, face(TEMPLATE * 224)).astype(int) - chip
     assert np.abs(difference).max() <= 1
 
 
-def test_a_chip_with_the_template_haar_box_stays_as_it_is():
+def test_a_chip_with_the_template_haar_box_stays_as_it_is(untightened):
     chip = np.random.default_rng(0).integers(0, 256, (224, 224, 3), dtype=np.uint8)
     box = FaceBox(*(v * 224 for v in (CHIP_HAAR_BOX.x, CHIP_HAAR_BOX.y, CHIP_HAAR_BOX.width)), 0)
     box = FaceBox(box.x, box.y, box.width, CHIP_HAAR_BOX.height * 224)
@@ -116,6 +140,42 @@ def test_the_box_sets_the_scale_within_limits_and_the_landmarks_the_rest(larger,
     np.testing.assert_allclose(centre, TEMPLATE.mean(axis=0), atol=1e-9)
 
 
+@pytest.mark.parametrize("degrees", [-25, 0, 10])
+def test_a_nose_to_the_side_turns_and_moves_the_chip_with_it(degrees):
+    points = TEMPLATE.copy()
+    points[NOSE] += (0.1, 0)
+    # Least squares puts four points left of their places and the nose right of its own.
+    nose = float((similarity_transform(pairs(points), CHIP_LANDMARKS) @ (*points[NOSE], 1))[0])
+    nose -= TEMPLATE[NOSE, 0]
+    assert 0.05 < nose < 0.1
+    source = turned(points, degrees, 200, (50, 60))
+    box = FaceBox(0, 0, *2 * [200 * CHIP_FACE_SIDE])
+    matrix = face_transform(pairs(source), box)
+    # On the chip the face hangs over towards the nose's side, clockwise as y points down.
+    right, left = matrix @ (*source[0], 1), matrix @ (*source[1], 1)
+    plain = similarity_transform(pairs(points), CHIP_LANDMARKS)
+    before = np.subtract(plain @ (*points[1], 1), plain @ (*points[0], 1))
+    after = left - right
+    turn = np.arctan2(after[1], after[0]) - np.arctan2(before[1], before[0])
+    assert turn == pytest.approx(NOSE_TURN * nose, abs=1e-9)
+    centre = matrix @ (*source.mean(axis=0), 1)
+    np.testing.assert_allclose(centre, TEMPLATE.mean(axis=0) + (NOSE_SHIFT * nose, 0), atol=1e-9)
+
+
+@pytest.mark.parametrize("landmarks", [True, False])
+def test_a_crop_shows_the_middle_of_the_chip(landmarks, monkeypatch):
+    picture = photograph(scene, 700, 640)
+    found = face(turned(TEMPLATE, 0, 300, (200, 150)), FaceBox(220, 140, 270, 270))
+    found = found if landmarks else face(box=found.box)
+    crop = align_face(picture, found, 200)
+    monkeypatch.setattr("faceattr.alignment.TIGHTER", 1.0)
+    chip = align_face(picture, found, 1000)
+    rim = round(1000 * (1 - 1 / TIGHTER) / 2)
+    middle = cv2.resize(chip[rim:-rim, rim:-rim], (200, 200), interpolation=cv2.INTER_AREA)
+    assert np.abs(crop.astype(int) - middle).mean() < 1.5
+    assert np.abs(crop.astype(int) - cv2.resize(chip, (200, 200))).mean() > 2 * 1.5
+
+
 def test_a_haar_box_maps_onto_the_template_box():
     box = FaceBox(311.0, 87.0, 64.0, 64.0)
     matrix = box_transform(box)
@@ -130,7 +190,9 @@ def test_a_haar_box_maps_onto_the_template_box():
 
 @pytest.mark.parametrize("size", [64, 224])
 @pytest.mark.parametrize(("degrees", "scale"), [(0, 200), (25, 150), (-100, 330), (12, 410)])
-def test_pixels_are_those_of_the_scene_at_the_chips_pixel_centres(size, degrees, scale):
+def test_pixels_are_those_of_the_scene_at_the_chips_pixel_centres(
+    size, degrees, scale, untightened
+):
     picture = photograph(scene, 700, 640)
     corners = turned([(0.5, 0.5)], degrees, scale, 0)[0]
     shift = np.array([350.0, 320.0]) - corners

@@ -31,7 +31,30 @@ def test_a_chip_lies_where_the_scene_says(dotted, seed, monkeypatch):
     left, top, _, _ = FACE_IN_CHIP
     assert x.mean() == pytest.approx(scene.box.x + (0.5 - left) * scene.side, abs=1.0)
     assert y.mean() == pytest.approx(scene.box.y + (0.5 - top) * scene.side, abs=1.0)
+    # The disc lies in the middle of the chip, and its area says how large the chip is.
+    middle = scene.chip @ (x.mean() + 0.5, y.mean() + 0.5, 1)
+    assert middle == pytest.approx((0.5, 0.5), abs=0.5 / scene.side + 0.002)
+    assert 1 / np.hypot(*scene.chip[:, 0]) == pytest.approx(scene.side, rel=1e-6)
     assert len(x) == pytest.approx(np.pi * (scene.side * 30 / 224) ** 2, rel=0.15)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_lies_around_a_chip_is_another_picture_or_its_border(seed):
+    chip = np.zeros((224, 224, 3), np.uint8)
+    chip[:112], chip[112:] = (250, 0, 0), (0, 0, 250)
+    other = np.full((224, 224, 3), (0, 250, 0), np.uint8)
+    inside = []
+    for background in ("canvas", "border"):
+        scene = paste(chip, other, np.random.default_rng(seed), background)
+        y, x = np.mgrid[: scene.image.shape[0], : scene.image.shape[1]] + 0.5
+        across, down = np.tensordot(scene.chip, np.stack([x, y, np.ones_like(x)]), 1)
+        chips = (abs(across - 0.5) < 0.48) & (abs(down - 0.5) < 0.48)
+        clear = abs(down - 0.5) > 0.05
+        inside.append(scene.image[chips])
+        upper, lower = scene.image[(down < 0.5) & clear], scene.image[(down > 0.5) & clear]
+        repeated = (upper[:, 0] > 240).all() and (lower[:, 2] > 240).all()
+        assert repeated == (background == "border")
+    assert np.array_equal(*inside)
 
 
 def test_the_same_seed_gives_the_same_scene(dotted):
@@ -84,11 +107,11 @@ def test_only_found_faces_are_compared_each_with_its_own_chip(monkeypatch, tiny_
     rows = Rows(Source(str(tiny_fairface)), "validation")
     numbers = iter(range(1000))
 
-    def pasted(_chip, _other, _rng):
+    def scene(*_):
         box = FaceBox(100, 100, 150, 180)
-        return measure_pipeline.Scene((box, next(numbers)), 150.0, box)
+        return measure_pipeline.Scene((box, next(numbers)), 150.0, box, np.eye(2, 3))
 
-    monkeypatch.setattr(measure_pipeline, "paste", pasted)
+    monkeypatch.setattr(measure_pipeline, "paste", scene)
     pipeline = Oracle(rows.in_order(), lost={0, 2})
     found = measure_pipeline.measure(pipeline, rows, 24, seed=0)
     assert (found["pasted"], found["found"]) == (24, 22)
@@ -104,7 +127,10 @@ def test_nothing_found_ends_with_a_message(monkeypatch, tiny_fairface):
     pipeline = Oracle(rows.in_order(), lost=set(range(1000)))
     box = FaceBox(100, 100, 150, 180)
     numbers = iter(range(1000))
-    scene = lambda *_: measure_pipeline.Scene((box, next(numbers)), 150.0, box)  # noqa: E731
+
+    def scene(*_):
+        return measure_pipeline.Scene((box, next(numbers)), 150.0, box, np.eye(2, 3))
+
     monkeypatch.setattr(measure_pipeline, "paste", scene)
     with pytest.raises(SystemExit, match="only 0 of 8"):
         measure_pipeline.measure(pipeline, rows, 8, seed=0)

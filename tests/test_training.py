@@ -509,6 +509,20 @@ def test_the_reports_rule_stops_when_the_loss_falls_too_little(tmp_path, tiny_fa
     assert len((tmp_path / "history.jsonl").read_text().splitlines()) == 2
 
 
+def test_a_run_that_stops_early_is_the_beginning_of_the_whole(tmp_path, tiny_fairface):
+    both = (Stage(0, 24),)
+    whole, part = replace(smoke(), stages=both), replace(smoke(), stages=both, stop_after=1)
+    fit(whole, settings(tmp_path / "whole", tiny_fairface))
+    fit(part, settings(tmp_path / "part", tiny_fairface))
+    histories = [
+        (tmp_path / n / "history.jsonl").read_text().splitlines() for n in ("whole", "part")
+    ]
+    assert len(histories[0]) == 2
+    assert histories[1] == histories[0][:1]
+    assert load_checkpoint(tmp_path / "part")["progress"]["finished"]
+    assert load_model(tmp_path / "part" / "model").config.training["epochs"] == 1
+
+
 def test_the_network_learns_rows_by_heart(tmp_path, tiny_fairface):
     plain = Recipe(
         "memorise",
@@ -599,6 +613,9 @@ def test_report_recipe_is_the_reports():
         {"loss_weights": {"colour": 1.0}},
         {"loss_weights": {"age": 0.0}},
         {"average_epochs": 3},
+        {"stop_after": 0},
+        {"stop_after": 3},
+        {"stop_after": 1},
     ],
 )
 def test_impossible_recipes_are_refused(changes):

@@ -594,7 +594,7 @@ class Trainer:
             whole=recipe.mixup > 0,
         )
         side = recipe.size_at(progress.epoch)
-        title = f"epoch {progress.epoch + 1}/{recipe.epochs} at {side} px"
+        title = f"epoch {progress.epoch + 1}/{recipe.last_epoch} at {side} px"
         bar = tqdm(
             total=self.batches,
             initial=progress.batch,
@@ -643,7 +643,7 @@ class Trainer:
         side = recipe.size_at(progress.epoch)
         sums = progress.loss_sums or {}
         train = {name: value / self.batches for name, value in sums.items()}
-        if self.tail is not None and progress.epoch >= recipe.epochs - recipe.average_epochs:
+        if self.tail is not None and progress.epoch >= recipe.last_epoch - recipe.average_epochs:
             self.tail.update_parameters(self.average.module if self.average else self.model)
         measured = self.measure(side)
         entry = {
@@ -659,7 +659,7 @@ class Trainer:
         stopped = self._gained_too_little()
         progress.seconds += time.monotonic() - started
         progress.epoch, progress.batch, progress.loss_sums = progress.epoch + 1, 0, None
-        progress.finished = stopped or progress.epoch == recipe.epochs
+        progress.finished = stopped or progress.epoch == recipe.last_epoch
         if self.group.is_first:
             lines = "".join(json.dumps(item, allow_nan=False) + "\n" for item in self.history)
             write_atomically(self.settings.output / HISTORY_NAME, lines.encode())
@@ -715,7 +715,7 @@ class Trainer:
                 "recipe": self.recipe.name,
                 "seed": self.settings.seed,
                 "epoch": self.progress.epoch + 1,
-                "epochs": self.recipe.epochs,
+                "epochs": self.recipe.last_epoch,
                 "image_size": measured.image_size,
                 "settings": self._identity()["recipe"],
                 "dataset": {
