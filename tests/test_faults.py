@@ -398,4 +398,4 @@ def test_every_fault_listed_is_injected_by_a_test():
 def test_the_page_holds_the_list():
     page = faults.PAGE.read_text(encoding="utf-8")
     assert page.count(faults.BEGIN) == page.count(faults.END) == 1
-    assert faults.with_section(page) == page
+    assert faults.with_section(page) == page, "run python -m tests.faults"
