@@ -65,8 +65,8 @@ def align_face(
     With landmarks see `face_transform`; without, the box is brought onto `CHIP_HAAR_BOX`,
     unturned. Both are cut `TIGHTER`. What lies beyond the picture repeats its border.
 
-    Faces are cut one by one: of the 0.4 to 2.6 ms that one of 60 to 700 pixels takes, 0.1 ms go into
-    the arithmetic that all faces of a picture could share, the rest into reading its pixels.
+    Faces are cut one by one: of the 0.4 to 2.6 ms that one of 60 to 700 pixels takes, 0.1 ms go
+    into the arithmetic that all faces of a picture could share, the rest into reading its pixels.
 
     Args:
         image: RGB uint8 `(H, W, 3)`, upright.
