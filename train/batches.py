@@ -369,6 +369,22 @@ def _colour_matrices(colours: Tensor, pixels: NDArray[np.uint8]) -> NDArray[np.f
     return np.concatenate([matrix, np.broadcast_to(offset, (len(pixels), 3, 1))], 2)
 
 
+def augment_together(
+    chips: Sequence[NDArray[np.uint8]],
+    side: int,
+    changes: Changes,
+    preprocessing: Preprocessing,
+    device: torch.device,
+) -> Views:
+    """What `augment_chips` does, for all at once on another device."""
+    before = side if changes.moves is None else max(chip.shape[0] for chip in chips)
+    pixels = torch.from_numpy(np.stack([resize_chip(chip, before) for chip in chips]))
+    raw = augment(pixels.to(device).permute(0, 3, 1, 2).float(), side, changes)
+    images = preprocessing.normalize(raw.images)
+    same = raw.plain is raw.images
+    return Views(images, images if same else preprocessing.normalize(raw.plain))
+
+
 def degrade(
     chip: NDArray[np.uint8], ways: Sequence[bool], amounts: Sequence[float], largest: int
 ) -> NDArray[np.uint8]:
@@ -462,12 +478,6 @@ def training_batch(
     if device.type == "cpu":
         views = augment_chips(chips, side, changes, preprocessing)
     else:
-        before = side if changes.moves is None else max(chip.shape[0] for chip in chips)
-        pixels = torch.from_numpy(np.stack([resize_chip(chip, before) for chip in chips]))
-        pixels = pixels.to(device).permute(0, 3, 1, 2).float()
-        raw = augment(pixels, side, changes)
-        images = preprocessing.normalize(raw.images)
-        same = raw.plain is raw.images
-        views = Views(images, images if same else preprocessing.normalize(raw.plain))
+        views = augment_together(chips, side, changes, preprocessing, device)
     targets = torch.tensor([row.targets for row in map(rows.__getitem__, found) if row])
     return Batch(*views, targets.to(device), places, tuple(skipped))
