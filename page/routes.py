@@ -21,7 +21,12 @@ from page.uploads import Uploads
 def error_response(error: RequestError) -> JSONResponse:
     """An error as JSON; `detail` is where Gradio's clients look."""
     content = {"api_version": API_VERSION, "error": error.to_dict(), "detail": str(error)}
-    headers = {"Retry-After": "1"} if error.kind == "busy" else None
+    headers = {
+        "busy": {"Retry-After": "1"},
+        "too_much": {"Retry-After": "1"},
+        # The rest of such a body is not waited for.
+        "too_slow": {"Connection": "close"},
+    }.get(error.kind)
     return JSONResponse(content, error.status, headers)
 
 

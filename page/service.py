@@ -279,7 +279,7 @@ class FaceService:
     def _chosen(self, detector: str) -> FacePipeline:
         if detector == "default":
             return self.pipeline
-        if detector not in self._pipelines:
+        if not isinstance(detector, str) or detector not in self._pipelines:
             known = ", ".join(["default", *self._pipelines])
             raise RequestError("bad_request", f"expected a detector of: {known}")
         return self._pipelines[detector]

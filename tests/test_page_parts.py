@@ -18,6 +18,7 @@ from site_fixtures import png, red_quarters, tiny_service
 
 from faceattr.hub import WeightsFiles, find_beside
 from page import remote
+from page.body import Budget
 from page.errors import RequestError
 from page.gate import Gate
 from page.intake import Intake, to_source
@@ -95,7 +96,7 @@ def test_work_past_its_time_keeps_its_place_until_it_ends():
 
 
 def test_uploads_are_read_once_and_swept(tmp_path):
-    uploads = Uploads(tmp_path / "up", 100)
+    uploads = Uploads(tmp_path / "up", 100, Budget(1_000_000))
     path = uploads.save(b"abc", "../../evil\\..\\na me.jpg")
     assert path.name == "na_me.jpg"
     assert uploads.holds(str(path))
@@ -116,14 +117,14 @@ def test_only_paths_of_uploads_count_as_uploads(tmp_path, path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "secret").mkdir()
     (tmp_path / "secret" / "x").write_text("secret")
-    uploads = Uploads(tmp_path / "up", 100)
+    uploads = Uploads(tmp_path / "up", 100, Budget(1_000_000))
     assert not uploads.holds(path)
     with pytest.raises(RequestError, match="upload the picture first"):
         uploads.take(path)
 
 
 def test_a_link_out_of_the_uploads_is_not_followed(tmp_path):
-    uploads = Uploads(tmp_path / "up", 100)
+    uploads = Uploads(tmp_path / "up", 100, Budget(1_000_000))
     secret = tmp_path / "secret"
     secret.write_text("secret")
     path = uploads.save(b"abc", "picture")
@@ -209,7 +210,7 @@ def test_a_public_address_is_fetched_with_a_cap_and_checked_redirects(web):
 
 
 def test_addresses_become_uploads_where_they_are_allowed(web, tmp_path):
-    uploads = Uploads(tmp_path, 20_000)
+    uploads = Uploads(tmp_path, 20_000, Budget(1_000_000))
     body = json.dumps({"data": [{"url": f"{web}/ok"}, {"path": f"{web}/gone"}]}).encode()
     allowed = Intake(uploads, Limits(remote_urls=True, max_bytes=20_000))
     first, second = json.loads(asyncio.run(allowed.rewrite(body)))["data"]
