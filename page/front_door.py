@@ -56,7 +56,7 @@ class FrontDoor:
             return
         body = Body(receive, self._limits, self._budget)
         try:
-            admitted = await self._admitted(scope, body)
+            admitted = await self._admitted(scope, receive, body)
             if admitted is None:
                 await Response("Not Found", 404)(scope, receive, send)
                 return
@@ -66,13 +66,13 @@ class FrontDoor:
         finally:
             body.release()
 
-    async def _admitted(self, scope: Scope, body: Body) -> Receive | None:
+    async def _admitted(self, scope: Scope, receive: Receive, body: Body) -> Receive | None:
         """The body as the application may see it; None for what does not exist here."""
         path = scope["path"]
         if path.startswith("/gradio_api/") and not self._is_open(path):
             return None
         if scope["method"] != "POST":
-            return body.receive if self._is_awaited(scope) else None
+            return receive if self._is_awaited(scope) else None
         limit = self._limits.max_request_bytes
         length = dict(scope["headers"]).get(b"content-length", b"0")
         if length.isdigit() and int(length) > limit:
@@ -87,7 +87,7 @@ class FrontDoor:
             *((k, v) for k, v in scope["headers"] if k != b"content-length"),
             (b"content-length", str(len(content)).encode()),
         ]
-        return replay(content, body.receive)
+        return replay(content, receive)
 
     async def _rewritten(self, path: str, body: Body) -> bytes:
         """The body of a call, its pictures put among the uploads."""

@@ -75,7 +75,7 @@ class Site:
         self.budget = Budget(limits.max_held_bytes)
         self.uploads = Uploads(Path(get_upload_folder()), limits.max_bytes, self.budget)
         self.tools = make_tools(service, self.gate, self.uploads)
-        self.demo = build_page(service, self.gate, self.uploads)
+        self.demo = build_page(service, self.gate, self.uploads, self.tools is not None)
         self.app = self._assemble()
 
     def _assemble(self) -> FastAPI:

@@ -74,8 +74,8 @@ def describe_tools(limits: Limits, detectors: list[str]) -> list[types.Tool]:
         _tool(
             "predict",
             f"Find every face in a picture, largest first, at most {limits.max_faces}. For each: "
-            "box and landmarks in pixels, the detector's score, and perceived gender, age group and "
-            "race with the most likely label, the calibrated probability of every class, and "
+            "box and landmarks in pixels, the detector's score, and perceived gender, age group "
+            "and race with the most likely label, the calibrated probability of every class, and "
             "whether that answer is unsure. An empty list means that no face was found.",
             {"picture": picture, **options},
             ["picture"],

@@ -25,7 +25,7 @@ from page.intake import Intake, to_source
 from page.limits import Limits
 from page.report import read_licence, read_report
 from page.server import running
-from page.snippets import ADDRESS, GRADIO_CURL, SNIPPETS
+from page.snippets import ADDRESS, AGENT_PYTHON, AGENTS, GRADIO_CURL, SNIPPETS
 from page.uploads import Uploads
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -276,6 +276,15 @@ def test_the_python_snippet_runs_as_it_is(address, folder):
     lines = ran([sys.executable, "-W", "ignore", "-c", code], folder).splitlines()
     assert [line.split()[0] for line in lines if line[0].isdigit()] == ["1", "2", "0", "1"]
     assert "0 2" in lines
+
+
+def test_the_snippet_for_tools_runs_as_it_is(address, folder):
+    pytest.importorskip("mcp", reason="the package mcp is not installed: pip install '.[mcp]'")
+    code = AGENT_PYTHON.replace(ADDRESS, address)
+    answer = json.loads(ran([sys.executable, "-W", "ignore", "-c", code], folder))
+    assert len(answer["faces"]) == 2
+    server = json.loads(AGENTS)["mcpServers"]["faceattr"]["url"]
+    assert f'"{server}"' in AGENT_PYTHON
 
 
 def test_the_curl_snippets_run_as_they_are(address, folder):
