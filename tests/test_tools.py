@@ -14,6 +14,7 @@ from site_fixtures import (
     png,
     post,
     red_quarters,
+    released,
     send,
     tiny_service,
 )
@@ -109,7 +110,7 @@ def test_a_tool_answers_as_the_plain_endpoint_does(site):
     assert len(call(url, "predict", two)[2]["faces"]) == 2
     assert call(url, "model_info", {})[2] == send(f"{url}api/v1/model_info")[1]
     assert list(parts.uploads.folder.iterdir()) == []
-    assert parts.budget.held == 0
+    assert released(parts)
 
 
 def test_a_batch_of_tools_puts_errors_in_place(site):
@@ -189,7 +190,7 @@ def test_bodies_that_are_no_message_are_refused(site, caplog):
         assert "Traceback" not in json.dumps(answer)
     # What no tool was given goes with the next sweep; no picture is in the log.
     parts.uploads.sweep(older_than=-1)
-    assert parts.budget.held == 0
+    assert released(parts)
     assert picture[30:60] not in caplog.text
 
 
