@@ -31,15 +31,16 @@ from faceattr import onnx_backend
 from faceattr.pipeline import FacePipeline
 
 WAYS: dict[str, tuple[int, int, bool]] = {
-    "2 workers": (2, 1, False),
-    "2 workers, together": (2, 1, True),
-    "4 workers": (4, 1, False),
-    "4 workers, together": (4, 1, True),
-    "8 workers, together": (8, 1, True),
-    "1 worker, 2 threads": (1, 2, False),
     "2 workers, 2 threads": (2, 2, False),
+    "2 workers, 2 threads, together": (2, 2, True),
+    "2 workers, 1 thread": (2, 1, False),
+    "2 workers, 1 thread, together": (2, 1, True),
+    "1 worker, 2 threads": (1, 2, False),
+    "4 workers, 1 thread": (4, 1, False),
+    "4 workers, 1 thread, together": (4, 1, True),
+    "8 workers, 2 threads, together": (8, 2, True),
 }
-"""Workers, threads inside ONNX Runtime, whether faces are collected; the first is the page's."""
+"""Workers, threads inside ONNX Runtime, whether faces are collected; first the page on 2 cores."""
 
 
 @dataclass(eq=False)
