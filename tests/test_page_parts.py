@@ -9,10 +9,12 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
+import numpy as np
 import pytest
 from site_fixtures import png, red_quarters, tiny_service
 
@@ -27,6 +29,7 @@ from page.report import read_licence, read_report
 from page.server import running
 from page.snippets import ADDRESS, AGENT_PYTHON, AGENTS, GRADIO_CURL, SNIPPETS
 from page.uploads import Uploads
+from scripts.measure_batching import Together
 
 ROOT = Path(__file__).resolve().parents[1]
 NODE_MODULES = ROOT / "tests" / "node_modules"
@@ -269,6 +272,30 @@ def ran(command, folder, **options):
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+class Counting:
+    """Answers with the mean of each picture."""
+
+    config, name = None, "counting"
+
+    def __init__(self):
+        self.calls = 0
+
+    def probabilities(self, pixels):
+        self.calls += 1
+        return {"mean": pixels.mean((1, 2, 3))}
+
+
+def test_faces_that_are_collected_get_their_own_answers():
+    counting = Counting()
+    together = Together(counting, wait=0.2)
+    chips = [np.full((1 + i % 3, 2, 2, 3), i, np.uint8) for i in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(together.probabilities, chips))
+    for i, answer in enumerate(answers):
+        assert answer["mean"].tolist() == [i] * len(chips[i])
+    assert counting.calls < 8
 
 
 def test_the_python_snippet_runs_as_it_is(address, folder):
