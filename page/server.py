@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import sys
@@ -12,7 +13,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from copy import copy
-from importlib.util import find_spec
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,7 @@ from page.uploads import KEPT_S, Uploads
 if TYPE_CHECKING:
     from page.tools import Tools
 
+log = logging.getLogger("faceattr")
 TOOLS_PATH = "/gradio_api/mcp"
 """Where agents find the tools; Gradio's own servers of tools have the same path."""
 DRAIN_S = 25.0
@@ -48,7 +50,12 @@ LINGER_S = 1.5
 
 def make_tools(service: FaceService, gate: Gate, uploads: Uploads) -> Tools | None:
     """The application for agents; None where the package `mcp` is not installed."""
-    if find_spec("mcp") is None:
+    try:
+        installed = version("mcp")
+    except PackageNotFoundError:
+        return None
+    if not installed.startswith("1."):
+        log.warning("no tools for agents: they need mcp below version 2, not %s", installed)
         return None
     from page.tools import Tools
 

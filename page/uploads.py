@@ -47,10 +47,14 @@ class Uploads:
         self._budget.add(len(content))
         target = self.folder / secrets.token_hex(16)
         self._sizes[target.name] = len(content)
-        target.mkdir(mode=0o700)
         safe = re.sub(r"[^\w.-]", "_", Path(name.replace("\\", "/")).name)[-80:].lstrip(".")
         path = target / (safe or "picture")
-        path.write_bytes(content)
+        try:
+            target.mkdir(mode=0o700)
+            path.write_bytes(content)
+        except OSError:
+            self._delete(target)
+            raise
         return path
 
     def check(self, count: int) -> None:

@@ -153,8 +153,8 @@ def _batching() -> str:
         raise SystemExit("batches across requests have begun to pay: reconsider them")
     return (
         f"Each request passes the network alone: collecting the faces of requests for "
-        f"{result['wait_ms']:g} ms and\nanswering them together took {together} times the processor "
-        "time, hardly less (`scripts/measure_batching.py`,\n"
+        f"{result['wait_ms']:g} ms and\nanswering them together took {together} times the "
+        "processor time, hardly less (`scripts/measure_batching.py`,\n"
         "[results/batching.json](results/batching.json))."
     )
 

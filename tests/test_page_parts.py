@@ -19,7 +19,7 @@ import pytest
 from site_fixtures import png, red_quarters, tiny_service
 
 from faceattr.hub import WeightsFiles, find_beside
-from page import remote
+from page import remote, server
 from page.body import Budget
 from page.errors import RequestError
 from page.gate import Gate
@@ -272,6 +272,31 @@ def ran(command, folder, **options):
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def test_a_file_that_cannot_be_written_is_not_counted(tmp_path, monkeypatch):
+    budget = Budget(1_000)
+    uploads = Uploads(tmp_path / "up", 100, budget)
+
+    def full(*_):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="no space"):
+        uploads.save(b"abc", "x")
+    assert budget.held == 0
+    assert list(uploads.folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("installed", [None, "2.1.0"])
+def test_without_a_fitting_mcp_the_page_runs_without_tools(monkeypatch, tmp_path, installed):
+    def version(_):
+        if installed is None:
+            raise server.PackageNotFoundError
+        return installed
+
+    monkeypatch.setattr(server, "version", version)
+    assert server.make_tools(tiny_service(), None, None) is None
 
 
 class Counting:
