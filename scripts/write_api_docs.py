@@ -202,7 +202,8 @@ Gradio's protocol without a client takes two steps; the picture is an uploaded f
 {endpoints}
 In plain HTTP the picture is the form field `picture` (`pictures`, repeated, for a batch) and the
 other parameters are form fields of the same name. `detector` is `default` or one of
-`/model_info`'s `detectors`; `min_face` is the least width of a face in pixels.
+`/model_info`'s `detectors`; `min_face` is the least width of a face in pixels. `/model_info`'s
+`backend` says what runs the network: `torch` or `onnx`.
 
 ## Tools for agents
 
