@@ -15,16 +15,12 @@ import cv2
 import cv2.data
 import numpy as np
 from huggingface_hub import constants as hub_constants
-from huggingface_hub import (
-    get_hf_file_metadata,
-    hf_hub_download,
-    hf_hub_url,
-    try_to_load_from_cache,
-)
+from huggingface_hub import hf_hub_download, hf_hub_url, try_to_load_from_cache
 from numpy.typing import NDArray
 
 from faceattr.errors import DetectorError
 from faceattr.images import require_rgb, shrink
+from faceattr.reach import hub_answers
 from faceattr.results import LANDMARKS, Detection, FaceBox
 
 YUNET_ENV = "FACEATTR_YUNET"
@@ -267,13 +263,14 @@ def _ask_hub() -> Path | str:
 def _download(outcome: list[Path | str]) -> None:
     """Append the downloaded file, or why there is none."""
     try:
-        # hf_hub_download retries for about 23 s; one request without retries goes first.
         url = hf_hub_url(YUNET_REPO, YUNET_FILE, revision=YUNET_REVISION)
-        get_hf_file_metadata(url, timeout=HUB_LIMIT_S)
+        if not hub_answers(url, HUB_LIMIT_S):
+            outcome.append("the Hub cannot be reached")
+            return
         outcome.append(Path(hf_hub_download(YUNET_REPO, YUNET_FILE, revision=YUNET_REVISION)))
     # Raised by the Hub's client, its HTTP library or the disk: one reason among many, reported.
     except Exception as error:
-        outcome.append(f"the Hub cannot be reached or refused ({type(error).__name__})")
+        outcome.append(f"the Hub refused or broke off ({type(error).__name__})")
 
 
 def _verified(path: Path) -> Path | str:

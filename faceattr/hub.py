@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from faceattr.config import CONFIG_NAME, ONNX_NAME, WEIGHTS_NAME, ModelConfig
 from faceattr.errors import WeightsError
+from faceattr.reach import hub_answers
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -78,23 +79,10 @@ def find_weights(
 
 
 def _answers(repo_id: str, revision: str | None) -> bool:
-    """Whether the Hub answers in time; an HTTP error is an answer.
+    """See `hub_answers`."""
+    from huggingface_hub import hf_hub_url
 
-    The client retries for about 23 s; this one request without retries goes first.
-    """
-    import httpx2
-    from huggingface_hub import get_hf_file_metadata, hf_hub_url
-    from huggingface_hub.errors import HfHubHTTPError
-
-    try:
-        get_hf_file_metadata(
-            hf_hub_url(repo_id, CONFIG_NAME, revision=revision), timeout=HUB_LIMIT_S
-        )
-    except HfHubHTTPError:
-        return True
-    except (httpx2.HTTPError, OSError):
-        return False
-    return True
+    return hub_answers(hf_hub_url(repo_id, CONFIG_NAME, revision=revision), HUB_LIMIT_S)
 
 
 def _download(repo_id: str, revision: str | None, file: str) -> WeightsFiles:

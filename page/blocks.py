@@ -41,8 +41,10 @@ def _as_it_came(payload: Any) -> Any:
     return None if payload is None else payload.model_dump()
 
 
-def build_page(service: FaceService, gate: Gate, uploads: Uploads) -> gr.Blocks:
-    """The page and the named endpoints."""
+def build_page(
+    service: FaceService, gate: Gate, uploads: Uploads, has_tools: bool = False
+) -> gr.Blocks:
+    """The page and the named endpoints; `has_tools` is said on the page."""
     with gr.Blocks(title=TITLE, analytics_enabled=False) as demo:
         gr.HTML(INTRO)
         with gr.Tabs():
@@ -51,7 +53,7 @@ def build_page(service: FaceService, gate: Gate, uploads: Uploads) -> gr.Blocks:
             with gr.Tab("Model"):
                 gr.HTML(model_html(service), elem_id="model")
             with gr.Tab("Use it"):
-                use = gr.HTML(use_html(service.limits), elem_id="use")
+                use = gr.HTML(use_html(service.limits, has_tools), elem_id="use")
             with gr.Tab("Limits and law"):
                 gr.Markdown(LIMITS, elem_id="limits", elem_classes="fa-prose")
         demo.load(None, use, use, js=OWN_ADDRESS)

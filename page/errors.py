@@ -4,8 +4,10 @@ from __future__ import annotations
 
 STATUS = {
     "bad_request": 400,
+    "too_slow": 408,
     "too_large": 413,
     "bad_picture": 422,
+    "too_much": 429,
     "busy": 503,
     "timeout": 504,
     "internal": 500,
@@ -37,6 +39,13 @@ class RequestError(Exception):
 def busy() -> RequestError:
     """The answer when the queue is full."""
     return RequestError("busy", "busy, try again in a moment")
+
+
+def too_much() -> RequestError:
+    """The answer when the server holds as many pictures as it may."""
+    return RequestError(
+        "too_much", "the server holds too many pictures just now, try again in a moment"
+    )
 
 
 def internal() -> RequestError:

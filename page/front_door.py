@@ -11,19 +11,21 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from page.blocks import DEFAULTS
+from page.body import Body, Budget, over, replay
 from page.errors import RequestError, busy
 from page.gate import Gate
-from page.intake import Intake, capped, over, read_body, replay
+from page.intake import Intake
 from page.limits import Limits
 from page.routes import error_response
 from page.uploads import Uploads
 
 _CALLS = re.compile(r"/gradio_api/(call/(v2/)?[\w-]+/?|run/[\w-]+/?|api/[\w-]+/?|queue/join)")
 _NAMED = re.compile(r"/gradio_api/(call|run|api)/(?P<endpoint>[\w-]+)/?")
+_TOOLS = re.compile(r"/gradio_api/mcp/?")
 _ANSWER = re.compile(r"/gradio_api/call/(v2/)?[\w-]+/(?P<event>[\w-]+)/?")
 _OPEN = re.compile(
     r"/gradio_api/(info|openapi\.json|startup-events|upload|upload_progress|queue/(join|data)|"
-    r"call/.+|run/.+|api/.+|heartbeat/.+|file=.+|cancel|reset|theme\.css|app_id)/?"
+    r"call/.+|run/.+|api/.+|heartbeat/.+|file=.+|cancel|reset|theme\.css|app_id|mcp)/?"
 )
 
 
@@ -31,32 +33,40 @@ class FrontDoor:
     """Refuses what is closed, too large or too much, and rewrites pictures; see `page.intake`."""
 
     def __init__(
-        self, app: ASGIApp, limits: Limits, gate: Gate, uploads: Uploads, demo: gr.Blocks
+        self,
+        app: ASGIApp,
+        limits: Limits,
+        gate: Gate,
+        uploads: Uploads,
+        budget: Budget,
+        demo: gr.Blocks,
     ) -> None:
         self._app = app
         self._limits = limits
         self._gate = gate
         self._uploads = uploads
+        self._budget = budget
         self._demo = demo
         self._intake = Intake(uploads, limits)
-        self._reading = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One ASGI call."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        body = Body(receive, self._limits, self._budget)
         try:
-            admitted = await self._admitted(scope, receive)
+            admitted = await self._admitted(scope, receive, body)
+            if admitted is None:
+                await Response("Not Found", 404)(scope, receive, send)
+                return
+            await self._app(scope, admitted, send)
         except RequestError as error:
             await error_response(error)(scope, receive, send)
-            return
-        if admitted is None:
-            await Response("Not Found", 404)(scope, receive, send)
-            return
-        await self._app(scope, admitted, send)
+        finally:
+            body.release()
 
-    async def _admitted(self, scope: Scope, receive: Receive) -> Receive | None:
+    async def _admitted(self, scope: Scope, receive: Receive, body: Body) -> Receive | None:
         """The body as the application may see it; None for what does not exist here."""
         path = scope["path"]
         if path.startswith("/gradio_api/") and not self._is_open(path):
@@ -64,34 +74,34 @@ class FrontDoor:
         if scope["method"] != "POST":
             return receive if self._is_awaited(scope) else None
         limit = self._limits.max_request_bytes
-        headers = dict(scope["headers"])
-        length = headers.get(b"content-length", b"0")
+        length = dict(scope["headers"]).get(b"content-length", b"0")
         if length.isdigit() and int(length) > limit:
             raise over(limit)
-        is_call = _CALLS.fullmatch(path) is not None
-        if (is_call or path.startswith("/api/v1/")) and self._gate.full:
+        is_rewritten = bool(_CALLS.fullmatch(path) or _TOOLS.fullmatch(path))
+        if (is_rewritten or path.startswith("/api/v1/")) and self._gate.full:
             raise busy()
-        if not is_call:
-            return capped(receive, limit)
-        body = await self._rewritten(path, receive, limit)
+        if not is_rewritten:
+            return body.receive
+        content = await self._rewritten(path, body)
         scope["headers"] = [
             *((k, v) for k, v in scope["headers"] if k != b"content-length"),
-            (b"content-length", str(len(body)).encode()),
+            (b"content-length", str(len(content)).encode()),
         ]
-        return replay(body, receive)
+        return replay(content, receive)
 
-    async def _rewritten(self, path: str, receive: Receive, limit: int) -> bytes:
-        """The body of a call of Gradio's; no more of them are held than may be waiting."""
-        gate = self._gate
-        if gate.pending + self._reading >= gate.capacity:
+    async def _rewritten(self, path: str, body: Body) -> bytes:
+        """The body of a call, its pictures put among the uploads."""
+        content = await body.read()
+        if self._gate.full:
             raise busy()
-        name = _NAMED.fullmatch(path)
-        defaults = DEFAULTS.get(name["endpoint"]) if name else None
-        self._reading += 1
-        try:
-            return await self._intake.rewrite(await read_body(receive, limit), defaults)
-        finally:
-            self._reading -= 1
+        if _TOOLS.fullmatch(path):
+            rewritten = await self._intake.rewrite_tool_call(content)
+        else:
+            name = _NAMED.fullmatch(path)
+            defaults = DEFAULTS.get(name["endpoint"]) if name else None
+            rewritten = await self._intake.rewrite(content, defaults)
+        body.release()
+        return rewritten
 
     def _is_awaited(self, scope: Scope) -> bool:
         """False for the answer of a call that nobody made: Gradio would fail while answering."""

@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
+from urllib.parse import unquote
 
 import orjson
 
@@ -42,12 +43,7 @@ class Intake:
         Raises:
             RequestError: when the body is no JSON object, or "data" no list of that length.
         """
-        try:
-            values = orjson.loads(body)
-        except orjson.JSONDecodeError:
-            raise RequestError("bad_request", "the body is not JSON") from None
-        if not isinstance(values, dict):
-            raise RequestError("bad_request", "expected a JSON object")
+        values = _object(body)
         if defaults is not None:
             data = values.get("data")
             if not isinstance(data, list) or len(data) > len(defaults):
@@ -56,6 +52,19 @@ class Intake:
                 )
             values["data"] = [*data, *defaults[len(data) :]]
         return orjson.dumps(await self._walk(values, _DEPTH))
+
+    async def rewrite_tool_call(self, body: bytes) -> bytes:
+        """The same for the arguments of a tool, in the Model Context Protocol.
+
+        Raises:
+            RequestError: when the body is no JSON object.
+        """
+        values = _object(body)
+        parameters = values.get("params")
+        if values.get("method") != "tools/call" or not isinstance(parameters, dict):
+            return body
+        parameters["arguments"] = await self._walk(parameters.get("arguments"), _DEPTH)
+        return orjson.dumps(values)
 
     async def _walk(self, value: Any, depth: int) -> Any:
         if depth == 0:
@@ -76,6 +85,9 @@ class Intake:
             if isinstance(path, str) and self._uploads.holds(path):
                 return {"url": UPLOAD + path}
             address = path if isinstance(path, str) and path.startswith("http") else url
+            held = _file(address)
+            if held is not None and self._uploads.holds(held):
+                return {"url": UPLOAD + held}
             if isinstance(address, str) and address.startswith("data:"):
                 content = await asyncio.to_thread(self._from_data_url, address)
             elif isinstance(address, str) and address.startswith(("http://", "https://")):
@@ -107,75 +119,45 @@ class Intake:
         return await fetch(url, self._limits.max_bytes)
 
 
-def to_source(payload: Any, uploads: Uploads) -> Source:
-    """What a rewritten picture stands for."""
+def _object(body: bytes) -> dict[str, Any]:
+    try:
+        values = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        raise RequestError("bad_request", "the body is not JSON") from None
+    if not isinstance(values, dict):
+        raise RequestError("bad_request", "expected a JSON object")
+    return values
+
+
+def _file(address: Any) -> str | None:
+    """The path in the address of an upload, which is what Gradio's upload helpers send."""
+    if not isinstance(address, str) or not address.startswith(("http://", "https://")):
+        return None
+    return unquote(address.partition("/gradio_api/file=")[2]) or None
+
+
+def _reference(payload: Any) -> str:
+    """What a rewritten picture, or the path of an upload, refers to."""
     url = payload.get("url") if isinstance(payload, dict) else None
-    if isinstance(url, str) and url.startswith(UPLOAD):
-        return lambda: uploads.take(url[len(UPLOAD) :])
-    if isinstance(url, str) and url.startswith(ERROR):
-        kind, _, message = url[len(ERROR) :].partition(":")
+    if isinstance(payload, str):
+        return UPLOAD + payload
+    return url if isinstance(url, str) else ""
+
+
+def to_source(payload: Any, uploads: Uploads) -> Source:
+    """What a rewritten picture, or the path of an upload, stands for."""
+    reference = _reference(payload)
+    if reference.startswith(UPLOAD):
+        return lambda: uploads.take(reference[len(UPLOAD) :])
+    if reference.startswith(ERROR):
+        kind, _, message = reference[len(ERROR) :].partition(":")
         return RequestError(kind if kind in STATUS else "bad_request", message)
     return RequestError("bad_request", "no picture came with the request")
 
 
 def drop(payloads: Sequence[Any], uploads: Uploads) -> None:
-    """Delete the uploads that rewritten pictures stand for, where no work has read them."""
+    """Delete the uploads that pictures stand for, where no work has read them."""
     for payload in payloads:
-        url = payload.get("url") if isinstance(payload, dict) else None
-        if isinstance(url, str) and url.startswith(UPLOAD):
-            uploads.drop(url[len(UPLOAD) :])
-
-
-Receive = Callable[[], Awaitable[Any]]
-
-
-async def read_body(receive: Receive, limit: int) -> bytes:
-    """A request's whole body.
-
-    Raises:
-        RequestError: "too_large", or "bad_request" when the client went away.
-    """
-    content = bytearray()
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise RequestError("bad_request", "the request was cut off")
-        content += message.get("body", b"")
-        if len(content) > limit:
-            raise over(limit)
-        if not message.get("more_body", False):
-            return bytes(content)
-
-
-def over(limit: int) -> RequestError:
-    """A body larger than the limit."""
-    return RequestError("too_large", f"expected at most {limit:,} bytes a request, came more")
-
-
-def replay(body: bytes, receive: Receive) -> Receive:
-    """A `receive` that gives the body at once and then what the client does next."""
-    sent = False
-
-    async def again() -> Any:
-        nonlocal sent
-        if sent:
-            return await receive()
-        sent = True
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    return again
-
-
-def capped(receive: Receive, limit: int) -> Receive:
-    """A `receive` that raises `RequestError` once more than `limit` bytes have come."""
-    count = 0
-
-    async def counted() -> Any:
-        nonlocal count
-        message = await receive()
-        count += len(message.get("body", b""))
-        if count > limit:
-            raise over(limit)
-        return message
-
-    return counted
+        reference = _reference(payload)
+        if reference.startswith(UPLOAD):
+            uploads.drop(reference[len(UPLOAD) :])

@@ -23,12 +23,18 @@ class Limits:
     max_request_bytes: int = _limit(
         120_000_000, "FACEATTR_MAX_REQUEST_BYTES", "bytes of one request's body"
     )
+    max_held_bytes: int = _limit(
+        500_000_000,
+        "FACEATTR_MAX_HELD_BYTES",
+        "bytes of all bodies and uploads that are held; more are answered with `too_much`",
+    )
+    body_time: float = _limit(60.0, "FACEATTR_BODY_TIME", "seconds in which a body has to come")
     workers: int = _limit(2, "FACEATTR_WORKERS", "requests that are worked on at the same time")
     max_waiting: int = _limit(
         32, "FACEATTR_MAX_WAITING", "requests that wait; more are answered with `busy`"
     )
     time_limit: float = _limit(
-        30.0, "FACEATTR_TIME_LIMIT", "seconds from a request's start to its answer"
+        30.0, "FACEATTR_TIME_LIMIT", "seconds from a request's last byte to its answer"
     )
     remote_urls: bool = _limit(
         False, "FACEATTR_REMOTE_URLS", "whether the server fetches pictures from public addresses"

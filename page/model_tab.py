@@ -6,7 +6,7 @@ import html
 from typing import Any
 
 from faceattr import labels
-from page.render import TITLES
+from page.render import BACKENDS, TITLES
 from page.report import dig
 from page.service import FaceService
 
@@ -41,6 +41,7 @@ def _about(service: FaceService) -> str:
         ("Weights", info["model"]),
         ("Revision", info["revision"] or "as in the repository"),
         ("Network", info["architecture"] + size),
+        ("Runs in", BACKENDS[info["backend"]]),
         ("Input", f"{info['image_size']} × {info['image_size']} pixels"),
         ("Licence of the weights", info["licence"]["weights"] or "not stated with them"),
     ]

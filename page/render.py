@@ -20,11 +20,12 @@ OPEN_CARDS = 3
 
 TITLES = {"gender": "Perceived gender", "age": "Perceived age", "race": "Perceived race"}
 DETECTORS = {"yunet": "YuNet", "haar": "Haar cascades"}
+BACKENDS = {"torch": "PyTorch", "onnx": "ONNX Runtime"}
 
 NO_FACE = """<div class="fa-message" role="status"><h2>No face found</h2>
 <p>The detector looks for faces that are turned to the camera, upright or nearly so, and wider than
-about a twentieth of the picture. Another detector, or a smaller minimum size under
-<em>Options</em>, may find one.</p>
+about a twentieth of the picture. Under <em>Options</em>, another detector may find one, and so may
+a smaller minimum size if it was raised.</p>
 <p>If the picture <strong>is</strong> a cropped face, the button below treats all of it as one.</p>
 </div>"""
 

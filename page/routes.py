@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
@@ -21,7 +22,12 @@ from page.uploads import Uploads
 def error_response(error: RequestError) -> JSONResponse:
     """An error as JSON; `detail` is where Gradio's clients look."""
     content = {"api_version": API_VERSION, "error": error.to_dict(), "detail": str(error)}
-    headers = {"Retry-After": "1"} if error.kind == "busy" else None
+    headers = {
+        "busy": {"Retry-After": "1"},
+        "too_much": {"Retry-After": "1"},
+        # The rest of such a body is not waited for.
+        "too_slow": {"Connection": "close"},
+    }.get(error.kind)
     return JSONResponse(content, error.status, headers)
 
 
@@ -63,13 +69,16 @@ def add_routes(app: FastAPI, service: FaceService, gate: Gate, uploads: Uploads)
     async def upload(request: Request) -> Response:
         limits = service.limits
         async with _files(request, "files", limits.max_batch) as (files, _):
-            paths = []
-            for file in files:
-                uploads.check(file.size or 0)
-                content = await file.read()
-                paths.append(
-                    await asyncio.to_thread(uploads.save, content, file.filename or "picture")
-                )
+            paths: list[Path] = []
+            try:
+                for file in files:
+                    uploads.check(file.size or 0)
+                    name = file.filename or "picture"
+                    paths.append(await asyncio.to_thread(uploads.save, await file.read(), name))
+            except RequestError:
+                for path in paths:
+                    uploads.drop(str(path))
+                raise
         return JSONResponse([str(path) for path in paths])
 
     async def upload_progress(_: Request) -> Response:
@@ -77,7 +86,7 @@ def add_routes(app: FastAPI, service: FaceService, gate: Gate, uploads: Uploads)
             iter(['data: {"msg": "done"}\n\n']), media_type="text/event-stream"
         )
 
-    for path, endpoint, method in (
+    for route, endpoint, method in (
         ("/health", health, "GET"),
         ("/api/v1/model_info", model_info, "GET"),
         ("/api/v1/predict", predict, "POST"),
@@ -87,7 +96,7 @@ def add_routes(app: FastAPI, service: FaceService, gate: Gate, uploads: Uploads)
         ("/gradio_api/upload", upload, "POST"),
         ("/gradio_api/upload_progress", upload_progress, "GET"),
     ):
-        app.add_route(path, endpoint, methods=[method])
+        app.add_route(route, endpoint, methods=[method])
 
 
 async def _answer(gate: Gate, work: Callable[[], dict[str, Any]]) -> Response:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import signal
 import sys
@@ -12,8 +13,9 @@ import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from copy import copy
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 import uvicorn
@@ -21,8 +23,10 @@ from fastapi import FastAPI
 from gradio.routes import App
 from gradio.state_holder import SessionState, StateHolder
 from gradio.utils import get_upload_folder
+from starlette.routing import Route
 
 from page.blocks import build_page
+from page.body import Budget
 from page.front_door import FrontDoor
 from page.gate import Gate
 from page.routes import add_routes
@@ -30,12 +34,32 @@ from page.service import FaceService
 from page.theme import CSS, HEAD, theme
 from page.uploads import KEPT_S, Uploads
 
+if TYPE_CHECKING:
+    from page.tools import Tools
+
+log = logging.getLogger("faceattr")
+TOOLS_PATH = "/gradio_api/mcp"
+"""Where agents find the tools; Gradio's own servers of tools have the same path."""
 DRAIN_S = 25.0
 """Seconds that requests in flight get after SIGTERM; Spaces and Docker kill after 30."""
 SWEEP_S = 15.0
 MAX_CONNECTIONS = 1_000
 LINGER_S = 1.5
 """Seconds in which clients may still fetch the answers that were finished last."""
+
+
+def make_tools(service: FaceService, gate: Gate, uploads: Uploads) -> Tools | None:
+    """The application for agents; None where the package `mcp` is not installed."""
+    try:
+        installed = version("mcp")
+    except PackageNotFoundError:
+        return None
+    if not installed.startswith("1."):
+        log.warning("no tools for agents: they need mcp below version 2, not %s", installed)
+        return None
+    from page.tools import Tools
+
+    return Tools(service, gate, uploads)
 
 
 class Site:
@@ -45,6 +69,8 @@ class Site:
         service: what answers.
         gate: what admits.
         uploads: files between upload and request.
+        budget: bytes of pictures that are held.
+        tools: the application for agents, if there is one.
         app: the ASGI application.
         gradio: Gradio's application within it.
     """
@@ -53,8 +79,10 @@ class Site:
         limits = service.limits
         self.service = service
         self.gate = Gate(limits.workers, limits.max_waiting, limits.time_limit)
-        self.uploads = Uploads(Path(get_upload_folder()), limits.max_bytes)
-        self.demo = build_page(service, self.gate, self.uploads)
+        self.budget = Budget(limits.max_held_bytes)
+        self.uploads = Uploads(Path(get_upload_folder()), limits.max_bytes, self.budget)
+        self.tools = make_tools(service, self.gate, self.uploads)
+        self.demo = build_page(service, self.gate, self.uploads, self.tools is not None)
         self.app = self._assemble()
 
     def _assemble(self) -> FastAPI:
@@ -62,6 +90,9 @@ class Site:
             lifespan=self._lifespan, docs_url=None, redoc_url=None, openapi_url=None, debug=False
         )
         add_routes(app, self.service, self.gate, self.uploads)
+        if self.tools is not None:
+            for path in (TOOLS_PATH, f"{TOOLS_PATH}/"):
+                app.router.routes.append(Route(path, self.tools))
         gr.mount_gradio_app(
             app,
             self.demo,
@@ -82,6 +113,7 @@ class Site:
             limits=self.service.limits,
             gate=self.gate,
             uploads=self.uploads,
+            budget=self.budget,
             demo=self.demo,
         )
         self.gradio = _forget(app, self.demo)
@@ -98,7 +130,8 @@ class Site:
 
         task = asyncio.create_task(sweep())
         try:
-            yield
+            async with self.tools.running() if self.tools else contextlib.nullcontext():
+                yield
         finally:
             task.cancel()
             self.gate.close()

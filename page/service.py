@@ -251,6 +251,7 @@ class FaceService:
             "detectors": self.detectors,
             "detector_note": info.detector_note,
             "architecture": config.architecture,
+            "backend": info.backend,
             "parameters": parameters(self.pipeline, self.report),
             "image_size": config.preprocessing.image_size,
             "licence": {"weights": self.licence, "code": "Apache-2.0"},
@@ -262,6 +263,7 @@ class FaceService:
                 "max_faces": limits.max_faces,
                 "max_batch": limits.max_batch,
                 "time_limit": limits.time_limit,
+                "body_time": limits.body_time,
                 "remote_urls": limits.remote_urls,
             },
         }
@@ -279,7 +281,7 @@ class FaceService:
     def _chosen(self, detector: str) -> FacePipeline:
         if detector == "default":
             return self.pipeline
-        if detector not in self._pipelines:
+        if not isinstance(detector, str) or detector not in self._pipelines:
             known = ", ".join(["default", *self._pipelines])
             raise RequestError("bad_request", f"expected a detector of: {known}")
         return self._pipelines[detector]

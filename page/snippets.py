@@ -46,4 +46,32 @@ EVENT=$(printf '{"data": [{"url": "%s"}]}' "$IMAGE" |
 curl -sN $URL/call/classify_crop/$EVENT
 """
 
+AGENTS = """\
+{"mcpServers": {"faceattr": {"url": "http://127.0.0.1:7860/gradio_api/mcp/"}}}
+"""
+"""What most agents take as the settings of a server of tools."""
+
+AGENT_PYTHON = """\
+import asyncio
+import base64
+
+from mcp import ClientSession  # pip install "mcp<2"
+from mcp.client.streamable_http import streamablehttp_client
+
+
+async def main() -> None:
+    with open("photo.jpg", "rb") as file:
+        picture = "data:image/jpeg;base64," + base64.b64encode(file.read()).decode()
+    async with (
+        streamablehttp_client("http://127.0.0.1:7860/gradio_api/mcp/") as (read, write, _),
+        ClientSession(read, write) as session,
+    ):
+        await session.initialize()
+        answer = await session.call_tool("predict", {"picture": picture})
+        print(answer.content[0].text)
+
+
+asyncio.run(main())
+"""
+
 SNIPPETS = {"Python": PYTHON, "curl": CURL, "JavaScript": JAVASCRIPT}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 
 from page.limits import Limits
-from page.snippets import ADDRESS, SNIPPETS
+from page.snippets import ADDRESS, AGENTS, SNIPPETS
 
 TITLE = "faceattr: perceived gender, age and race of faces"
 
@@ -60,12 +60,18 @@ they were trained. Detector: YuNet (MIT) or OpenCV's Haar cascades.
 """
 
 
-def use_html(limits: Limits) -> str:
-    """The tab on calling the API; `ADDRESS` stands for the page's own address."""
+def use_html(limits: Limits, has_tools: bool) -> str:
+    """The tab on calling the API; `ADDRESS` stands for the page's own address.
+
+    Args:
+        limits: of this server.
+        has_tools: whether it serves the endpoints to agents, too.
+    """
+    snippets = {**SNIPPETS, **({"Agents (Model Context Protocol)": AGENTS} if has_tools else {})}
     blocks = "".join(
         f'<h3>{name}</h3><pre tabindex="0" aria-label="{name} code"><code>{html.escape(code)}'
         "</code></pre>"
-        for name, code in SNIPPETS.items()
+        for name, code in snippets.items()
     )
     return (
         '<div class="fa-prose"><h2>Use it from your own code</h2>'

@@ -8,7 +8,8 @@ import shutil
 import time
 from pathlib import Path
 
-from page.errors import RequestError, busy
+from page.body import Budget
+from page.errors import RequestError, too_much
 
 KEPT_S = 120
 """Seconds after which an upload that no request has used is deleted."""
@@ -19,25 +20,41 @@ MAX_PENDING = 1_000
 class Uploads:
     """A folder with one subfolder for each upload, so that equal files do not share a name."""
 
-    def __init__(self, folder: Path, max_bytes: int) -> None:
+    def __init__(self, folder: Path, max_bytes: int, budget: Budget) -> None:
+        """Make nothing yet.
+
+        Args:
+            folder: for the files; nothing else may lie there.
+            max_bytes: of one file.
+            budget: in which the files count while they exist.
+        """
         self.folder = folder.resolve()
         self._max_bytes = max_bytes
+        self._budget = budget
+        self._sizes: dict[str, int] = {}
 
     def save(self, content: bytes, name: str) -> Path:
         """Write an upload and return its path.
 
         Raises:
-            RequestError: "too_large", or "busy" when too many wait for their requests.
+            RequestError: "too_large", or "too_much" when too many files or bytes wait for their
+                requests.
         """
         self.check(len(content))
         self.folder.mkdir(parents=True, exist_ok=True)
         if sum(1 for _ in self.folder.iterdir()) >= MAX_PENDING:
-            raise busy()
+            raise too_much()
+        self._budget.add(len(content))
         target = self.folder / secrets.token_hex(16)
-        target.mkdir(mode=0o700)
+        self._sizes[target.name] = len(content)
         safe = re.sub(r"[^\w.-]", "_", Path(name.replace("\\", "/")).name)[-80:].lstrip(".")
         path = target / (safe or "picture")
-        path.write_bytes(content)
+        try:
+            target.mkdir(mode=0o700)
+            path.write_bytes(content)
+        except OSError:
+            self._delete(target)
+            raise
         return path
 
     def check(self, count: int) -> None:
@@ -80,12 +97,16 @@ class Uploads:
                 "bad_request", "this upload is gone: each can be used once; upload it again"
             ) from None
         finally:
-            shutil.rmtree(file.parent, ignore_errors=True)
+            self._delete(file.parent)
 
     def drop(self, path: str) -> None:
         """Delete an upload if it is still there."""
         if self.holds(path):
-            shutil.rmtree(Path(path).resolve().parent, ignore_errors=True)
+            self._delete(Path(path).resolve().parent)
+
+    def _delete(self, entry: Path) -> None:
+        shutil.rmtree(entry, ignore_errors=True)
+        self._budget.remove(self._sizes.pop(entry.name, 0))
 
     def sweep(self, older_than: float = KEPT_S) -> None:
         """Delete what was uploaded more than so many seconds ago."""
@@ -98,6 +119,6 @@ class Uploads:
             except OSError:
                 continue
             if stale and entry.is_dir():
-                shutil.rmtree(entry, ignore_errors=True)
+                self._delete(entry)
             elif stale:
                 entry.unlink(missing_ok=True)

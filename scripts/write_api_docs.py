@@ -24,7 +24,7 @@ from page.examples import FOLDER  # noqa: E402
 from page.limits import Limits  # noqa: E402
 from page.server import running  # noqa: E402
 from page.service import API_VERSION, FaceService  # noqa: E402
-from page.snippets import GRADIO_CURL, SNIPPETS  # noqa: E402
+from page.snippets import AGENT_PYTHON, AGENTS, GRADIO_CURL, SNIPPETS  # noqa: E402
 
 TARGET = ROOT / "docs" / "api.md"
 
@@ -70,6 +70,8 @@ NULLABLE = {
 PURPOSE = {
     "bad_request": "the request lacks something or asks for something unknown",
     "too_large": "the file or the request has too many bytes",
+    "too_slow": "the request's body did not come within the time for it",
+    "too_much": "the server holds as many bytes of pictures as it may: try again in a moment",
     "bad_picture": "the file is no picture that is read, is damaged, or has too many pixels",
     "busy": "the queue is full: try again in a moment; `Retry-After` says when",
     "timeout": "no answer within the time limit",
@@ -142,6 +144,21 @@ def _limits() -> str:
     return "\n".join(lines)
 
 
+def _batching() -> str:
+    """Why requests are answered one by one; from `scripts/measure_batching.py`."""
+    result = json.loads((ROOT / "docs" / "results" / "batching.json").read_text("utf-8"))
+    ways = result["ways"]
+    together = ways["2 workers, 2 threads, together"]["cpu_ratio"]
+    if together < 0.9:
+        raise SystemExit("batches across requests have begun to pay: reconsider them")
+    return (
+        f"Each request passes the network alone: collecting the faces of requests for "
+        f"{result['wait_ms']:g} ms and\nanswering them together took {together} times the "
+        "processor time, hardly less (`scripts/measure_batching.py`,\n"
+        "[results/batching.json](results/batching.json))."
+    )
+
+
 def _errors() -> str:
     lines = ["| `kind` | HTTP | When |", "|---|---|---|"]
     lines += [f"| `{kind}` | {status} | {PURPOSE[kind]} |" for kind, status in STATUS.items()]
@@ -165,11 +182,12 @@ def document(url: str) -> str:
 # The API
 
 Version {API_VERSION}. `python app.py` serves it with the page; a Space has it at its own address.
-The same answers come in two ways:
+The same answers come in three ways:
 
 - **plain HTTP**: `POST /api/v1/<endpoint>` with a form (multipart), one request, errors as HTTP
   status; `GET /api/v1/model_info`;
-- **Gradio's protocol**: for its Python and JavaScript clients, which upload files themselves.
+- **Gradio's protocol**: for its Python and JavaScript clients, which upload files themselves;
+- **tools for agents**: the Model Context Protocol, see [below](#tools-for-agents).
 
 {snippets}
 
@@ -184,7 +202,26 @@ Gradio's protocol without a client takes two steps; the picture is an uploaded f
 {endpoints}
 In plain HTTP the picture is the form field `picture` (`pictures`, repeated, for a batch) and the
 other parameters are form fields of the same name. `detector` is `default` or one of
-`/model_info`'s `detectors`; `min_face` is the least width of a face in pixels.
+`/model_info`'s `detectors`; `min_face` is the least width of a face in pixels. `/model_info`'s
+`backend` says what runs the network: `torch` or `onnx`.
+
+## Tools for agents
+
+Where the package `mcp` is installed (`pip install '.[mcp]'`), `/gradio_api/mcp/` serves `predict`,
+`predict_batch`, `classify_crop` and `model_info` as tools (Model Context Protocol, streamable HTTP,
+no sessions). Agents are pointed to it by
+
+```json
+{AGENTS}```
+
+and programs call it so:
+
+```python
+{AGENT_PYTHON}```
+
+Arguments have the names of the endpoints' parameters; a picture is a `data:` URL or the path that
+`POST /gradio_api/upload` answered with. The result is the endpoint's JSON, as text and as
+structured content; an error has `isError` set and reads `kind: message`. All limits hold.
 
 ## Answer of `/predict`
 
@@ -218,6 +255,8 @@ answers the first step with HTTP 503, which its clients report as a full queue.
 They hold for every way in, and an environment variable changes each.
 
 {_limits()}
+
+{_batching()}
 
 A picture is JPEG, PNG, WebP, BMP, GIF, TIFF or AVIF; of several frames the first is used. Addresses
 (`http://…`) are refused unless `FACEATTR_REMOTE_URLS=1`; then only public hosts are asked,

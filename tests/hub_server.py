@@ -2,7 +2,8 @@
 
 It speaks what publishing, loading and deploying need: repositories of models and Spaces,
 branches, commits (regular and LFS files), files at any commit, Space variables, tokens. Faults
-are injected with `fail_next` (an HTTP error) and `cut_next` (a connection that breaks).
+are injected with `fail_next` (an HTTP error), `cut_next` (a connection that breaks) and `hang`
+(no answer at all).
 
     with HubServer() as hub:
         subprocess.run(..., env=hub.environment(home))  # a client process
@@ -140,6 +141,8 @@ class HubServer:
         self.lfs: dict[str, bytes] = {}
         self.requests: list[tuple[str, str]] = []
         self._faults: list[Fault] = []
+        self._hanging = threading.Event()
+        self._closed = threading.Event()
         self._lock = threading.Lock()
         handler = type("Handler", (_Handler,), {"hub": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
@@ -153,6 +156,7 @@ class HubServer:
 
     def __exit__(self, *exc: object) -> None:
         close_session()
+        self._closed.set()
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
@@ -204,6 +208,14 @@ class HubServer:
     def cut_next(self, method: str, path: str, after: int | None = None, times: int = 1) -> None:
         """Cut the connection of the next `times` matching requests; see `Fault` for `after`."""
         self._faults.append(Fault(method, re.compile(path), times, after=after))
+
+    def hang(self) -> None:
+        """Accept every request from now on and answer none."""
+        self._hanging.set()
+
+    def wait_if_hanging(self) -> bool:
+        """Whether requests are not to be answered; returns when the server closes."""
+        return self._hanging.is_set() and self._closed.wait(300)
 
     def heal(self) -> None:
         """Take away the faults that are still to come."""
@@ -487,7 +499,9 @@ class _Handler(BaseHTTPRequestHandler):
         path = urlsplit(self.path).path
         request = Request(self.command, path, self.headers, self._body())
         fault = self.hub.take_fault(request)
-        if fault and fault.status is not None:
+        if self.hub.wait_if_hanging():
+            self._cut()
+        elif fault and fault.status is not None:
             self._send(Answer(fault.status, fault.body, fault.headers))
         elif fault and fault.after is None:
             self._cut()

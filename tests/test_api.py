@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from site_fixtures import (
     post_json,
     red_cells,
     red_quarters,
+    released,
     send,
     tiny_service,
 )
@@ -463,6 +465,77 @@ def test_a_slow_request_ends_at_the_time_limit(strict):
     assert (status, answer["error"]["kind"]) == (504, "timeout")
     release.set()
     assert post(url, "api/v1/predict", {}, files)[0] == 200
+
+
+FORM = "multipart/form-data; boundary=e"
+PART = b"--e\r\nContent-Disposition: form-data; "
+SLOW_WAYS = [
+    ("api/v1/predict", FORM, PART + b'name="picture"; filename="p"\r\n\r\n'),
+    ("gradio_api/upload", FORM, PART + b'name="files"; filename="p"\r\n\r\n'),
+    ("gradio_api/call/predict", "application/json", b'{"data": ["data:image/png;base64,'),
+]
+
+
+def slowly(url, path, kind, start):
+    """Send a body byte by byte until the server answers: its status, and after how many seconds."""
+    host, port = url.removeprefix("http://").rstrip("/").split(":")
+    begun = time.monotonic()
+    with socket.create_connection((host, int(port))) as connection:
+        connection.settimeout(0.05)
+        head = f"POST /{path} HTTP/1.1\r\nHost: x\r\nContent-Length: 5000\r\n"
+        connection.sendall(f"{head}Content-Type: {kind}\r\n\r\n".encode() + start)
+        while time.monotonic() < begun + 60:
+            try:
+                answer = connection.recv(4096)
+            except TimeoutError:
+                connection.sendall(b"x")
+                continue
+            return int(answer.split()[1]), time.monotonic() - begun
+    raise AssertionError("the server never answered")
+
+
+def test_slow_bodies_are_refused_in_time_and_others_are_served_meanwhile(uploads):
+    with running(tiny_service(body_time=3.0, workers=1, max_waiting=1)) as (url, site):
+        picture = png(red_quarters(1))
+        with ThreadPoolExecutor(12) as pool:
+            slow = [pool.submit(slowly, url, *way) for way in SLOW_WAYS * 4]
+            time.sleep(0.3)
+            assert post(url, "api/v1/predict", {}, [("picture", picture)])[0] == 200
+            assert gradio_call(url, "predict", [data_url(picture)])[0] == "complete"
+            assert not any(future.done() for future in slow)
+            results = [future.result() for future in slow]
+        assert {status for status, _ in results} == {408}
+        assert all(2.9 < took < 10 for _, took in results)
+        assert released(site)
+        assert list(uploads.iterdir()) == []
+
+
+def test_all_pictures_together_are_bounded(uploads):
+    noise = png(np.random.default_rng(0).integers(0, 256, (100, 100, 3), np.uint8))
+    assert 30_000 < len(noise) < 31_000
+    with running(tiny_service(max_held_bytes=100_000)) as (url, site):
+        files = [("files", noise)]
+        (path,), _ = (post(url, "gradio_api/upload", {}, files)[1] for _ in range(2))
+        status, answer = post(url, "gradio_api/upload", {}, files)
+        assert (status, answer["error"]["kind"]) == (429, "too_much")
+        picture = [{"url": data_url(noise)}]
+        assert gradio_call(url, "predict", picture)[0] == 429
+        assert post(url, "api/v1/predict", {}, [("picture", noise)] * 2)[0] == 429
+        # One picture is used, which makes room for another.
+        assert gradio_call(url, "predict", [{"path": path}])[0] == "complete"
+        assert post(url, "gradio_api/upload", {}, files)[0] == 200
+        site.uploads.sweep(older_than=-1)
+        assert gradio_call(url, "predict", picture)[0] == "complete"
+        assert released(site)
+        assert list(uploads.iterdir()) == []
+
+
+def test_an_upload_of_which_one_file_is_refused_leaves_nothing(strict):
+    url, site = strict
+    files = [("files", png(red_quarters(1))), ("files", bytes(20_001))]
+    assert post(url, "gradio_api/upload", {}, files)[0] == 413
+    assert list(site.uploads.folder.iterdir()) == []
+    assert released(site)
 
 
 def test_an_error_of_ours_tells_a_client_nothing(strict, caplog):

@@ -92,3 +92,36 @@ def test_what_is_in_the_cache_is_used_at_once_when_the_hub_is_gone(files, tmp_pa
     (automatic,) = load(hub, tmp_path, ("auto", commit))
     assert automatic[:2] == ["torch", commit]
     assert automatic[3] < HUB_LIMIT_S + 4
+
+
+START = """
+import json, sys, time
+import app
+from page.service import FaceService
+started = time.monotonic()
+pipeline, note = app.load_pipeline()
+service = FaceService(pipeline)
+took = time.monotonic() - started
+print(json.dumps([pipeline.info.model, pipeline.info.detector, note, took]))
+"""
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_the_page_waits_only_once_for_a_hub_that_does_not_answer(files, tmp_path, known):
+    """Weights, ONNX file, report, licence and YuNet are all looked for there."""
+    with HubServer() as hub:
+        hub.add_repo(REPO).commit("main", files)
+        if known:
+            load(hub, tmp_path, ("onnx", None))
+        hub.requests.clear()
+        hub.hang()
+        environment = {**hub.environment(tmp_path), "FACEATTR_MODEL": REPO}
+        done = subprocess.run(
+            [sys.executable, "-c", START], cwd=ROOT, env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        model, detector, note, took = json.loads(done.stdout)
+        assert len([path for _, path in hub.requests if "/resolve/" in path]) <= 1
+    assert (model, note is None) == ((REPO, True) if known else ("FaceAttrNet", False))
+    assert detector == "haar"
+    assert took < HUB_LIMIT_S + 4

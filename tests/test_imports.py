@@ -17,6 +17,7 @@ ORDER = [
     "alignment",
     "preprocessing",
     "config",
+    "reach",
     "detection",
     "model",
     "hub",
@@ -95,3 +96,5 @@ def test_page_uses_the_library_only(path):
         assert "gradio" not in roots
     if path.stem != "explain":
         assert "captum" not in roots
+    if path.stem != "tools":
+        assert "mcp" not in roots

@@ -1,5 +1,6 @@
 """The page in a real Chromium, and what it says."""
 
+import base64
 import csv
 import json
 import shutil
@@ -289,6 +290,25 @@ def test_a_webcam_picture_is_classified(site, page):
     page.get_by_role("button", name="capture photo").click()
     page.wait_for_selector("#result .fa-message h2, #result .fa-face")
     assert "No face found" in page.locator("#result").inner_text()
+    assert empty(site)
+
+
+PASTE = """([base64]) => {
+  const bytes = Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
+  return navigator.clipboard.write([
+    new ClipboardItem({ "image/png": new Blob([bytes], { type: "image/png" }) }),
+  ]);
+}"""
+
+
+@pytest.mark.browser
+def test_a_picture_on_the_clipboard_is_classified(site, page):
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    opened(page, site[0])
+    page.evaluate(PASTE, [base64.b64encode(png(red_quarters(2))).decode()])
+    page.get_by_role("button", name="Paste from clipboard").click()
+    page.wait_for_selector("#result .fa-face")
+    assert page.locator("#result .fa-face").count() == 2
     assert empty(site)
 
 

@@ -9,23 +9,27 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
+import numpy as np
 import pytest
 from site_fixtures import png, red_quarters, tiny_service
 
 from faceattr.hub import WeightsFiles, find_beside
-from page import remote
+from page import remote, server
+from page.body import Budget
 from page.errors import RequestError
 from page.gate import Gate
 from page.intake import Intake, to_source
 from page.limits import Limits
 from page.report import read_licence, read_report
 from page.server import running
-from page.snippets import ADDRESS, GRADIO_CURL, SNIPPETS
+from page.snippets import ADDRESS, AGENT_PYTHON, AGENTS, GRADIO_CURL, SNIPPETS
 from page.uploads import Uploads
+from scripts.measure_batching import Together
 
 ROOT = Path(__file__).resolve().parents[1]
 NODE_MODULES = ROOT / "tests" / "node_modules"
@@ -95,7 +99,7 @@ def test_work_past_its_time_keeps_its_place_until_it_ends():
 
 
 def test_uploads_are_read_once_and_swept(tmp_path):
-    uploads = Uploads(tmp_path / "up", 100)
+    uploads = Uploads(tmp_path / "up", 100, Budget(1_000_000))
     path = uploads.save(b"abc", "../../evil\\..\\na me.jpg")
     assert path.name == "na_me.jpg"
     assert uploads.holds(str(path))
@@ -116,14 +120,14 @@ def test_only_paths_of_uploads_count_as_uploads(tmp_path, path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "secret").mkdir()
     (tmp_path / "secret" / "x").write_text("secret")
-    uploads = Uploads(tmp_path / "up", 100)
+    uploads = Uploads(tmp_path / "up", 100, Budget(1_000_000))
     assert not uploads.holds(path)
     with pytest.raises(RequestError, match="upload the picture first"):
         uploads.take(path)
 
 
 def test_a_link_out_of_the_uploads_is_not_followed(tmp_path):
-    uploads = Uploads(tmp_path / "up", 100)
+    uploads = Uploads(tmp_path / "up", 100, Budget(1_000_000))
     secret = tmp_path / "secret"
     secret.write_text("secret")
     path = uploads.save(b"abc", "picture")
@@ -209,7 +213,7 @@ def test_a_public_address_is_fetched_with_a_cap_and_checked_redirects(web):
 
 
 def test_addresses_become_uploads_where_they_are_allowed(web, tmp_path):
-    uploads = Uploads(tmp_path, 20_000)
+    uploads = Uploads(tmp_path, 20_000, Budget(1_000_000))
     body = json.dumps({"data": [{"url": f"{web}/ok"}, {"path": f"{web}/gone"}]}).encode()
     allowed = Intake(uploads, Limits(remote_urls=True, max_bytes=20_000))
     first, second = json.loads(asyncio.run(allowed.rewrite(body)))["data"]
@@ -270,11 +274,69 @@ def ran(command, folder, **options):
     return done.stdout
 
 
+def test_a_file_that_cannot_be_written_is_not_counted(tmp_path, monkeypatch):
+    budget = Budget(1_000)
+    uploads = Uploads(tmp_path / "up", 100, budget)
+
+    def full(*_):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="no space"):
+        uploads.save(b"abc", "x")
+    assert budget.held == 0
+    assert list(uploads.folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("installed", [None, "2.1.0"])
+def test_without_a_fitting_mcp_the_page_runs_without_tools(monkeypatch, tmp_path, installed):
+    def version(_):
+        if installed is None:
+            raise server.PackageNotFoundError
+        return installed
+
+    monkeypatch.setattr(server, "version", version)
+    assert server.make_tools(tiny_service(), None, None) is None
+
+
+class Counting:
+    """Answers with the mean of each picture."""
+
+    config, name = None, "counting"
+
+    def __init__(self):
+        self.calls = 0
+
+    def probabilities(self, pixels):
+        self.calls += 1
+        return {"mean": pixels.mean((1, 2, 3))}
+
+
+def test_faces_that_are_collected_get_their_own_answers():
+    counting = Counting()
+    together = Together(counting, wait=0.2)
+    chips = [np.full((1 + i % 3, 2, 2, 3), i, np.uint8) for i in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(together.probabilities, chips))
+    for i, answer in enumerate(answers):
+        assert answer["mean"].tolist() == [i] * len(chips[i])
+    assert counting.calls < 8
+
+
 def test_the_python_snippet_runs_as_it_is(address, folder):
     code = SNIPPETS["Python"].replace(ADDRESS, address)
     lines = ran([sys.executable, "-W", "ignore", "-c", code], folder).splitlines()
     assert [line.split()[0] for line in lines if line[0].isdigit()] == ["1", "2", "0", "1"]
     assert "0 2" in lines
+
+
+def test_the_snippet_for_tools_runs_as_it_is(address, folder):
+    pytest.importorskip("mcp", reason="the package mcp is not installed: pip install '.[mcp]'")
+    code = AGENT_PYTHON.replace(ADDRESS, address)
+    answer = json.loads(ran([sys.executable, "-W", "ignore", "-c", code], folder))
+    assert len(answer["faces"]) == 2
+    server = json.loads(AGENTS)["mcpServers"]["faceattr"]["url"]
+    assert f'"{server}"' in AGENT_PYTHON
 
 
 def test_the_curl_snippets_run_as_they_are(address, folder):
