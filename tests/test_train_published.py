@@ -40,7 +40,7 @@ def test_the_published_weights_come_from_it(network):
 
     def check(training):
         assert (training["recipe"], training["seed"]) in known
-        for origin in [*training.get("teachers", []), training.get("start")]:
+        for origin in [*(training.get("teachers") or []), training.get("start")]:
             if origin:
                 check(origin)
 
