@@ -15,7 +15,6 @@ of its side. `TIGHTER`, which is meant, is left out of it.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from itertools import islice
@@ -31,7 +30,7 @@ from tqdm import tqdm
 from faceattr.alignment import NOSE, box_transform, face_transform, similarity_transform
 from faceattr.detection import FaceDetector, load_detector
 from faceattr.results import Detection
-from scripts.measure_pipeline import match, pasted
+from scripts.measure_pipeline import match, pasted, tell
 from train.samples import Rows, Source, add_data_arguments, source_of
 
 HAAR_EVERY = 8
@@ -192,11 +191,7 @@ def main() -> int:
         "seed": args.seed,
         **measure(source, args.limit, args.seed),
     }
-    text = json.dumps(result, indent=2) + "\n"
-    if args.output:
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        args.output.write_text(text, encoding="utf-8")
-    print(text, end="")
+    tell(result, args.output)
     return 0
 
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -204,6 +204,15 @@ def measure(
     }
 
 
+def tell(result: Mapping[str, Any], output: Path | None) -> None:
+    """Print a result as JSON, and write it to a file where one is named."""
+    text = json.dumps(result, indent=2) + "\n"
+    if output:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(text, encoding="utf-8")
+    print(text, end="")
+
+
 def main() -> int:
     """Measure and write JSON."""
     parser = argparse.ArgumentParser(
@@ -235,11 +244,7 @@ def main() -> int:
         "seed": args.seed,
         **measure(pipeline, Rows(source, args.part), args.limit, args.seed, args.background),
     }
-    text = json.dumps(result, indent=2) + "\n"
-    if args.output:
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        args.output.write_text(text, encoding="utf-8")
-    print(text, end="")
+    tell(result, args.output)
     return 0
 
 
