@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -144,14 +144,21 @@ def chosen(holdout: Sequence[Json]) -> int:
     return max(range(len(sums)), key=lambda index: sums[index])
 
 
+def _start(report: Mapping[str, Any]) -> str:
+    """Which weights a run went on from, in words; they need not be those in the tree now."""
+    start = report["training"].get("start")
+    return f" (recipe `{start['recipe']}`, SHA-256 `{start['sha256'][:12]}…`)" if start else ""
+
+
 _DOCUMENT = """\
 <!-- Written by `python -m train mitigation`; do not edit. -->
 # What mitigation gains and costs
 
-All weights here went on from the same weights for the same number of epochs at the same settings.
-The control, `{control}`, treats all rows alike. `reweight` lets rows weigh more whose class and
-gender × race group were answered badly on the holdout; `group_dro` is group distributionally robust
-optimisation (Sagawa et al., ICLR 2020) over gender × race. Formulas: `train/groups.py`.
+All weights here went on from the same weights{start},
+for the same number of epochs at the same settings. The control, `{control}`, treats all rows alike.
+`reweight` lets rows weigh more whose class and gender × race group were answered badly on the
+holdout; `group_dro` is group distributionally robust optimisation (Sagawa et al., ICLR 2020) over
+gender × race. Formulas: `train/groups.py`.
 {recipes}
 
 ## On the holdout, where the choice is made
@@ -196,6 +203,7 @@ def document(holdout: Sequence[Json], validation: Sequence[Json]) -> str:
         words = "no mitigation" if not found else f"{found['kind']}, strength {found['strength']:g}"
         recipes.append(f"- `{training['recipe']}`: {words}, {training['epochs']} epochs")
     return _DOCUMENT.format(
+        start=_start(holdout[0]),
         control=holdout[0]["training"]["recipe"],
         recipes="\n" + "\n".join(recipes),
         few=FEW_FACES,
