@@ -11,7 +11,7 @@ from faceattr.model import ModelConfig, build_model
 from faceattr.preprocessing import Preprocessing
 from train.__main__ import main
 from train.ensemble import mean_of, scores
-from train.experiments import ensemble_section
+from train.experiments import ensemble_section, ensembles_section, load_ensembles
 
 COLUMNS = {task.name: position for position, task in enumerate(TASKS)}
 
@@ -55,7 +55,7 @@ def members(tmp_path):
 
 
 def test_the_command_measures_each_network_and_their_mean(members, tiny_fairface, tmp_path):
-    output = tmp_path / "ensemble.json"
+    output = tmp_path / "pupil.json"
     arguments = [*members, "--data", str(tiny_fairface), "--device", "cpu"]
     assert main(["ensemble", *arguments, "--output", str(output)]) == 0
     found = json.loads(output.read_text())
@@ -69,6 +69,9 @@ def test_the_command_measures_each_network_and_their_mean(members, tiny_fairface
     table = ensemble_section(found).splitlines()
     assert len(table) == 2 + 6
     assert "`run-1`, with mirror image" in table[5]
+    page = ensembles_section(load_ensembles(tmp_path)).splitlines()
+    assert page == ["`pupil` learned from:", "", *table]
+    assert ensembles_section({}) == "Not measured yet."
 
 
 def test_one_network_is_its_own_mean(members, tiny_fairface, tmp_path):

@@ -58,7 +58,7 @@ def small(monkeypatch, tmp_path):
 
 
 def test_gains_are_paired_with_the_spread_of_the_baseline(results):
-    page = make_page(results, [], None)
+    page = make_page(results, [], None, {})
     line = next(line for line in page.splitlines() if line.startswith("| random erasing"))
     cells = [cell.strip() for cell in line.strip("|").split("|")]
     gains = ["+3.0 ± 1.2", "+0.0 ± 0.0", "+0.0 ± 0.0"]
@@ -70,9 +70,9 @@ def test_gains_are_paired_with_the_spread_of_the_baseline(results):
 def test_one_seed_of_the_baseline_does_not_tell_noise(results):
     results["baseline"] = results["baseline"][:1]
     with pytest.raises(TableError, match="at least two seeds"):
-        make_page(results, [], None)
+        make_page(results, [], None, {})
     with pytest.raises(TableError, match="no result of the baseline"):
-        make_page({}, [], None)
+        make_page({}, [], None, {})
 
 
 def test_a_long_run_says_what_its_losses_did_after_the_least_holdout_loss(tmp_path):
@@ -164,9 +164,9 @@ def test_a_search_goes_on_where_it_ended(monkeypatch, tmp_path, tiny_fairface):
 def test_the_page_in_the_tree_is_made_of_the_results_in_the_tree():
     reports = [read_json(p) for p in sorted((ROOT / "faceattr/weights").glob("*/report.json"))]
     folder = ROOT / experiments.RESULTS
-    extra = [folder / name for name in (experiments.SEARCH_NAME, experiments.ENSEMBLE_NAME)]
-    found = [read_json(path) if path.exists() else None for path in extra]
-    page = make_page(load_results(folder), reports, *found)
+    summary = read_json(folder / experiments.SEARCH_NAME)
+    ensembles = experiments.load_ensembles(folder / "ensembles")
+    page = make_page(load_results(folder), reports, summary, ensembles)
     assert (ROOT / experiments.PAGE).read_text(encoding="utf-8") == page
 
 

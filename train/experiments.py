@@ -31,7 +31,7 @@ log = logging.getLogger("train")
 ORDER = (GENDER, RACE, AGE)
 TEMPLATE = Path(__file__).with_name("experiments_template.md")
 BUNDLED = Path(__file__).parents[1] / "faceattr" / "weights"
-SEARCH_NAME, ENSEMBLE_NAME = "search.json", "ensemble.json"
+SEARCH_NAME = "search.json"
 AIMS = {
     "FaceAttrNet": {"gender": 0.92, "race": 0.66, "age": 0.55},
     "LightweightMTLNet224": {"gender": 0.91, "race": 0.64, "age": 0.535},
@@ -178,7 +178,7 @@ def load_results(folder: Path = RESULTS) -> dict[str, list[dict[str, Any]]]:
     """
     found: dict[str, list[dict[str, Any]]] = {}
     for path in sorted(folder.glob("*.json")):
-        if path.name in (SEARCH_NAME, ENSEMBLE_NAME):
+        if path.name == SEARCH_NAME:
             continue
         result = read_json(path)
         known = EXPERIMENTS.get(result["name"])
@@ -402,6 +402,20 @@ def overfit_section(runs: Mapping[str, list[dict[str, Any]]]) -> str:
     return "\n".join(lines)
 
 
+def load_ensembles(folder: Path = RESULTS / "ensembles") -> dict[str, dict[str, Any]]:
+    """What `python -m train ensemble` found of teachers, by the recipe that learned from them."""
+    return {path.stem: read_json(path) for path in sorted(folder.glob("*.json"))}
+
+
+def ensembles_section(ensembles: Mapping[str, Mapping[str, Any]]) -> str:
+    """A table for each recipe's teachers."""
+    if not ensembles:
+        return "Not measured yet."
+    return "\n\n".join(
+        f"`{name}` learned from:\n\n{ensemble_section(found)}" for name, found in ensembles.items()
+    )
+
+
 def ensemble_section(found: Mapping[str, Any]) -> str:
     """The teachers, alone and together: accuracy and loss on the holdout, one view and two."""
     rows = []
@@ -442,7 +456,7 @@ def make_page(
     results: dict[str, list[dict[str, Any]]],
     reports: Sequence[Mapping[str, Any]],
     summary: Mapping[str, Any] | None,
-    ensemble: Mapping[str, Any] | None = None,
+    ensembles: Mapping[str, Mapping[str, Any]],
 ) -> str:
     """docs/experiments.md from the results in the tree.
 
@@ -467,7 +481,7 @@ def make_page(
         "noise": noise_section(base),
         "baseline": baseline_section(base),
         "changes": changes_section(results),
-        "ensemble": ensemble_section(ensemble) if ensemble else "Not measured yet.",
+        "ensembles": ensembles_section(ensembles),
         "flip": flip_section(results),
         "search": search_section(summary) if summary else "Not run yet.",
     }
@@ -495,12 +509,12 @@ def run(args: argparse.Namespace) -> None:
         from train.trials import run_from
 
         run_from(args)
-    summary, ensemble = RESULTS / SEARCH_NAME, RESULTS / ENSEMBLE_NAME
+    summary = RESULTS / SEARCH_NAME
     page = make_page(
         load_results(),
         [read_json(path) for path in sorted(BUNDLED.glob("*/report.json"))],
         read_json(summary) if summary.exists() else None,
-        read_json(ensemble) if ensemble.exists() else None,
+        load_ensembles(),
     )
     write_text(args.output, page)
     log.info("-> %s", args.output)
