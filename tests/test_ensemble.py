@@ -55,7 +55,7 @@ def members(tmp_path):
 
 
 def test_the_command_measures_each_network_and_their_mean(members, tiny_fairface, tmp_path):
-    output = tmp_path / "pupil.json"
+    output = tmp_path / "ours.json"
     arguments = [*members, "--data", str(tiny_fairface), "--device", "cpu"]
     assert main(["ensemble", *arguments, "--output", str(output)]) == 0
     found = json.loads(output.read_text())
@@ -67,10 +67,10 @@ def test_the_command_measures_each_network_and_their_mean(members, tiny_fairface
         assert found["mean"]["single"]["loss"][task.name] <= sum(single) / 2 + 1e-6
         assert single[0] != single[1]
     table = ensemble_section(found).splitlines()
-    assert len(table) == 2 + 6
-    assert "`run-1`, with mirror image" in table[5]
+    assert len(table) == 2 + 9
+    assert "`run-1`, with mirror image" in table[6]
     page = ensembles_section(load_ensembles(tmp_path)).splitlines()
-    assert page == ["`pupil` learned from:", "", *table]
+    assert page == ["`ours` learned from:", "", *table]
     assert ensembles_section({}) == "Not measured yet."
 
 
@@ -79,5 +79,5 @@ def test_one_network_is_its_own_mean(members, tiny_fairface, tmp_path):
     main(["ensemble", members[0], "--data", str(tiny_fairface), "--output", str(output)])
     found = json.loads(output.read_text())
     (member,) = found["members"]
-    assert found["mean"] == {key: member[key] for key in ("single", "mirrored")}
+    assert found["mean"] == {key: member[key] for key in ("single", "mirrored", "training_rows")}
     assert member["single"] != member["mirrored"]

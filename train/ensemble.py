@@ -3,13 +3,15 @@
     python -m train ensemble runs/teacher-again/model runs/ours-blend/model --data DATA
 
 Probabilities are averaged after each network's own temperature, as single pictures and as means
-of picture and mirror image.
+of picture and mirror image. The same is measured, for single pictures, on as many training rows: a
+teacher that answers those much better knows them by heart, and teaches their labels' faults.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -51,12 +53,20 @@ def _answers(
     return model.calibrate(logits)
 
 
+def _targets(rows: list[Row]) -> Tensor:
+    return torch.tensor([row.targets for row in rows])
+
+
 def measure(folders: list[Path], source: Source, device: torch.device) -> dict[str, Any]:
-    """JSON-ready: each network and the mean of all, with and without the mirror image."""
+    """JSON-ready: each network and the mean of all, by view.
+
+    `single` and `mirrored` are of the holdout, `training_rows` of the first training rows.
+    """
     rows = list(Rows(source, "holdout").in_order())
-    targets = torch.tensor([row.targets for row in rows])
+    seen = list(islice(Rows(source, "train").in_order(), len(rows)))
+    views = {"single": (rows, False), "mirrored": (rows, True), "training_rows": (seen, False)}
     members: list[dict[str, Any]] = []
-    answers: dict[bool, list[dict[str, Tensor]]] = {False: [], True: []}
+    answers: dict[str, list[dict[str, Tensor]]] = {view: [] for view in views}
     for folder in folders:
         files = find_weights(folder)
         model = load_files(files, NETWORKS).to(device).to(memory_format=torch.channels_last)
@@ -66,14 +76,13 @@ def measure(folders: list[Path], source: Source, device: torch.device) -> dict[s
             "image_size": model.config.preprocessing.image_size,
             "weights_sha256": sha256(files.weights),
         }
-        for flip in (False, True):
-            answers[flip].append(_answers(model, rows, device, flip))
-            entry["mirrored" if flip else "single"] = scores(answers[flip][-1], targets)
+        for view, (asked, flip) in views.items():
+            answers[view].append(_answers(model, asked, device, flip))
+            entry[view] = scores(answers[view][-1], _targets(asked))
         log.info("%s: %s", entry["recipe"], entry["single"])
         members.append(entry)
     mean = {
-        "mirrored" if flip else "single": scores(mean_of(found), targets)
-        for flip, found in answers.items()
+        view: scores(mean_of(answers[view]), _targets(asked)) for view, (asked, _) in views.items()
     }
     return {"part": "holdout", "rows": len(rows), "members": members, "mean": mean}
 

@@ -21,7 +21,7 @@ from typing import Any
 from faceattr import labels
 from faceattr.labels import AGE, GENDER, RACE
 from train.procedure import lineage
-from train.recipe import LIGHT, Augmentation, Distillation, Recipe, Stage, ours
+from train.recipe import LIGHT, RECIPES, Augmentation, Distillation, Recipe, Stage, ours
 from train.samples import add_data_arguments
 from train.sections import TITLES
 from train.tables import TableError, markdown_table, read_json, write_text
@@ -404,7 +404,9 @@ def overfit_section(runs: Mapping[str, list[dict[str, Any]]]) -> str:
 
 def load_ensembles(folder: Path = RESULTS / "ensembles") -> dict[str, dict[str, Any]]:
     """What `python -m train ensemble` found of teachers, by the recipe that learned from them."""
-    return {path.stem: read_json(path) for path in sorted(folder.glob("*.json"))}
+    found = {path.stem: read_json(path) for path in folder.glob("*.json")}
+    order = list(RECIPES)
+    return {name: found[name] for name in sorted(found, key=order.index)}
 
 
 def ensembles_section(ensembles: Mapping[str, Mapping[str, Any]]) -> str:
@@ -417,11 +419,16 @@ def ensembles_section(ensembles: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def ensemble_section(found: Mapping[str, Any]) -> str:
-    """The teachers, alone and together: accuracy and loss on the holdout, one view and two."""
+    """The teachers, alone and together: on the holdout (one view and two), and on training rows."""
     rows = []
     members = [(f"{m['architecture']}, `{m['recipe']}`", m) for m in found["members"]]
+    views = {
+        "single": "one view",
+        "mirrored": "with mirror image",
+        "training_rows": "training rows",
+    }
     for name, entry in [*members, ("Mean of all", found["mean"])]:
-        for key, view in (("single", "one view"), ("mirrored", "with mirror image")):
+        for key, view in views.items():
             cells = (
                 f"{100 * entry[key]['accuracy'][t.name]:.2f} ({entry[key]['loss'][t.name]:.3f})"
                 for t in ORDER
