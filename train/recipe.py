@@ -439,7 +439,7 @@ def ours_ensemble() -> Recipe:
 
 
 def ours_longer() -> Recipe:
-    """FaceAttrNet, going on from `ours-ensemble`, taught by `teacher-longer` and the weights it had.
+    """FaceAttrNet, going on from `ours-ensemble`, taught by `teacher-longer` and its own start.
 
     Networks that have seen a row often answer it almost as its label says, with its faults. Mixed
     pictures are nobody's row, so that teachers have to say what they see ("function matching",
