@@ -520,7 +520,7 @@ def test_all_pictures_together_are_bounded(uploads):
         assert (status, answer["error"]["kind"]) == (429, "too_much")
         picture = [{"url": data_url(noise)}]
         assert gradio_call(url, "predict", picture)[0] == 429
-        assert post(url, "api/v1/predict", {}, [("picture", noise)] * 2)[0] == 429
+        assert post(url, "api/v1/predict", {}, [("picture", noise * 2)])[0] == 429
         # One picture is used, which makes room for another.
         assert gradio_call(url, "predict", [{"path": path}])[0] == "complete"
         assert post(url, "gradio_api/upload", {}, files)[0] == 200
