@@ -58,7 +58,7 @@ def small(monkeypatch, tmp_path):
 
 
 def test_gains_are_paired_with_the_spread_of_the_baseline(results):
-    page = make_page(results, [], None, {})
+    page = make_page(results, [], None, {}, [])
     line = next(line for line in page.splitlines() if line.startswith("| random erasing"))
     cells = [cell.strip() for cell in line.strip("|").split("|")]
     gains = ["+3.0 ± 1.2", "+0.0 ± 0.0", "+0.0 ± 0.0"]
@@ -67,12 +67,18 @@ def test_gains_are_paired_with_the_spread_of_the_baseline(results):
     assert "| Gender | 4 | +1.00 | +1.00 to +1.00 |" in page
 
 
+def test_the_page_says_what_the_baseline_gives_with_later_code(results):
+    assert "was not repeated" in make_page(results, [], None, {}, [])
+    page = make_page(results, [], None, {}, [result("baseline", 0, 0.8, 0.75)])
+    assert "Repeated with it, the baseline has 0.7500 nats; before, " in page
+
+
 def test_one_seed_of_the_baseline_does_not_tell_noise(results):
     results["baseline"] = results["baseline"][:1]
     with pytest.raises(TableError, match="at least two seeds"):
-        make_page(results, [], None, {})
+        make_page(results, [], None, {}, [])
     with pytest.raises(TableError, match="no result of the baseline"):
-        make_page({}, [], None, {})
+        make_page({}, [], None, {}, [])
 
 
 def test_a_long_run_says_what_its_losses_did_after_the_least_holdout_loss(tmp_path):
@@ -166,7 +172,8 @@ def test_the_page_in_the_tree_is_made_of_the_results_in_the_tree():
     folder = ROOT / experiments.RESULTS
     summary = read_json(folder / experiments.SEARCH_NAME)
     ensembles = experiments.load_ensembles(folder / "ensembles")
-    page = make_page(load_results(folder), reports, summary, ensembles)
+    repeats = load_results(folder / "repeats")["baseline"]
+    page = make_page(load_results(folder), reports, summary, ensembles, repeats)
     assert (ROOT / experiments.PAGE).read_text(encoding="utf-8") == page
 
 

@@ -285,6 +285,17 @@ def baseline_section(base: list[dict[str, Any]]) -> str:
     return markdown_table(["", "Accuracy %", "Deviation over seeds", "Loss, nats"], rows)
 
 
+def repeats_section(base: list[dict[str, Any]], repeats: list[dict[str, Any]]) -> str:
+    """The baseline's losses as they were, and with the code as it was later."""
+
+    def losses(found: list[dict[str, Any]]) -> str:
+        return " and ".join(f"{_average([one], 'loss'):.4f}" for one in found) + " nats"
+
+    if not repeats:
+        return "The baseline was not repeated with later code."
+    return f"Repeated with it, the baseline has {losses(repeats)}; before, {losses(base)}."
+
+
 def noise_section(base: list[dict[str, Any]]) -> str:
     """Standard error of an accuracy on the holdout, by task, in words."""
     rows = base[0]["holdout_rows"]
@@ -464,6 +475,7 @@ def make_page(
     reports: Sequence[Mapping[str, Any]],
     summary: Mapping[str, Any] | None,
     ensembles: Mapping[str, Mapping[str, Any]],
+    repeats: list[dict[str, Any]],
 ) -> str:
     """docs/experiments.md from the results in the tree.
 
@@ -487,6 +499,7 @@ def make_page(
         "overfit": overfit_section(runs),
         "noise": noise_section(base),
         "baseline": baseline_section(base),
+        "repeats": repeats_section(base, repeats),
         "changes": changes_section(results),
         "ensembles": ensembles_section(ensembles),
         "flip": flip_section(results),
@@ -522,6 +535,7 @@ def run(args: argparse.Namespace) -> None:
         [read_json(path) for path in sorted(BUNDLED.glob("*/report.json"))],
         read_json(summary) if summary.exists() else None,
         load_ensembles(),
+        load_results(RESULTS / "repeats").get("baseline", []),
     )
     write_text(args.output, page)
     log.info("-> %s", args.output)
