@@ -191,9 +191,9 @@ def test_teachers_are_asked_about_the_same_mix_without_a_canvas(
 ):
     asked, seen = [], []
 
-    def note(teachers, images, temperature):
+    def note(teachers, images, distillation):
         asked.append(images.clone())
-        return teacher_targets(teachers, images, temperature)
+        return teacher_targets(teachers, images, distillation)
 
     monkeypatch.setattr(loop, "teacher_targets", note)
     for canvas in (0.0, 1.0):
@@ -398,11 +398,25 @@ def test_teachers_answer_in_the_mean_at_their_own_size(finished):
     teacher = load_model(finished / "model")
     side = teacher.config.preprocessing.image_size
     images = torch.randn(2, 3, 2 * side, 2 * side)
-    found = teacher_targets([teacher, teacher], images, 2.0)
+    found = teacher_targets([teacher, teacher], images, Distillation(temperature=2.0))
     expected = {n: (v / 2).softmax(1) for n, v in teacher(resized(images, side)).items()}
     for name, values in found.items():
         torch.testing.assert_close(values, expected[name])
         assert not values.requires_grad
+
+
+def test_mirrored_teachers_teach_a_picture_and_its_mirror_image_the_same(finished):
+    teacher = load_model(finished / "model")
+    side = teacher.config.preprocessing.image_size
+    images = torch.randn(2, 3, side, side)
+    told = Distillation(temperature=2.0, mirrored=True)
+    found, turned = (teacher_targets([teacher], x, told) for x in (images, images.flip(3)))
+    one, other = (teacher(x) for x in (images, images.flip(3)))
+    for name, values in found.items():
+        torch.testing.assert_close(values, turned[name])
+        mean = ((one[name] / 2).softmax(1) + (other[name] / 2).softmax(1)) / 2
+        torch.testing.assert_close(values, mean)
+        assert not torch.allclose(values, (one[name] / 2).softmax(1), atol=1e-5)
 
 
 def test_mixing_mixes_pictures_and_targets_alike():

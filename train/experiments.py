@@ -13,7 +13,7 @@ import logging
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -167,7 +167,10 @@ _RECIPE_DEFAULTS = json.loads(json.dumps(Recipe(name="", epochs=1, batch_size=1)
 def _with_defaults(recorded: dict[str, Any]) -> dict[str, Any]:
     """A stored recipe; a field that recipes have gained since then was at its default."""
     kinds = {**_RECIPE_DEFAULTS["augmentation"], **recorded.get("augmentation", {})}
-    return {**_RECIPE_DEFAULTS, **recorded, "augmentation": kinds}
+    known = {**_RECIPE_DEFAULTS, **recorded, "augmentation": kinds}
+    if known["distillation"]:
+        known["distillation"] = {**asdict(Distillation()), **known["distillation"]}
+    return known
 
 
 def load_results(folder: Path = RESULTS) -> dict[str, list[dict[str, Any]]]:

@@ -573,7 +573,7 @@ class Trainer:
         if distillation is None:
             return losses
         with autocast(self.settings.device, self.precision):
-            answers = teacher_targets(self.teachers, plain, distillation.temperature)
+            answers = teacher_targets(self.teachers, plain, distillation)
         return distilled(losses, logits, answers, distillation)
 
     def _train_epoch(self, signals: list[int]) -> None:

@@ -77,10 +77,13 @@ class Distillation:
     Attributes:
         weight: of the teachers in the loss, 0 to 1; the labels have the rest.
         temperature: softens both sides, at least 1; the term is scaled by its square.
+        mirrored: teach the mean of the answers to the view and to its mirror image, which is better
+            than one of them; asking costs twice as much.
     """
 
     weight: float = 0.7
     temperature: float = 2.0
+    mirrored: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.weight <= 1 or not 1 <= self.temperature <= 20:

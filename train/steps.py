@@ -90,17 +90,19 @@ def resized(images: Tensor, side: int) -> Tensor:
 
 
 def teacher_targets(
-    teachers: Sequence[FaceAttributeModel], images: Tensor, temperature: float
+    teachers: Sequence[FaceAttributeModel], images: Tensor, settings: Distillation
 ) -> dict[str, Tensor]:
     """Mean softened probabilities of the teachers `(N, classes)` by task."""
+    views = [images, images.flip(3)] if settings.mirrored else [images]
     with torch.no_grad():
         answers = [
-            teacher(resized(images, teacher.config.preprocessing.image_size))
+            teacher(resized(view, teacher.config.preprocessing.image_size))
             for teacher in teachers
+            for view in views
         ]
     return {
         task.name: torch.stack(
-            [(answer[task.name].float() / temperature).softmax(1) for answer in answers]
+            [(answer[task.name].float() / settings.temperature).softmax(1) for answer in answers]
         ).mean(0)
         for task in labels.TASKS
     }
