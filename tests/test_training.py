@@ -153,7 +153,7 @@ def everything():
         mixup=0.2,
         ema_decay=None,
         average_epochs=2,
-        distillation=Distillation(weight=0.5, temperature=3.0),
+        distillation=Distillation(weight=0.5, temperature=3.0, mirrored=True),
     )
 
 
@@ -210,6 +210,31 @@ def test_teachers_are_asked_about_the_same_mix_without_a_canvas(
     assert torch.equal(asked[0], seen[0])
     assert torch.equal(asked[1], asked[0])
     assert not torch.equal(seen[1], seen[0])
+
+
+def test_mirrored_teachers_teach_both_views_of_a_row(finished, tmp_path, tiny_fairface):
+    told = Distillation(weight=1.0, temperature=3.0, mirrored=True)
+    recipe = replace(everything(), mixup=0.0, distillation=told)
+    trainer = Trainer(recipe, settings(tmp_path, tiny_fairface, teachers=(finished / "model",)))
+    rows = list(Rows(trainer.settings.source, "train").in_order())[: recipe.batch_size]
+    images, plain, soft, targets = trainer._own_batch(Chunk(rows, range(len(rows))), 24)
+    network, shown, answered = trainer.network, [], []
+
+    def noting(pictures):
+        shown.append(pictures)
+        answered.append(network(pictures))
+        return answered[-1]
+
+    trainer.network = noting
+    losses = trainer._losses(images, plain, soft, targets, 24)
+    torch.testing.assert_close(
+        shown[0], torch.cat([resized(images, 24), resized(images.flip(3), 24)])
+    )
+    taught = teacher_targets(trainer.teachers, plain, told)
+    for name, loss in losses.items():
+        halves = [{name: half} for half in answered[0][name].chunk(2)]
+        each = [distilled({name: torch.zeros(())}, half, taught, told)[name] for half in halves]
+        torch.testing.assert_close(loss, torch.stack(each).mean())
 
 
 def test_teachers_and_recipe_must_go_together(finished, tmp_path, tiny_fairface):

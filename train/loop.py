@@ -63,6 +63,7 @@ from train.steps import (
     target_tables,
     task_losses,
     teacher_targets,
+    twice,
 )
 
 log = logging.getLogger("train")
@@ -565,6 +566,10 @@ class Trainer:
     ) -> dict[str, torch.Tensor]:
         """Losses by task of one augmented batch."""
         distillation = self.recipe.distillation
+        both = distillation is not None and distillation.mirrored
+        if both:
+            images = torch.cat([images, images.flip(3)])
+            soft = twice(soft)
         with autocast(self.settings.device, self.precision):
             logits = self.network(resized(images, side))
         if self.group_losses is not None:
@@ -574,7 +579,7 @@ class Trainer:
             return losses
         with autocast(self.settings.device, self.precision):
             answers = teacher_targets(self.teachers, plain, distillation)
-        return distilled(losses, logits, answers, distillation)
+        return distilled(losses, logits, twice(answers) if both else answers, distillation)
 
     def _train_epoch(self, signals: list[int]) -> None:
         """Train the rest of the current epoch, from `progress.batch` on."""

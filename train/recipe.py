@@ -77,8 +77,8 @@ class Distillation:
     Attributes:
         weight: of the teachers in the loss, 0 to 1; the labels have the rest.
         temperature: softens both sides, at least 1; the term is scaled by its square.
-        mirrored: teach the mean of the answers to the view and to its mirror image, which is better
-            than one of them; asking costs twice as much.
+        mirrored: ask about the view and its mirror image, and teach the mean of both answers, which
+            is better than one of them, to both; a batch of N rows is then 2 N pictures.
     """
 
     weight: float = 0.7

@@ -108,6 +108,11 @@ def teacher_targets(
     }
 
 
+def twice(parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Each tensor's rows, and the same again: for a batch with its mirror images behind it."""
+    return {name: torch.cat([part, part]) for name, part in parts.items()}
+
+
 def distilled(
     losses: Mapping[str, Tensor],
     logits: Mapping[str, Tensor],
