@@ -44,6 +44,11 @@ def _parser() -> argparse.ArgumentParser:
         "installed and no device is given; answers agree within 0.00001 (default: %(default)s)",
     )
     parser.add_argument(
+        "--mirror",
+        action="store_true",
+        help="ask about each face's mirror image too: right a little more often, slower",
+    )
+    parser.add_argument(
         "--save-annotated", type=Path, metavar="DIR", help="write pictures with numbered boxes"
     )
     parser.add_argument("--version", action="version", version=f"faceattr {__version__}")
@@ -82,6 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "haar" if is_chip else args.detector,
             args.device,
             backend=args.backend,
+            mirror=args.mirror,
         )
         if args.save_annotated:
             args.save_annotated.mkdir(parents=True, exist_ok=True)

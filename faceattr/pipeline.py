@@ -80,8 +80,10 @@ class FacePipeline:
         *,
         files: WeightsFiles | None = None,
         device: str | torch.device | None = None,
+        mirror: bool = False,
     ) -> None:
         self.classifier = _classifier(model, device)
+        self.mirror = mirror
         self.config = self.classifier.config
         self.detector = detector
         self.files = files
@@ -119,6 +121,7 @@ class FacePipeline:
         device: str | torch.device | None = None,
         min_face: float = MIN_FACE,
         backend: Backend = "torch",
+        mirror: bool = False,
     ) -> FacePipeline:
         """Load weights and a detector.
 
@@ -133,6 +136,9 @@ class FacePipeline:
             backend: "torch"; "onnx" for ONNX Runtime, which needs the weights' `model.onnx` and
                 never imports PyTorch; or "auto": "onnx" where ONNX Runtime and that file are at
                 hand and no device is given, otherwise "torch". Probabilities agree within 1e-5.
+            mirror: ask the network about each face's mirror image too and answer with the mean of
+                both logits: right a little more often (README, "Results"), at twice the
+                network's time.
 
         Raises:
             WeightsError: when the weights cannot be had or do not fit, or for an unknown backend.
@@ -140,7 +146,7 @@ class FacePipeline:
         """
         files, network = _load(model, revision, device, backend)
         finder = load_detector(detector, min_face=min_face)
-        return cls(network, finder, files=files, device=device)
+        return cls(network, finder, files=files, device=device, mirror=mirror)
 
     def __call__(
         self, picture: ImageSource, *, min_face: float = 0.0, max_faces: int | None = None
@@ -237,7 +243,11 @@ class FacePipeline:
         """The three attributes of each chip."""
         if not crops:
             return []
-        values = self.classifier.probabilities(self.config.preprocessing.to_pixels(crops))
+        pixels = self.config.preprocessing.to_pixels(crops)
+        values = self.classifier.probabilities(pixels)
+        if self.mirror:
+            others = self.classifier.probabilities(np.ascontiguousarray(pixels[:, :, ::-1]))
+            values = {name: _joined(part, others[name]) for name, part in values.items()}
         thresholds = self.config.thresholds
         return [
             tuple(
@@ -290,6 +300,15 @@ def _find_onnx(model: str | Path | None, revision: str | None) -> WeightsFiles |
     except WeightsError:
         # Whatever else is wrong with them, loading says so.
         return None
+
+
+def _joined(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Probabilities `(N, classes)` of the mean of the logits that two sets of them come from."""
+    product = np.sqrt(one.astype(np.float64) * other)
+    # In float32 a probability can be 0 in one set where the other has its whole mass.
+    product += np.finfo(np.float32).tiny
+    joined: NDArray[np.float32] = (product / product.sum(1, keepdims=True)).astype(np.float32)
+    return joined
 
 
 def _square(chip: NDArray[np.uint8]) -> NDArray[np.uint8]:

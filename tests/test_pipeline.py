@@ -14,7 +14,7 @@ from faceattr.errors import FaceAttrError, ImageDecodeError
 from faceattr.images import decode_image
 from faceattr.labels import TASKS
 from faceattr.model import LightweightMTLNet224, ModelConfig
-from faceattr.pipeline import LARGEST_CROP, FacePipeline
+from faceattr.pipeline import LARGEST_CROP, FacePipeline, _joined
 from faceattr.preprocessing import Preprocessing
 from faceattr.results import Detection, FaceBox
 
@@ -101,6 +101,32 @@ def test_a_chip_is_classified_as_training_saw_it(pipeline):
     assert (face.box, face.score) == (FaceBox(0, 0, 224, 224), None)
 
 
+def test_with_the_mirror_image_the_logits_are_averaged():
+    pipeline = FacePipeline.from_pretrained(detector="haar", mirror=True)
+    model = pipeline.model
+    chips = [picture(224, 224, seed) for seed in range(3)]
+    with torch.inference_mode():
+        batch = model.config.preprocessing.to_tensor(chips)
+        one, other = model(batch), model(batch.flip(3))
+        mean = model.calibrate({name: (one[name] + other[name]) / 2 for name in one})
+        alone = model.calibrate(one)
+    turned = pipeline.classify_crops([chip[:, ::-1] for chip in chips])
+    for i, face in enumerate(pipeline.classify_crops(chips)):
+        for task in TASKS:
+            found = list(getattr(face, task.name).probabilities.values())
+            np.testing.assert_allclose(found, mean[task.name][i], atol=1e-5)
+            assert not np.allclose(found, alone[task.name][i], atol=1e-4)
+            same = list(getattr(turned[i], task.name).probabilities.values())
+            np.testing.assert_allclose(found, same, atol=1e-4)
+
+
+def test_certain_answers_that_contradict_each_other_stay_probabilities():
+    one = np.array([[1, 0, 0], [1, 0, 0]], np.float32)
+    joined = _joined(one, np.array([[0, 1, 0], [1, 0, 0]], np.float32))
+    np.testing.assert_allclose(joined.sum(1), 1, rtol=1e-6)
+    np.testing.assert_allclose(joined[1], one[1], atol=1e-30)
+
+
 def test_a_chip_that_is_not_square_is_padded_with_its_edge(pipeline):
     (face,) = pipeline.classify_crops([picture(60, 100)])
     assert face.crop.shape == (100, 100, 3)
@@ -174,6 +200,14 @@ def test_command_line_prints_a_table_and_saves_boxes(photos, capsys):
     assert "%" in out
     with Image.open(folder / "001-one.png") as annotated:
         assert annotated.size == (160, 120)
+
+
+def test_command_line_asks_about_the_mirror_image_when_told(photos, capsys):
+    answers = []
+    for told in ([], ["--mirror"]):
+        assert main(["--json", "--detector", "none", *told, str(photos / "one.png")]) == 0
+        answers.append(json.loads(capsys.readouterr().out)["faces"][0]["age"]["probability"])
+    assert answers[0] != answers[1]
 
 
 def test_command_line_says_what_is_wrong_with_a_model(photos, capsys):

@@ -31,9 +31,11 @@ def _row(report: dict[str, Any]) -> list[str]:
         cells.append(f"**{percent(found['accuracy'], 2)}** ({interval})")
     network = report["network"]
     name = f"{network['architecture']}, recipe `{training['recipe']}`, {training['image_size']} px"
+    views = 1
     if report["augmentation"] == "flip":
         name += ", mean of picture and mirror image"
-    work = f"{network['multiply_adds'] / 1e6:.0f} M"
+        views = 2
+    work = f"{views * network['multiply_adds'] / 1e6:.0f} M"
     return [
         name,
         f"{network['parameters']:,}",
