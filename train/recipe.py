@@ -358,8 +358,7 @@ def teacher_longer() -> Recipe:
 def teacher_apart() -> Recipe:
     """One more teacher from nothing, with another seed, no larger than 96 pixels.
 
-    A mean of teachers gains by each that grew up apart from the others. At 96 pixels it costs three
-    quarters of one at 112, to train and to ask.
+    Meant for the mean of teachers, but too weak for it: the mean is better without.
     """
     return replace(
         teacher(),
@@ -472,7 +471,7 @@ def ours_longer() -> Recipe:
 
 
 def ours_larger() -> Recipe:
-    """FaceAttrNet, going on from `ours-longer` with larger pictures and one more teacher.
+    """FaceAttrNet, going on from `ours-longer`, one of its teachers, with larger pictures.
 
     Every row is shown with its mirror image, and both are taught the mean of the teachers' answers
     to both. Gender, the task that had not reached what was aimed at, weighs more than before.
