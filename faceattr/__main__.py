@@ -46,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--mirror",
         action="store_true",
-        help="ask about each face's mirror image too: right a little more often, slower",
+        help="answer with the mean over each face and its mirror image; slower, see README",
     )
     parser.add_argument(
         "--save-annotated", type=Path, metavar="DIR", help="write pictures with numbered boxes"

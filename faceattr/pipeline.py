@@ -58,6 +58,7 @@ class PipelineInfo:
         detector: name of the detector in use.
         detector_note: why it is not the preferred one, or None.
         backend: what runs the network, "torch" or "onnx".
+        mirror: whether answers are means over a face and its mirror image.
     """
 
     model: str
@@ -65,6 +66,7 @@ class PipelineInfo:
     detector: str
     detector_note: str | None
     backend: str = "torch"
+    mirror: bool = False
 
 
 class FacePipeline:
@@ -83,7 +85,6 @@ class FacePipeline:
         mirror: bool = False,
     ) -> None:
         self.classifier = _classifier(model, device)
-        self.mirror = mirror
         self.config = self.classifier.config
         self.detector = detector
         self.files = files
@@ -93,6 +94,7 @@ class FacePipeline:
             detector=detector.name,
             detector_note=detector.status.fallback_reason,
             backend=self.classifier.name,
+            mirror=mirror,
         )
 
     @property
@@ -137,8 +139,8 @@ class FacePipeline:
                 never imports PyTorch; or "auto": "onnx" where ONNX Runtime and that file are at
                 hand and no device is given, otherwise "torch". Probabilities agree within 1e-5.
             mirror: ask the network about each face's mirror image too and answer with the mean of
-                both logits: right a little more often (README, "Results"), at twice the
-                network's time.
+                both logits, at twice the network's time; README, "Results", says what it gains.
+                Temperatures and thresholds are those fitted for one view.
 
         Raises:
             WeightsError: when the weights cannot be had or do not fit, or for an unknown backend.
@@ -245,7 +247,7 @@ class FacePipeline:
             return []
         pixels = self.config.preprocessing.to_pixels(crops)
         values = self.classifier.probabilities(pixels)
-        if self.mirror:
+        if self.info.mirror:
             others = self.classifier.probabilities(np.ascontiguousarray(pixels[:, :, ::-1]))
             values = {name: _joined(part, others[name]) for name, part in values.items()}
         thresholds = self.config.thresholds

@@ -195,7 +195,10 @@ def test_a_card_says_what_the_network_learned_from(report):
     holdout = "holdout gender 91.0 %, age 56.0 %, race 66.0 %"
     assert f"- `teacher` (seed 3): TeacherNet, from scratch; {holdout}" in text
     assert "- `teacher` (seed 3): 40 min 00 s on hardware that was not recorded" in text
-    assert "distillation with weight 0.7 and temperature 2" in text
+    assert "distillation with weight 0.7 and temperature 2;" in text
+    training["settings"]["distillation"]["mirrored"] = True
+    text = " ".join(make_card(changed, config).text.split())
+    assert "temperature 2 on each view and its mirror image;" in text
     assert "bfloat16, torch.compile" in text
 
 

@@ -71,6 +71,8 @@ def test_the_command_measures_each_network_and_their_mean(members, tiny_fairface
     assert "`run-1`, with mirror image" in table[6]
     page = ensembles_section(load_ensembles(tmp_path)).splitlines()
     assert page == ["`ours` learned from:", "", *table]
+    left_out = ensembles_section({"run-1": found}).splitlines()
+    assert left_out == ["With `run-1`, tried and left out:", "", *table]
     assert ensembles_section({}) == "Not measured yet."
 
 

@@ -82,13 +82,16 @@ def test_one_seed_of_the_baseline_does_not_tell_noise(results):
 
 
 def test_a_long_run_says_what_its_losses_did_after_the_least_holdout_loss(tmp_path):
-    def epoch(number, train, holdout):
+    def epoch(number, train, holdout, side=64):
         losses = {"train_loss": train, "holdout_loss": holdout}
-        return {"epoch": number, "image_size": 64} | {
+        return {"epoch": number, "image_size": side} | {
             key: dict.fromkeys(("gender", "age", "race"), value) for key, value in losses.items()
         }
 
-    histories = {"early": [(0.9, 0.6), (0.5, 0.5), (0.3, 0.7)], "late": [(0.9, 0.8), (0.6, 0.6)]}
+    histories = {
+        "early": [(0.9, 0.6), (0.5, 0.5), (0.3, 0.7), (0.2, 0.9, 96)],
+        "late": [(0.9, 0.8), (0.6, 0.6)],
+    }
     for name, losses in histories.items():
         lines = [json.dumps(epoch(number + 1, *pair)) for number, pair in enumerate(losses)]
         (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
@@ -96,12 +99,13 @@ def test_a_long_run_says_what_its_losses_did_after_the_least_holdout_loss(tmp_pa
     assert [line.split(" | ")[:2] for line in experiments.fit_section(runs).splitlines()[2:]] == [
         ["| early", "2"],
         ["| early", "3"],
+        ["| early", "4"],
         ["| late", "2"],
     ]
     early, late = experiments.overfit_section(runs).splitlines()
-    assert "from epoch 2 to epoch 3 the training loss changes by -0.600 nats" in early
+    assert "from epoch 2 to 3, of 64 px, the training loss changes by -0.600 nats" in early
     assert "the holdout's by +0.600" in early
-    assert "least at the last epoch" in late
+    assert "least at the last epoch of 64 px" in late
 
 
 def test_experiments_change_the_baseline_and_have_distinct_recipes():

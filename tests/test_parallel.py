@@ -18,7 +18,7 @@ from train.checkpoint import CheckpointError, load_checkpoint
 from train.loop import Settings, TrainingError, fit
 from train.parallel import Group, WholeBatchNorm2d, join_batch_norms
 from train.predict import predict
-from train.recipe import Mitigation, smoke
+from train.recipe import Distillation, Mitigation, smoke
 from train.samples import Source
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -29,6 +29,7 @@ RICH = {
     "class_balance": 0.5,
     "mixup": 0.2,
     "average_epochs": 1,
+    "distillation": Distillation(mirrored=True),
 }
 # Not Adam: where gradients all but vanish, its steps are as large as elsewhere, and of either sign.
 RUNS = {"smoke": {"optimizer": "sgd", "learning_rate": 0.05}, "rich": RICH}
@@ -45,7 +46,7 @@ from train.samples import Source
 folder, data = Path(sys.argv[1]), Source(sys.argv[2])
 group, device = join(torch.device("cpu"))
 for name in RUNS:
-    recipe, settings = whole(name, folder / name, data.path)
+    recipe, settings = whole(name, folder / name, data.path, folder / "smoke" / "model")
     fit(recipe, replace(settings, group=group))
 predict(str(folder / "smoke" / "model"), data, "holdout", folder / "table.parquet", device,
         group=group)
@@ -53,9 +54,12 @@ leave(group)
 """
 
 
-def whole(name, output, data):
-    """Recipe and settings of a run of this name, by one process."""
-    return replace(smoke(), **RUNS[name]), Settings(output, Source(str(data)), precision="float32")
+def whole(name, output, data, teacher=None):
+    """Recipe and settings of a run of this name, by one process; `smoke` teaches `rich`."""
+    recipe = replace(smoke(), **RUNS[name])
+    teachers = (teacher,) if recipe.distillation else ()
+    told = Settings(output, Source(str(data)), precision="float32", teachers=teachers)
+    return recipe, told
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +90,7 @@ def together(data, tmp_path_factory):
 
 @pytest.mark.parametrize("name", RUNS)
 def test_two_processes_train_the_network_of_one(together, data, tmp_path, name):
-    fit(*whole(name, tmp_path, data))
+    fit(*whole(name, tmp_path, data, together / "smoke" / "model"))
     one, two = load_checkpoint(tmp_path), load_checkpoint(together / name)
     for key, value in one["model"].items():
         torch.testing.assert_close(two["model"][key], value, rtol=1e-3, atol=1e-4)

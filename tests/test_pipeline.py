@@ -120,6 +120,22 @@ def test_with_the_mirror_image_the_logits_are_averaged():
             np.testing.assert_allclose(found, same, atol=1e-4)
 
 
+def test_with_the_mirror_image_both_backends_agree():
+    pytest.importorskip("onnxruntime")
+    chips = [picture(224, 224, seed) for seed in range(9)]
+    one, other = (
+        FacePipeline.from_pretrained(detector="haar", backend=kind, mirror=True)
+        for kind in ("torch", "onnx")
+    )
+    assert one.info.mirror
+    for torch_face, onnx_face in zip(
+        one.classify_crops(chips), other.classify_crops(chips), strict=True
+    ):
+        for task in TASKS:
+            found = (getattr(f, task.name).probabilities for f in (torch_face, onnx_face))
+            np.testing.assert_allclose(*(list(p.values()) for p in found), atol=1e-5)
+
+
 def test_certain_answers_that_contradict_each_other_stay_probabilities():
     one = np.array([[1, 0, 0], [1, 0, 0]], np.float32)
     joined = _joined(one, np.array([[0, 1, 0], [1, 0, 0]], np.float32))

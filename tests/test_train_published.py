@@ -26,6 +26,25 @@ def test_each_run_gets_the_start_and_the_teachers_its_recipe_needs(name, _, rest
     assert (recipe.distillation is not None) == ("--teacher" in rest)
 
 
+def test_the_table_of_the_docs_names_the_same_runs():
+    page = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    told = {}
+    for line in re.findall(r"^\| \**`.*$", page, flags=re.MULTILINE):
+        name, _, start, teachers = (
+            re.findall(r"`([\w-]+)`", cell) for cell in line.split("|")[1:5]
+        )
+        seed = re.search(r"\(seed (\d+)\)", line)
+        told[name[0]] = (seed[1] if seed else "0", start, teachers)
+    assert told == {
+        name: (
+            seed,
+            re.findall(r'--start "\$\(weights ([\w-]+)\)', rest),
+            re.findall(r'--teacher "\$\(weights ([\w-]+)\)', rest),
+        )
+        for name, seed, rest in runs()
+    }
+
+
 def test_runs_need_only_earlier_runs():
     done = set()
     for name, _, rest in runs():

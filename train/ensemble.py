@@ -1,10 +1,11 @@
-"""Several networks and their mean on the holdout: how good a teacher together they are.
+"""Several networks and their mean on the holdout: how good teachers they are together.
 
     python -m train ensemble runs/teacher-again/model runs/ours-blend/model --data DATA
 
 Probabilities are averaged after each network's own temperature, as single pictures and as means
-of picture and mirror image. The same is measured, for single pictures, on as many training rows: a
-teacher that answers those much better knows them by heart, and teaches their labels' faults.
+of picture and mirror image. Students are taught softer ones, at the recipe's temperature. The same
+is measured, for single pictures, on as many training rows, the first of the stream: a teacher that
+answers those much better knows them by heart, and teaches their labels' faults.
 """
 
 from __future__ import annotations

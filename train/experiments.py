@@ -13,7 +13,7 @@ import logging
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -21,7 +21,16 @@ from typing import Any
 from faceattr import labels
 from faceattr.labels import AGE, GENDER, RACE
 from train.procedure import lineage
-from train.recipe import LIGHT, RECIPES, Augmentation, Distillation, Recipe, Stage, ours
+from train.recipe import (
+    LIGHT,
+    RECIPES,
+    Augmentation,
+    Distillation,
+    Recipe,
+    Stage,
+    ours,
+    with_defaults,
+)
 from train.samples import add_data_arguments
 from train.sections import TITLES
 from train.tables import TableError, markdown_table, read_json, write_text
@@ -161,17 +170,6 @@ def _in_ours() -> dict[str, str]:
 
 IN_OURS = _in_ours()
 
-_RECIPE_DEFAULTS = json.loads(json.dumps(Recipe(name="", epochs=1, batch_size=1).to_dict()))
-
-
-def _with_defaults(recorded: dict[str, Any]) -> dict[str, Any]:
-    """A stored recipe; a field that recipes have gained since then was at its default."""
-    kinds = {**_RECIPE_DEFAULTS["augmentation"], **recorded.get("augmentation", {})}
-    known = {**_RECIPE_DEFAULTS, **recorded, "augmentation": kinds}
-    if known["distillation"]:
-        known["distillation"] = {**asdict(Distillation()), **known["distillation"]}
-    return known
-
 
 def load_results(folder: Path = RESULTS) -> dict[str, list[dict[str, Any]]]:
     """Results by experiment, seeds in order.
@@ -185,7 +183,7 @@ def load_results(folder: Path = RESULTS) -> dict[str, list[dict[str, Any]]]:
             continue
         result = read_json(path)
         known = EXPERIMENTS.get(result["name"])
-        recorded = _with_defaults(result["recipe"])
+        recorded = with_defaults(result["recipe"])
         if known is None or recorded != json.loads(json.dumps(known.recipe.to_dict())):
             raise TableError(
                 f"{path} is the result of another recipe than train/experiments.py has now; "
@@ -375,20 +373,24 @@ def aims_section(reports: Iterable[Mapping[str, Any]]) -> str:
 
 
 def long_runs(folder: Path = RESULTS / "long") -> dict[str, list[dict[str, Any]]]:
-    """Histories of long runs on labels alone: the epoch of least holdout loss, and the last."""
+    """Three epochs of each long run on labels alone; some may be the same.
+
+    That of least holdout loss, the last with pictures of its size, and the last of all.
+    """
     found = {}
     for path in sorted(folder.glob("*.jsonl")):
         epochs = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         best = min(epochs, key=lambda entry: sum(entry["holdout_loss"].values()))
-        found[path.stem] = [best, epochs[-1]]
+        same = [entry for entry in epochs if entry["image_size"] == best["image_size"]]
+        found[path.stem] = [best, same[-1], epochs[-1]]
     return found
 
 
 def fit_section(runs: Mapping[str, list[dict[str, Any]]]) -> str:
     """Losses of long runs, augmented training views beside the holdout."""
     rows = []
-    for name, (best, last) in runs.items():
-        for entry in [best] if best is last else [best, last]:
+    for name, entries in runs.items():
+        for entry in {entry["epoch"]: entry for entry in entries}.values():
             losses = (
                 f"{entry['train_loss'][t.name]:.3f} / {entry['holdout_loss'][t.name]:.3f}"
                 for t in ORDER
@@ -399,37 +401,47 @@ def fit_section(runs: Mapping[str, list[dict[str, Any]]]) -> str:
 
 
 def overfit_section(runs: Mapping[str, list[dict[str, Any]]]) -> str:
-    """A line for each long run: what its losses did after the least holdout loss."""
+    """A line for each long run: what its losses did after the least holdout loss.
+
+    As long as pictures kept their size: another size changes both losses by itself.
+    """
     lines = []
-    for name, (best, last) in runs.items():
+    for name, (best, last, _) in runs.items():
+        size = f"of {best['image_size']} px"
         if best is last:
-            lines.append(f"- `{name}`: the holdout loss is least at the last epoch.")
+            lines.append(f"- `{name}`: the holdout loss is least at the last epoch {size}.")
             continue
         train, holdout = (
             sum(last[key].values()) - sum(best[key].values())
             for key in ("train_loss", "holdout_loss")
         )
         lines.append(
-            f"- `{name}`: from epoch {best['epoch']} to epoch {last['epoch']} the training loss "
+            f"- `{name}`: from epoch {best['epoch']} to {last['epoch']}, {size}, the training loss "
             f"changes by {train:+.3f} nats, the holdout's by {holdout:+.3f}, all tasks together."
         )
     return "\n".join(lines)
 
 
 def load_ensembles(folder: Path = RESULTS / "ensembles") -> dict[str, dict[str, Any]]:
-    """What `python -m train ensemble` found of teachers, by the recipe that learned from them."""
+    """What `python -m train ensemble` found of teachers.
+
+    By the recipe that learned from them, or that of a teacher that was tried and left out.
+    """
     found = {path.stem: read_json(path) for path in folder.glob("*.json")}
     order = list(RECIPES)
     return {name: found[name] for name in sorted(found, key=order.index)}
 
 
 def ensembles_section(ensembles: Mapping[str, Mapping[str, Any]]) -> str:
-    """A table for each recipe's teachers."""
+    """A table for each set of teachers."""
     if not ensembles:
         return "Not measured yet."
-    return "\n\n".join(
-        f"`{name}` learned from:\n\n{ensemble_section(found)}" for name, found in ensembles.items()
-    )
+    parts = []
+    for name, found in ensembles.items():
+        tried = name in {member["recipe"] for member in found["members"]}
+        title = f"With `{name}`, tried and left out" if tried else f"`{name}` learned from"
+        parts.append(f"{title}:\n\n{ensemble_section(found)}")
+    return "\n\n".join(parts)
 
 
 def ensemble_section(found: Mapping[str, Any]) -> str:
@@ -463,7 +475,7 @@ def long_runs_section(reports: Iterable[Mapping[str, Any]]) -> str:
             rows[name] = [name, str(run["epochs"]), f"{run['image_size']} px", minutes, *accuracy]
     header = [
         "Run",
-        "Epochs",
+        "Epochs, at most",
         "Input",
         "Time to these weights",
         "Gender %",

@@ -26,9 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     described = "; ".join(
         f"{name}: {(recipe.__doc__ or '').splitlines()[0]}" for name, recipe in RECIPES.items()
     )
-    parser.add_argument(
-        "--recipe", choices=sorted(RECIPES), default="ours", help=f"{described} (%(default)s)"
-    )
+    parser.add_argument("--recipe", choices=sorted(RECIPES), required=True, help=described)
     parser.add_argument("--output", type=Path, required=True, help="folder of this run")
     parser.add_argument(
         "--seed", type=int, default=0, help="of weights, order and augmentation (%(default)s)"

@@ -47,7 +47,7 @@ from train.networks import NETWORKS, slice_strided
 from train.order import Chunk, epoch_chunks
 from train.parallel import Group, join_batch_norms, sum_gradients
 from train.predict import logits_of, sha256
-from train.recipe import Recipe
+from train.recipe import Recipe, with_defaults
 from train.samples import HOLDOUT_EVERY, DataError, Rows, Source, class_counts, count_rows
 from train.signals import Stopped, collected_signals
 from train.steps import (
@@ -440,7 +440,8 @@ class Trainer:
         previous, output = self.settings.from_previous, self.settings.output
         first = self.group.is_first
         state = self.group.from_first(load_checkpoint(output, previous=previous) if first else {})
-        mine, saved = self._identity(), state["identity"]
+        mine, saved = self._identity(), dict(state["identity"])
+        saved["recipe"] = with_defaults(saved["recipe"])
         if changed := [key for key in mine if mine[key] != saved.get(key)]:
             raise CheckpointError(
                 f"the checkpoint in {self.settings.output} was written with another "

@@ -26,6 +26,7 @@ def settings_words(settings: Json) -> str:
         words.append(
             f"distillation with weight {distillation['weight']:g} and temperature "
             f"{distillation['temperature']:g}"
+            + (" on each view and its mirror image" if distillation.get("mirrored") else "")
         )
     if mitigation := settings.get("mitigation"):
         words.append(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
@@ -77,8 +78,8 @@ class Distillation:
     Attributes:
         weight: of the teachers in the loss, 0 to 1; the labels have the rest.
         temperature: softens both sides, at least 1; the term is scaled by its square.
-        mirrored: ask about the view and its mirror image, and teach the mean of both answers, which
-            is better than one of them, to both; a batch of N rows is then 2 N pictures.
+        mirrored: the student learns, on the view and on its mirror image, the mean of the teachers'
+            answers to both, which is better than one of them. N rows are then 2 N pictures.
     """
 
     weight: float = 0.7
@@ -261,6 +262,17 @@ def report() -> Recipe:
     )
 
 
+def with_defaults(recorded: Mapping[str, Any]) -> dict[str, Any]:
+    """A stored recipe, JSON-ready; what recipes have gained since then is at its default."""
+    known: dict[str, Any] = json.loads(
+        json.dumps({**Recipe(name="", epochs=1, batch_size=1).to_dict(), **recorded})
+    )
+    known["augmentation"] = {**asdict(Augmentation()), **known["augmentation"]}
+    if known["distillation"]:
+        known["distillation"] = {**asdict(Distillation()), **known["distillation"]}
+    return known
+
+
 LIGHT = Augmentation(0.5, 8.0, 0.1, 0.05, 0.2, 0.2, 0.2)
 """Mirror, slight geometry, slight colour."""
 
@@ -269,7 +281,7 @@ MEDIUM = Augmentation(0.5, 12.0, 0.12, 0.06, 0.2, 0.2, 0.2, degrade=0.1)
 """Mirror, geometry as inexact as a detector's, slight colour, lost detail."""
 
 FOUND = replace(MEDIUM, scale=0.15, shift=0.07, canvas=0.4)
-"""As `MEDIUM`, and where the chip moves, another picture beside it, as in crops that are found."""
+"""As `MEDIUM`, and where the chip moves, colours beside it, as in crops from larger pictures."""
 
 GENDER_FIRST = {"gender": 2.5, "race": 1.2, "age": 0.7}
 """Loss weights of later runs: the gender loss is a tenth of the plain sum."""
