@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from faceattr.preprocessing import Preprocessing
 from train.__main__ import main
 from train.ensemble import mean_of, scores
 from train.experiments import ensemble_section, ensembles_section, load_ensembles
+from train.samples import Source, count_rows
 
 COLUMNS = {task.name: position for position, task in enumerate(TASKS)}
 
@@ -40,15 +42,19 @@ def test_scores_count_right_answers_and_average_their_loss():
 
 
 @pytest.fixture
-def members(tmp_path):
+def members(tmp_path, tiny_fairface):
     folders = []
+    source = Source(str(tiny_fairface))
+    dataset = source.describe("train", count_rows(source, "train"))
     for seed in (0, 1):
         torch.manual_seed(seed)
         config = ModelConfig(
             "FaceAttrNet", TINY_FACEATTRNET, preprocessing=Preprocessing(image_size=32)
         )
         model = build_model(config)
-        model.config = dataclasses.replace(config, training={"recipe": f"run-{seed}"})
+        model.config = dataclasses.replace(
+            config, training={"recipe": f"run-{seed}", "dataset": dataset}
+        )
         model.save_pretrained(tmp_path / str(seed))
         folders.append(str(tmp_path / str(seed)))
     return folders
@@ -74,6 +80,15 @@ def test_the_command_measures_each_network_and_their_mean(members, tiny_fairface
     left_out = ensembles_section({"run-1": found}).splitlines()
     assert left_out == ["With `run-1`, tried and left out:", "", *table]
     assert ensembles_section({}) == "Not measured yet."
+
+
+def test_a_network_of_other_rows_is_refused(members, tiny_fairface, capsys):
+    path = Path(members[1]) / "config.json"
+    config = json.loads(path.read_text())
+    config["training"]["dataset"]["rows"] += 1
+    path.write_text(json.dumps(config))
+    assert main(["ensemble", *members, "--data", str(tiny_fairface)]) != 0
+    assert "learned from other rows: rows" in capsys.readouterr().err
 
 
 def test_one_network_is_its_own_mean(members, tiny_fairface, tmp_path):

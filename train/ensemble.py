@@ -23,9 +23,10 @@ from faceattr import labels
 from faceattr.hub import find_weights, load_files
 from faceattr.model import FaceAttributeModel
 from train.device import choose_device
+from train.loop import check_rows
 from train.networks import NETWORKS
 from train.predict import logits_of, sha256
-from train.samples import Row, Rows, Source, add_data_arguments, source_of
+from train.samples import Row, Rows, Source, add_data_arguments, count_rows, source_of
 from train.tables import write_json
 
 log = logging.getLogger("train")
@@ -62,7 +63,11 @@ def measure(folders: list[Path], source: Source, device: torch.device) -> dict[s
     """JSON-ready: each network and the mean of all, by view.
 
     `single` and `mirrored` are of the holdout, `training_rows` of the first training rows.
+
+    Raises:
+        TrainingError: for weights that learned from other rows, the holdout perhaps among them.
     """
+    described = source.describe("train", count_rows(source, "train"))
     rows = list(Rows(source, "holdout").in_order())
     seen = list(islice(Rows(source, "train").in_order(), len(rows)))
     views = {"single": (rows, False), "mirrored": (rows, True), "training_rows": (seen, False)}
@@ -71,6 +76,7 @@ def measure(folders: list[Path], source: Source, device: torch.device) -> dict[s
     for folder in folders:
         files = find_weights(folder)
         model = load_files(files, NETWORKS).to(device).to(memory_format=torch.channels_last)
+        check_rows(model.config, f"the network {str(folder)!r}", described)
         entry: dict[str, Any] = {
             "recipe": model.config.training.get("recipe", folder.name),
             "architecture": model.config.architecture,

@@ -220,6 +220,25 @@ def calibrated(
     )
 
 
+def check_rows(origin: ModelConfig, name: str, rows: Mapping[str, Any]) -> None:
+    """Refuse weights that learned from other training rows than these.
+
+    Args:
+        origin: config of the weights.
+        name: of the weights, for the message.
+        rows: `Source.describe` of the training split.
+
+    Raises:
+        TrainingError: naming what differs.
+    """
+    dataset = origin.training.get("dataset", {})
+    if changed := [key for key in rows if dataset.get(key) != rows[key]]:
+        raise TrainingError(
+            f"{name} learned from other rows: {' and '.join(changed)} of its data set "
+            "differ; train it on the same"
+        )
+
+
 class Trainer:
     """One run; `run()` trains to the end or until it is told to stop."""
 
@@ -355,13 +374,7 @@ class Trainer:
         same = (origin.preprocessing.mean, origin.preprocessing.std, dict(origin.classes))
         if same != (own.preprocessing.mean, own.preprocessing.std, dict(own.classes)):
             raise TrainingError(f"{name} has other classes or another normalisation")
-        dataset = origin.training.get("dataset", {})
-        source = self.settings.source.describe("train", self.row_count)
-        if changed := [k for k in source if dataset.get(k) != source[k]]:
-            raise TrainingError(
-                f"{name} learned from other rows: {' and '.join(changed)} of its data set "
-                "differ; train it on the same"
-            )
+        check_rows(origin, name, self.settings.source.describe("train", self.row_count))
 
     def _view(self, side: int) -> int:
         """Side of the augmented view that student and teachers share."""
