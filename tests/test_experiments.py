@@ -172,7 +172,9 @@ def test_a_search_goes_on_where_it_ended(monkeypatch, tmp_path, tiny_fairface):
 
 
 def test_the_page_in_the_tree_is_made_of_the_results_in_the_tree():
-    reports = [read_json(p) for p in sorted((ROOT / "faceattr/weights").glob("*/report.json"))]
+    weights, measured = ROOT / "faceattr/weights", ROOT / "docs/results/reports"
+    reports = experiments.load_reports(weights, measured)
+    assert [r["augmentation"] for r in reports] == ["none", "none", "flip", "flip"]
     folder = ROOT / experiments.RESULTS
     summary = read_json(folder / experiments.SEARCH_NAME)
     ensembles = experiments.load_ensembles(folder / "ensembles")

@@ -352,15 +352,16 @@ def aims_section(reports: Iterable[Mapping[str, Any]]) -> str:
     """What was aimed at and what the validation rows say."""
     rows = []
     for report in reports:
-        name = report["network"]["architecture"]
+        network = report["network"]["architecture"]
+        both = ", both views" if report["augmentation"] == "flip" else ""
         for task in ORDER:
-            aim, found = AIMS[name][task.name], report["overall"][task.name]
+            aim, found = AIMS[network][task.name], report["overall"][task.name]
             calibration = report["calibration"][task.name]
             error = calibration["expected_calibration_error"]
             missing = max(0.0, aim - found["accuracy"])
             rows.append(
                 [
-                    f"{name}, {TITLES[task.name].lower()}",
+                    f"{network}{both}, {TITLES[task.name].lower()}",
                     f"{100 * aim:.1f}",
                     f"{100 * found['accuracy']:.2f}",
                     f"{100 * missing:.2f}" if missing else "reached",
@@ -370,6 +371,14 @@ def aims_section(reports: Iterable[Mapping[str, Any]]) -> str:
             )
     header = ["", "Aim %", "Measured %", "Missing, points", "Calibration error", "By chance alone"]
     return markdown_table(header, rows)
+
+
+def load_reports(
+    weights: Path = BUNDLED, measured: Path = Path("docs/results/reports")
+) -> list[dict[str, Any]]:
+    """Reports of the published weights: of one view, then of picture and mirror image."""
+    paths = [*sorted(weights.glob("*/report.json")), *sorted(measured.glob("*-mirrored.json"))]
+    return [read_json(path) for path in paths]
 
 
 def long_runs(folder: Path = RESULTS / "long") -> dict[str, list[dict[str, Any]]]:
@@ -547,7 +556,7 @@ def run(args: argparse.Namespace) -> None:
     summary = RESULTS / SEARCH_NAME
     page = make_page(
         load_results(),
-        [read_json(path) for path in sorted(BUNDLED.glob("*/report.json"))],
+        load_reports(),
         read_json(summary) if summary.exists() else None,
         load_ensembles(),
         load_results(RESULTS / "repeats").get("baseline", []),
