@@ -503,8 +503,8 @@ def ours_finer() -> Recipe:
     """FaceAttrNet, going on from `ours-larger`, one of its teachers, with larger pictures still.
 
     More is mixed, since from its seventh epoch on `ours-larger` came closer to its teachers on
-    training rows without answering the holdout any better. Its last epoch, at hardly any rate,
-    was left out.
+    training rows without answering the holdout any better. The schedule's last epoch, at hardly
+    any rate, is left out.
     """
     return replace(
         ours_larger(),
