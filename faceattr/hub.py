@@ -1,21 +1,14 @@
-"""Strict loading of weights: a Hub repository, a folder, or those that come with the package."""
+"""Find weights: a Hub repository, a folder, or those that come with the package. No PyTorch."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from faceattr.config import CONFIG_NAME, ONNX_NAME, WEIGHTS_NAME, ModelConfig
 from faceattr.errors import WeightsError
 from faceattr.reach import hub_answers
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from faceattr.model import FaceAttributeModel
 
 HUB_LIMIT_S = 5.0
 """Longest wait in seconds for the Hub's first answer; then what is in the cache is used."""
@@ -69,7 +62,7 @@ def find_weights(
         folder = BUNDLED / bundled if is_bundled else Path(bundled)
         for name in (CONFIG_NAME, file):
             if not (folder / name).is_file():
-                advice = "; `python -m faceattr.export FOLDER` writes it"
+                advice = "; `python -m faceattr.backends.export FOLDER` writes it"
                 raise WeightsError(
                     f"{name} is missing in the weights folder {folder.name!r}"
                     + (advice if name == ONNX_NAME else "")
@@ -148,75 +141,6 @@ def read_config(files: WeightsFiles) -> ModelConfig:
     if not isinstance(values, dict):
         raise WeightsError(f"{CONFIG_NAME} of {files.name!r} must hold a JSON object")
     return ModelConfig.from_dict(values)
-
-
-def _load_strictly(network: FaceAttributeModel, state: dict[str, Tensor], origin: str) -> None:
-    expected = network.state_dict()
-    missing = sorted(set(expected) - set(state))
-    unexpected = sorted(set(state) - set(expected))
-    shapes = [
-        f"{k}: expected {tuple(expected[k].shape)}, came {tuple(state[k].shape)}"
-        for k in sorted(set(state) & set(expected))
-        if state[k].shape != expected[k].shape
-    ]
-    problems = [
-        f"{what} {found}"
-        for what, found in (("missing", missing), ("unexpected", unexpected), ("shapes", shapes))
-        if found
-    ]
-    if problems:
-        raise WeightsError(f"weights of {origin!r} do not fit the network: {'; '.join(problems)}")
-    network.load_state_dict(state, strict=True)
-
-
-def load_files(
-    files: WeightsFiles,
-    architectures: Mapping[str, type[FaceAttributeModel]] | None = None,
-) -> FaceAttributeModel:
-    """Build the network that `files` describe, in evaluation mode.
-
-    Args:
-        files: where config and weights lie.
-        architectures: networks by name; those of `faceattr.model` by default.
-
-    Raises:
-        WeightsError: for an unreadable file, unknown config keys or class names, and missing,
-            unexpected or misshapen tensors, each named.
-    """
-    # Imported here: finding files and reading a config need no PyTorch.
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    from faceattr.model import ARCHITECTURES, build_model
-
-    config = read_config(files)
-    network = build_model(config, architectures or ARCHITECTURES)
-    if missing := sorted(set(network.config.sizes) - set(config.sizes)):
-        raise WeightsError(f"{CONFIG_NAME} of {files.name!r} lacks the sizes {missing}")
-    try:
-        state = load_file(files.weights)
-    except (OSError, SafetensorError) as error:
-        raise WeightsError(
-            f"{WEIGHTS_NAME} of {files.name!r} is damaged or no safetensors file; download it again"
-        ) from error
-    _load_strictly(network, state, files.name)
-    return network.eval()
-
-
-def load_model(
-    model: str | Path | None = None, *, revision: str | None = None
-) -> FaceAttributeModel:
-    """Load a network in evaluation mode, strictly and from safetensors only.
-
-    Args:
-        model: "user/name" on the Hub, a local folder, the name of bundled weights, or None for
-            the default ones.
-        revision: branch, tag or commit of the Hub repository.
-
-    Raises:
-        WeightsError: as `find_weights` and `load_files`.
-    """
-    return load_files(find_weights(model, revision=revision))
 
 
 def find_beside(files: WeightsFiles, name: str) -> Path | None:

@@ -11,12 +11,14 @@ from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from faceattr import labels
 from faceattr.config import CONFIG_NAME, WEIGHTS_NAME, ModelConfig
 from faceattr.errors import WeightsError
+from faceattr.hub import WeightsFiles, find_weights, read_config
 
 __all__ = [
     "ARCHITECTURES",
@@ -103,7 +105,7 @@ class FaceAttributeModel(nn.Module, ABC):
     def from_pretrained(
         cls, model: str | Path | None = None, *, revision: str | None = None
     ) -> FaceAttributeModel:
-        """Load a network strictly; see `faceattr.hub.load_model` for the arguments.
+        """Load a network strictly; see `load_model` for the arguments.
 
         Called on `FaceAttributeModel`, it gives whichever class `config.json` names; called on a
         network's class, only that class, and without `model` its own bundled weights.
@@ -111,8 +113,6 @@ class FaceAttributeModel(nn.Module, ABC):
         Raises:
             WeightsError: as `load_model`, and for weights of another class.
         """
-        from faceattr.hub import load_model
-
         if model is None and cls is not FaceAttributeModel:
             model = cls.__name__
         loaded = load_model(model, revision=revision)
@@ -351,3 +351,66 @@ def build_model(
             f"unknown architecture {config.architecture!r}; expected one of {sorted(architectures)}"
         )
     return architectures[config.architecture](config)
+
+
+def _load_strictly(network: FaceAttributeModel, state: dict[str, Tensor], origin: str) -> None:
+    expected = network.state_dict()
+    missing = sorted(set(expected) - set(state))
+    unexpected = sorted(set(state) - set(expected))
+    shapes = [
+        f"{k}: expected {tuple(expected[k].shape)}, came {tuple(state[k].shape)}"
+        for k in sorted(set(state) & set(expected))
+        if state[k].shape != expected[k].shape
+    ]
+    problems = [
+        f"{what} {found}"
+        for what, found in (("missing", missing), ("unexpected", unexpected), ("shapes", shapes))
+        if found
+    ]
+    if problems:
+        raise WeightsError(f"weights of {origin!r} do not fit the network: {'; '.join(problems)}")
+    network.load_state_dict(state, strict=True)
+
+
+def load_files(
+    files: WeightsFiles,
+    architectures: Mapping[str, type[FaceAttributeModel]] = ARCHITECTURES,
+) -> FaceAttributeModel:
+    """Build the network that `files` describe, in evaluation mode.
+
+    Args:
+        files: where config and weights lie.
+        architectures: networks by name; the published ones by default.
+
+    Raises:
+        WeightsError: for an unreadable file, unknown config keys or class names, and missing,
+            unexpected or misshapen tensors, each named.
+    """
+    config = read_config(files)
+    network = build_model(config, architectures)
+    if missing := sorted(set(network.config.sizes) - set(config.sizes)):
+        raise WeightsError(f"{CONFIG_NAME} of {files.name!r} lacks the sizes {missing}")
+    try:
+        state = load_file(files.weights)
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(
+            f"{WEIGHTS_NAME} of {files.name!r} is damaged or no safetensors file; download it again"
+        ) from error
+    _load_strictly(network, state, files.name)
+    return network.eval()
+
+
+def load_model(
+    model: str | Path | None = None, *, revision: str | None = None
+) -> FaceAttributeModel:
+    """Load a network in evaluation mode, strictly and from safetensors only.
+
+    Args:
+        model: "user/name" on the Hub, a local folder, the name of bundled weights, or None for
+            the default ones.
+        revision: branch, tag or commit of the Hub repository.
+
+    Raises:
+        WeightsError: as `find_weights` and `load_files`.
+    """
+    return load_files(find_weights(model, revision=revision))

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from faceattr import labels
 from faceattr.alignment import CHIP_SIDE, align_face, chip_pixels
+from faceattr.backends.onnx import OnnxClassifier
 from faceattr.config import ONNX_NAME, ModelConfig
 from faceattr.detection import DETECTION_SIDE, MIN_FACE, FaceDetector, load_detector
 from faceattr.errors import FaceAttrError, WeightsError
-from faceattr.hub import WeightsFiles, find_weights, load_files
+from faceattr.hub import WeightsFiles, find_weights
 from faceattr.images import ImageSource, Picture, open_image, shrink
-from faceattr.onnx_backend import OnnxClassifier
 from faceattr.results import Attribute, Detection, FaceBox, FaceResult
 
 if TYPE_CHECKING:
@@ -266,7 +266,7 @@ def _classifier(
     if isinstance(model, OnnxClassifier):
         return model
     # Imported here: with ONNX Runtime PyTorch is never loaded.
-    from faceattr.torch_backend import TorchClassifier
+    from faceattr.backends.torch import TorchClassifier
 
     return TorchClassifier(model, device)
 
@@ -289,6 +289,9 @@ def _load(
         exported = _find_onnx(model, revision)
     if exported is not None:
         return exported, OnnxClassifier(exported)
+    # Imported here: with ONNX Runtime PyTorch is never loaded.
+    from faceattr.model import load_files
+
     files = find_weights(model, revision=revision)
     return files, load_files(files)
 

@@ -13,10 +13,10 @@ from starlette.datastructures import UploadFile
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
+from page.admission.gate import Gate
+from page.admission.uploads import Uploads
 from page.errors import RequestError, internal
-from page.gate import Gate
 from page.service import API_VERSION, FaceService, Source, guarded
-from page.uploads import Uploads
 
 
 def error_response(error: RequestError) -> JSONResponse:

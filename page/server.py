@@ -25,14 +25,14 @@ from gradio.state_holder import SessionState, StateHolder
 from gradio.utils import get_upload_folder
 from starlette.routing import Route
 
-from page.blocks import build_page
-from page.body import Budget
-from page.front_door import FrontDoor
-from page.gate import Gate
+from page.admission.body import Budget
+from page.admission.front_door import FrontDoor
+from page.admission.gate import Gate
+from page.admission.uploads import KEPT_S, Uploads
 from page.routes import add_routes
 from page.service import FaceService
-from page.theme import CSS, HEAD, theme
-from page.uploads import KEPT_S, Uploads
+from page.view.blocks import build_page
+from page.view.theme import CSS, HEAD, theme
 
 if TYPE_CHECKING:
     from page.tools import Tools

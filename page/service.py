@@ -16,11 +16,11 @@ from faceattr.errors import DetectorError, FaceAttrError, ImageDecodeError
 from faceattr.images import Picture, open_image
 from faceattr.pipeline import FacePipeline
 from faceattr.results import FaceResult
-from page.encode import data_url
 from page.errors import RequestError, internal
 from page.explain import CAVEAT, explain
 from page.limits import Limits
-from page.report import parameters, read_licence, read_report, task_info
+from page.view.encode import data_url
+from page.view.report import parameters, read_licence, read_report, task_info
 
 API_VERSION = "1"
 MOST_MIN_FACE = 4_000.0

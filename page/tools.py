@@ -19,12 +19,12 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 import faceattr
+from page.admission.gate import Gate
+from page.admission.intake import drop, to_source
+from page.admission.uploads import Uploads
 from page.errors import RequestError
-from page.gate import Gate
-from page.intake import drop, to_source
 from page.limits import Limits
 from page.service import MOST_MIN_FACE, FaceService, guarded
-from page.uploads import Uploads
 
 INSTRUCTIONS = (
     "Perceived gender, age group and race of faces in pictures, as FairFace's annotators would "

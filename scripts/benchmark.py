@@ -32,16 +32,16 @@ from torch.fx.experimental.optimization import fuse
 
 import faceattr.pipeline as pipeline_module
 from faceattr import labels
+from faceattr.backends.export import export, to_onnx
+from faceattr.backends.onnx import OnnxClassifier, session
+from faceattr.backends.torch import TorchClassifier
 from faceattr.config import ONNX_NAME, ModelConfig
 from faceattr.detection import DETECTION_SIDE, YUNET_ENV
-from faceattr.export import export, to_onnx
-from faceattr.hub import BUNDLED_NAMES, WeightsFiles, find_weights, load_model
+from faceattr.hub import BUNDLED_NAMES, WeightsFiles, find_weights
 from faceattr.images import Picture, decode_image, shrink
-from faceattr.model import build_model
-from faceattr.onnx_backend import OnnxClassifier, session
+from faceattr.model import build_model, load_model
 from faceattr.pipeline import FacePipeline
 from faceattr.preprocessing import Preprocessing
-from faceattr.torch_backend import TorchClassifier
 from train.tables import markdown_table, read_json, rounded, write_json, write_text
 
 ROOT = Path(__file__).resolve().parents[1]

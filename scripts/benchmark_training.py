@@ -30,14 +30,14 @@ from faceattr import labels
 from faceattr.config import ModelConfig
 from faceattr.model import build_model
 from faceattr.preprocessing import Preprocessing
-from train.batches import MemoryRows, training_batch
-from train.device import keep_freed_memory
-from train.networks import NETWORKS
-from train.order import Chunk, epoch_chunks
-from train.parallel import Group
+from train.data.batches import MemoryRows, training_batch
+from train.data.order import Chunk, epoch_chunks
+from train.data.source import Row, Rows, add_data_arguments, source_of
+from train.fit.device import keep_freed_memory
+from train.fit.networks import NETWORKS
+from train.fit.parallel import Group
+from train.fit.steps import make_optimizer, soft_losses, target_tables
 from train.recipe import RECIPES, Augmentation, Recipe
-from train.samples import Row, Rows, add_data_arguments, source_of
-from train.steps import make_optimizer, soft_losses, target_tables
 from train.tables import markdown_table, read_json, rounded, write_json, write_text
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -31,7 +31,7 @@ from faceattr.alignment import NOSE, box_transform, face_transform, similarity_t
 from faceattr.detection import FaceDetector, load_detector
 from faceattr.results import Detection
 from scripts.measure_pipeline import match, pasted, tell
-from train.samples import Rows, Source, add_data_arguments, source_of
+from train.data.source import Rows, Source, add_data_arguments, source_of
 
 HAAR_EVERY = 8
 """Haar takes five times as long as YuNet, and one box needs fewer faces."""

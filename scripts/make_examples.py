@@ -18,7 +18,7 @@ from datasets import load_dataset  # noqa: E402
 from numpy.typing import NDArray  # noqa: E402
 from PIL import Image  # noqa: E402
 
-TARGET = ROOT / "page" / "static" / "examples"
+TARGET = ROOT / "page" / "view" / "static" / "examples"
 SIDE = 224
 GROUPS = {"child": ("3-9",), "adult": ("20-29", "30-39"), "older": ("60-69", "more than 70")}
 

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from faceattr import onnx_backend
+from faceattr.backends import onnx as onnx_backend
 from faceattr.pipeline import FacePipeline
 
 WAYS: dict[str, tuple[int, int, bool]] = {

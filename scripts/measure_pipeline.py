@@ -30,9 +30,9 @@ from tqdm import tqdm
 from faceattr.labels import TASKS
 from faceattr.pipeline import FacePipeline
 from faceattr.results import Detection, FaceBox, FaceResult
-from train.batches import decode_row
-from train.predict import sha256
-from train.samples import Row, Rows, add_data_arguments, source_of
+from train.data.batches import decode_row
+from train.data.source import Row, Rows, add_data_arguments, source_of
+from train.evaluate.predict import sha256
 
 WIDTH, HEIGHT = 640, 480
 SIZES = (60, 400)

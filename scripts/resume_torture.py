@@ -34,14 +34,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 
-import train.checkpoint as checkpoint_module
-import train.loop as loop_module
+import train.fit.checkpoint as checkpoint_module
+import train.fit.trainer as loop_module
 from tests.synthetic import TINY_FACEATTRNET, write_fairface
-from train.checkpoint import checkpoints, load_checkpoint
-from train.loop import Settings, Trainer, fit
-from train.parallel import join, leave
+from train.data.source import Source
+from train.fit.checkpoint import checkpoints, load_checkpoint
+from train.fit.parallel import join, leave
+from train.fit.trainer import Settings, Trainer, fit
 from train.recipe import Distillation, Mitigation, Recipe, smoke
-from train.samples import Source
 from train.tables import read_json, write_json
 
 KINDS = ("before a step", "after a step", "half a file", "before renaming", "any moment")

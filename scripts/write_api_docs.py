@@ -20,11 +20,11 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
 from faceattr.pipeline import FacePipeline  # noqa: E402
 from page.errors import STATUS  # noqa: E402
-from page.examples import FOLDER  # noqa: E402
 from page.limits import Limits  # noqa: E402
 from page.server import running  # noqa: E402
 from page.service import API_VERSION, FaceService  # noqa: E402
-from page.snippets import AGENT_PYTHON, AGENTS, GRADIO_CURL, SNIPPETS  # noqa: E402
+from page.view.examples import FOLDER  # noqa: E402
+from page.view.snippets import AGENT_PYTHON, AGENTS, GRADIO_CURL, SNIPPETS  # noqa: E402
 
 TARGET = ROOT / "docs" / "api.md"
 
@@ -233,7 +233,7 @@ as below) and, without an error, the fields from `width` to `faces`. `/classify_
 `largest_drop` (how far the probability falls at most while a patch is covered) and `heat_map`, a
 `data:` URL.
 
-The example is the mean of many FairFace pictures, `page/static/examples/mean-face.jpg`:
+The example is the mean of many FairFace pictures, `page/view/static/examples/mean-face.jpg`:
 
 <details><summary>Example</summary>
 

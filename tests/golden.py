@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from faceattr.hub import BUNDLED_NAMES, load_model
+from faceattr.hub import BUNDLED_NAMES
+from faceattr.model import load_model
 
 PATH = Path(__file__).with_name("golden.json")
 

@@ -13,18 +13,18 @@ import pytest
 import torch
 from synthetic import TINY_FACEATTRNET
 
-from faceattr import export as exporting
+from faceattr.backends import export as exporting
+from faceattr.backends.onnx import OnnxClassifier
+from faceattr.backends.torch import TorchClassifier, fold_batch_norms
 from faceattr.config import ONNX_NAME, ModelConfig
 from faceattr.detection import HaarDetector
 from faceattr.errors import WeightsError
-from faceattr.hub import BUNDLED, BUNDLED_NAMES, find_weights, load_model
+from faceattr.hub import BUNDLED, BUNDLED_NAMES, find_weights
 from faceattr.labels import TASKS
-from faceattr.model import FaceAttrNet, LightweightMTLNet224, build_model
-from faceattr.onnx_backend import OnnxClassifier
+from faceattr.model import FaceAttrNet, LightweightMTLNet224, build_model, load_model
 from faceattr.pipeline import FacePipeline
 from faceattr.preprocessing import Preprocessing
-from faceattr.torch_backend import TorchClassifier, fold_batch_norms
-from train.networks import TeacherNet
+from train.fit.networks import TeacherNet
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = Preprocessing(image_size=32, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25))
@@ -113,7 +113,7 @@ def test_all_ways_agree_on_any_number_of_faces(exported, count):
 
 @pytest.mark.parametrize("name", BUNDLED_NAMES)
 def test_the_bundled_onnx_file_is_of_the_bundled_weights(name):
-    """Written by `python -m faceattr.export`."""
+    """Written by `python -m faceattr.backends.export`."""
     classifier = OnnxClassifier(find_weights(name, file=ONNX_NAME))
     pixels = chips(9, classifier.config.preprocessing.image_size)
     assert_same(classifier.probabilities(pixels), plain(load_model(name), pixels))

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from synthetic import picture
 
 from faceattr.preprocessing import Preprocessing, resize_chip
-from train.batches import (
+from train.data.batches import (
     _degrade_some,
     _grid,
     _inside,
@@ -22,8 +22,8 @@ from train.batches import (
     draw,
     training_batch,
 )
+from train.data.source import Row, Rows, Source
 from train.recipe import RECIPES, Augmentation
-from train.samples import Row, Rows, Source
 
 CPU = torch.device("cpu")
 

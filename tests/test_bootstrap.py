@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from train.bootstrap import Resamples, estimates, interval
+from train.evaluate.bootstrap import Resamples, estimates, interval
 
 
 def test_every_resample_holds_as_many_faces_as_there_are():

@@ -12,14 +12,14 @@ from PIL import Image
 from faceattr.hub import BUNDLED, BUNDLED_NAMES, DEFAULT_MODEL
 from faceattr.labels import AGE, GENDER, RACE, TASKS
 from train.__main__ import main
-from train.card import make_card
-from train.evaluate import read_history
-from train.figures import page, page_figures
-from train.mitigation import document
-from train.plots_results import card_figures
-from train.predict import predict
-from train.results import START, TableError, comparison, insert, pipeline_sentence
-from train.samples import Source
+from train.data.source import Source
+from train.evaluate.predict import predict
+from train.evaluate.report import read_history
+from train.report.card import make_card
+from train.report.mitigation import document
+from train.report.pages import page, page_figures
+from train.report.plots_results import card_figures
+from train.report.results import START, TableError, comparison, insert, pipeline_sentence
 from train.tables import read_json as read
 from train.tables import write_json
 

@@ -4,13 +4,13 @@ import shutil
 import numpy as np
 import pytest
 
-from faceattr.export import export
-from faceattr.hub import find_weights, load_model
-from faceattr.model import LightweightMTLNet224, ModelConfig
-from faceattr.onnx_backend import OnnxClassifier
+from faceattr.backends.export import export
+from faceattr.backends.onnx import OnnxClassifier
+from faceattr.hub import find_weights
+from faceattr.model import LightweightMTLNet224, ModelConfig, load_model
 from faceattr.preprocessing import Preprocessing
 from train.__main__ import main
-from train.calibration import fit, fit_threshold
+from train.evaluate.calibration import fit, fit_threshold
 
 
 def test_threshold_is_the_lowest_that_reaches_the_accuracy():

@@ -8,10 +8,10 @@ from huggingface_hub import ModelCard
 from predictions_table import CONFIG, columns, table
 
 from train.__main__ import main
-from train.card import TEMPLATE, duration, make_card
-from train.evaluate import SCHEMA, evaluate
-from train.plots_results import card_figures
-from train.predictions import read_predictions
+from train.evaluate.predictions import read_predictions
+from train.evaluate.report import SCHEMA, evaluate
+from train.report.card import TEMPLATE, duration, make_card
+from train.report.plots_results import card_figures
 from train.tables import TableError
 
 

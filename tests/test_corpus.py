@@ -18,9 +18,9 @@ from site_fixtures import data_url, gradio_call, post, send, tiny_service
 from faceattr.errors import ImageDecodeError
 from faceattr.images import decode_image
 from faceattr.pipeline import FacePipeline
-from page import blocks
-from page.gate import Gate
+from page.admission.gate import Gate
 from page.server import running
+from page.view import blocks
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
@@ -134,7 +134,7 @@ def test_pictures_that_are_too_large_are_refused_within_50_ms():
 
 def test_orientations_and_lossless_encodings_give_the_same_answer(photos_dir, yunet_path):
     from faceattr.detection import YuNetDetector
-    from faceattr.hub import load_model
+    from faceattr.model import load_model
 
     pipeline = FacePipeline(load_model(), YuNetDetector(yunet_path))
     upright = decode_image(photos_dir / "2008_004176.jpg")

@@ -42,9 +42,9 @@ def checkout(tmp_path):
         f"faceattr/weights/{DEFAULT_MODEL}/model.safetensors": "weights",
         f"faceattr/weights/{DEFAULT_MODEL}/figures/losses.png": "the card's",
         "page/__init__.py": "",
-        "page/static/page.css": "",
+        "page/view/static/page.css": "",
         "faceattr/__pycache__/labels.cpython-311.pyc": "stale",
-        "train/fit.py": "",
+        "train/fit/command.py": "",
         "tests/test_app.py": "",
         ".env": "HF_TOKEN=secret",
     }
@@ -80,7 +80,7 @@ def test_a_space_gets_exactly_the_files_it_needs(script, hub, checkout):
         f"faceattr/weights/{DEFAULT_MODEL}/config.json",
         f"faceattr/weights/{DEFAULT_MODEL}/model.safetensors",
         "page/__init__.py",
-        "page/static/page.css",
+        "page/view/static/page.css",
     }
     assert hub.repo(SPACE, "space").variables == {}
 
@@ -88,11 +88,11 @@ def test_a_space_gets_exactly_the_files_it_needs(script, hub, checkout):
 def test_a_module_removed_here_is_removed_there_in_the_same_commit(script, hub, checkout):
     deploy(script, hub, checkout)
     (checkout / "faceattr" / "labels.py").unlink()
-    (checkout / "page" / "static" / "page.css").unlink()
+    (checkout / "page" / "view" / "static" / "page.css").unlink()
     hub.requests.clear()
     commit = deploy(script, hub, checkout)
     there = hub.repo(SPACE, "space").files(commit)
-    assert not {"faceattr/labels.py", "page/static/page.css"} & set(there)
+    assert not {"faceattr/labels.py", "page/view/static/page.css"} & set(there)
     assert hub.asked("POST", "/commit/") == 1
 
 
@@ -166,7 +166,7 @@ def test_dry_run_of_this_repository_lists_the_bundled_weights(tmp_path):
     assert {
         "app.py",
         "page/server.py",
-        "page/static/page.js",
+        "page/view/static/page.js",
         "README.md",
         f"faceattr/weights/{DEFAULT_MODEL}/model.safetensors",
     } <= listed

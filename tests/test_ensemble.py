@@ -10,10 +10,10 @@ from synthetic import TINY_FACEATTRNET
 from faceattr.labels import TASKS
 from faceattr.model import ModelConfig, build_model
 from faceattr.preprocessing import Preprocessing
+from research.catalogue import ensemble_section, ensembles_section, load_ensembles
 from train.__main__ import main
-from train.ensemble import mean_of, scores
-from train.experiments import ensemble_section, ensembles_section, load_ensembles
-from train.samples import Source, count_rows
+from train.data.source import Source, count_rows
+from train.evaluate.ensemble import mean_of, scores
 
 COLUMNS = {task.name: position for position, task in enumerate(TASKS)}
 

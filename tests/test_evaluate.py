@@ -9,12 +9,12 @@ from scipy.stats import binomtest
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
 
 from faceattr.labels import AGE, GENDER, RACE, TASKS
-from train import published
 from train.__main__ import main
-from train.evaluate import SCHEMA, evaluate
-from train.predictions import Predictions, read_predictions
-from train.reliability import brier_score, calibration, risk_coverage
-from train.subgroups import Cell, wilson_interval
+from train.evaluate.cells import Cell, wilson_interval
+from train.evaluate.predictions import Predictions, read_predictions
+from train.evaluate.reliability import brier_score, calibration, risk_coverage
+from train.evaluate.report import SCHEMA, evaluate
+from train.report import reference as published
 from train.tables import TableError
 
 

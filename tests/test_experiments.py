@@ -7,12 +7,14 @@ from pathlib import Path
 import optuna
 import pytest
 
-from train import experiments, search, trials
+from research import catalogue as experiments
+from research import run as trials
+from research import search
+from research.catalogue import EXPERIMENTS, Experiment, load_results, make_page
 from train.__main__ import main
-from train.experiments import EXPERIMENTS, Experiment, load_results, make_page
-from train.loop import Settings
+from train.data.source import Source
+from train.fit.trainer import Settings
 from train.recipe import Distillation, smoke
-from train.samples import Source
 from train.tables import TableError, read_json
 
 ROOT = Path(__file__).resolve().parents[1]

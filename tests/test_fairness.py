@@ -14,8 +14,8 @@ from fairlearn.metrics import (
 from predictions_table import columns, table
 
 from faceattr.labels import AGE, GENDER, RACE, TASKS
-from train.fairness import GROUPINGS, difference_if_equal, fairness, title
-from train.predictions import Predictions, read_predictions
+from train.evaluate.fairness import GROUPINGS, difference_if_equal, fairness, title
+from train.evaluate.predictions import Predictions, read_predictions
 
 ROWS = 1500
 

@@ -19,14 +19,15 @@ from safetensors.torch import load_file
 
 from faceattr.preprocessing import Preprocessing
 from scripts.resume_torture import damage
-from train import checkpoint as saving
-from train import order, samples
-from train.batches import training_batch
-from train.checkpoint import CheckpointError, checkpoints, load_checkpoint, only_run
-from train.loop import Settings, Trainer, TrainingError, fit
+from train.data import order
+from train.data import source as samples
+from train.data.batches import training_batch
+from train.data.source import DataError, Rows, Source
+from train.fit import checkpoint as saving
+from train.fit.checkpoint import CheckpointError, checkpoints, load_checkpoint, only_run
+from train.fit.signals import Stopped, collected_signals
+from train.fit.trainer import Settings, Trainer, TrainingError, fit
 from train.recipe import Stage, smoke
-from train.samples import DataError, Rows, Source
-from train.signals import Stopped, collected_signals
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPE = replace(smoke(), epochs=1, stages=(Stage(0, 24),))
@@ -187,7 +188,7 @@ def test_a_second_run_in_the_same_folder_is_refused(tmp_path, tiny_fairface):
 
 def test_a_killed_run_locks_nothing(tmp_path):
     code = (
-        "import os, sys, pathlib; from train.checkpoint import only_run\n"
+        "import os, sys, pathlib; from train.fit.checkpoint import only_run\n"
         "with only_run(pathlib.Path(sys.argv[1])): os.kill(os.getpid(), 9)"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, check=False)

@@ -12,16 +12,16 @@ from PIL import Image
 from predictions_table import columns, table
 
 from faceattr.labels import AGE, GENDER, RACE, TASKS
-from train import plots
 from train.__main__ import main
-from train.corruptions import CORRUPTIONS
-from train.evaluate import evaluate, read_history
-from train.figures import TEMPLATE, page, page_figures
-from train.imbalance import Labels, describe
-from train.plots_data import data_figures
-from train.plots_results import card_figures, result_figures
-from train.predictions import read_predictions
-from train.subgroups import Cell
+from train.evaluate.cells import Cell
+from train.evaluate.corruptions import CORRUPTIONS
+from train.evaluate.predictions import read_predictions
+from train.evaluate.report import evaluate, read_history
+from train.report import plots
+from train.report.imbalance import Labels, describe
+from train.report.pages import TEMPLATE, page, page_figures
+from train.report.plots_data import data_figures
+from train.report.plots_results import card_figures, result_figures
 from train.tables import TableError, rounded, write_report
 
 HISTORY = [

@@ -13,7 +13,7 @@ from faceattr.alignment import (
 )
 from faceattr.results import Detection, FaceBox
 from scripts.fit_alignment import Found, find, fit_box, fit_landmarks, onto, remaining
-from train.samples import Rows, Source
+from train.data.source import Rows, Source
 
 
 def similarity(degrees, scale, shift):

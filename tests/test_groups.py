@@ -9,15 +9,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from faceattr.hub import load_model
 from faceattr.labels import RACE, TASKS
-from train.checkpoint import load_checkpoint
-from train.groups import PRIOR_ROWS, GroupLosses, row_losses
-from train.loop import Settings, Trainer, fit
+from faceattr.model import load_model
+from train.data.source import Source
+from train.fit.checkpoint import load_checkpoint
+from train.fit.mitigation import PRIOR_ROWS, GroupLosses, row_losses
+from train.fit.signals import Stopped
+from train.fit.steps import soft_losses
+from train.fit.trainer import Settings, Trainer, fit
 from train.recipe import Distillation, Mitigation, fair, fair_control, fair_dro, smoke
-from train.samples import Source
-from train.signals import Stopped
-from train.steps import soft_losses
 
 DRO = Mitigation("group_dro", 0.5)
 REWEIGHT = Mitigation("reweight", 1.0)

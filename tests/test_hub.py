@@ -9,7 +9,7 @@ import pytest
 import torch
 from hub_server import HubServer
 
-from faceattr.export import export
+from faceattr.backends.export import export
 from faceattr.hub import HUB_LIMIT_S
 from faceattr.model import LightweightMTLNet224, ModelConfig
 from faceattr.preprocessing import Preprocessing

@@ -9,7 +9,7 @@ import pytest
 
 from faceattr.labels import AGE, GENDER, RACE
 from train.__main__ import main
-from train.imbalance import (
+from train.report.imbalance import (
     FIGURES,
     differences,
     imbalance,
@@ -175,7 +175,8 @@ def test_streamed_labels_agree_with_the_label_file(fairface_dir):
 
 def test_the_stages_after_predict_import_no_torch():
     code = (
-        "import sys, train.imbalance, train.subgroups, train.evaluate, train.card; "
+        "import sys, train.report.imbalance, train.evaluate.cells, "
+        "train.evaluate.report, train.report.card; "
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

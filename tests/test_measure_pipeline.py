@@ -9,7 +9,7 @@ from faceattr.labels import TASKS
 from faceattr.results import FaceBox
 from scripts import measure_pipeline
 from scripts.measure_pipeline import FACE_IN_CHIP, HEIGHT, SIZES, WIDTH, _compare, paste
-from train.samples import Rows, Source
+from train.data.source import Rows, Source
 
 
 @pytest.fixture

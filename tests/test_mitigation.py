@@ -6,9 +6,9 @@ from predictions_table import CONFIG, columns, table
 
 from faceattr.labels import GENDER, RACE, TASKS
 from train.__main__ import main
-from train.evaluate import evaluate
-from train.mitigation import balance, chosen, document
-from train.predictions import read_predictions
+from train.evaluate.predictions import read_predictions
+from train.evaluate.report import evaluate
+from train.report.mitigation import balance, chosen, document
 from train.tables import TableError, write_json
 
 

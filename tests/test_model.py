@@ -10,7 +10,7 @@ from synthetic import TINY_FACEATTRNET
 from torch import nn
 
 from faceattr.errors import WeightsError
-from faceattr.hub import BUNDLED_NAMES, DEFAULT_MODEL, find_weights, load_model
+from faceattr.hub import BUNDLED_NAMES, DEFAULT_MODEL, find_weights
 from faceattr.labels import RACE, TASKS
 from faceattr.model import (
     ARCHITECTURES,
@@ -20,9 +20,10 @@ from faceattr.model import (
     ModelConfig,
     TaskPool,
     build_model,
+    load_model,
 )
 from faceattr.preprocessing import Preprocessing
-from train.networks import multiply_adds
+from train.fit.networks import multiply_adds
 
 SMALL = Preprocessing(image_size=32)
 TINY = ModelConfig(

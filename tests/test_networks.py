@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from faceattr.model import LightweightMTLNet224, ModelConfig
-from train.networks import SlicedConv2d, slice_strided
+from train.fit.networks import SlicedConv2d, slice_strided
 
 SIZES = {"widths": (16, 16, 24, 24, 32, 32, 40), "hidden": 8}
 

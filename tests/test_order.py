@@ -5,10 +5,10 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from train import order
-from train.order import _turns, epoch_chunks, shared
-from train.parallel import Group
-from train.samples import DataError, Row, Rows
+from train.data import order
+from train.data.order import _turns, epoch_chunks, shared
+from train.data.source import DataError, Row, Rows
+from train.fit.parallel import Group
 
 
 class Numbered(Rows):

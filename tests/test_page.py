@@ -13,12 +13,13 @@ from site_fixtures import ColourDetector, png, red_cells, red_quarters, tiny_pip
 
 import app
 from faceattr.detection import YuNetDetector
-from faceattr.hub import DEFAULT_MODEL, load_model
+from faceattr.hub import DEFAULT_MODEL
+from faceattr.model import load_model
 from faceattr.pipeline import FacePipeline, PipelineInfo
-from page.model_tab import model_html
-from page.render import answer, describe, percent, ranked, render_found
 from page.server import running
 from page.service import FaceService
+from page.view.model_tab import model_html
+from page.view.render import answer, describe, percent, ranked, render_found
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 ROOT = Path(__file__).resolve().parents[1]
@@ -329,7 +330,7 @@ def test_both_detectors_find_the_examples(yunet_path):
             if detector
             else FacePipeline.from_pretrained(detector="haar")
         )
-        folder = ROOT / "page" / "static" / "examples"
+        folder = ROOT / "page" / "view" / "static" / "examples"
         assert len(pipeline(folder / "mean-face.jpg")) == 1
         assert len(pipeline(folder / "mean-ages.jpg")) == 3
 
@@ -447,7 +448,7 @@ def test_real_photos_give_one_card_a_face(real_site, page, dark, phone, photos_d
         upload(view, photo, "#result .fa-face")
         assert view.locator("#result .fa-face").count() == len(labelled)
         screenshot(view, name)
-    one = ROOT / "page" / "static" / "examples" / "mean-face.jpg"
+    one = ROOT / "page" / "view" / "static" / "examples" / "mean-face.jpg"
     upload_again(page, one)
     page.locator(".fa-why select").select_option("age")
     page.locator("[data-why]").click()

@@ -19,16 +19,17 @@ import pytest
 from site_fixtures import png, red_quarters, tiny_service
 
 from faceattr.hub import WeightsFiles, find_beside
-from page import remote, server
-from page.body import Budget
+from page import server
+from page.admission import remote
+from page.admission.body import Budget
+from page.admission.gate import Gate
+from page.admission.intake import Intake, to_source
+from page.admission.uploads import Uploads
 from page.errors import RequestError
-from page.gate import Gate
-from page.intake import Intake, to_source
 from page.limits import Limits
-from page.report import read_licence, read_report
 from page.server import running
-from page.snippets import ADDRESS, AGENT_PYTHON, AGENTS, GRADIO_CURL, SNIPPETS
-from page.uploads import Uploads
+from page.view.report import read_licence, read_report
+from page.view.snippets import ADDRESS, AGENT_PYTHON, AGENTS, GRADIO_CURL, SNIPPETS
 from scripts.measure_batching import Together
 
 ROOT = Path(__file__).resolve().parents[1]

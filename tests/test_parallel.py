@@ -14,12 +14,12 @@ from safetensors.torch import load_file
 from synthetic import TINY_FACEATTRNET
 
 from scripts.resume_torture import damage
-from train.checkpoint import CheckpointError, load_checkpoint
-from train.loop import Settings, TrainingError, fit
-from train.parallel import Group, WholeBatchNorm2d, join_batch_norms
-from train.predict import predict
+from train.data.source import Source
+from train.evaluate.predict import predict
+from train.fit.checkpoint import CheckpointError, load_checkpoint
+from train.fit.parallel import Group, WholeBatchNorm2d, join_batch_norms
+from train.fit.trainer import Settings, TrainingError, fit
 from train.recipe import Distillation, Mitigation, smoke
-from train.samples import Source
 
 ROOT = Path(__file__).resolve().parents[1]
 RICH = {
@@ -39,10 +39,10 @@ from dataclasses import replace
 from pathlib import Path
 import torch
 from test_parallel import RUNS, whole
-from train.loop import fit
-from train.parallel import join, leave
-from train.predict import predict
-from train.samples import Source
+from train.fit.trainer import fit
+from train.fit.parallel import join, leave
+from train.evaluate.predict import predict
+from train.data.source import Source
 folder, data = Path(sys.argv[1]), Source(sys.argv[2])
 group, device = join(torch.device("cpu"))
 for name in RUNS:

@@ -175,7 +175,7 @@ def test_bundled_weights_read_real_chips(fairface_dir):
     """About nine in ten perceived genders of real validation rows; chance is five in ten."""
     from itertools import islice
 
-    from train.samples import Rows, Source
+    from train.data.source import Rows, Source
 
     rows = list(islice(Rows(Source(str(fairface_dir)), "validation").in_order(), 100))
     pipeline = FacePipeline.from_pretrained(detector="haar")

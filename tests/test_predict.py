@@ -11,8 +11,8 @@ from faceattr.detection import HaarDetector
 from faceattr.model import LightweightMTLNet224, ModelConfig
 from faceattr.pipeline import FacePipeline
 from faceattr.preprocessing import Preprocessing
-from train.predict import predict
-from train.samples import Rows, Source
+from train.data.source import Rows, Source
+from train.evaluate.predict import predict
 
 
 @pytest.fixture

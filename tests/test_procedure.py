@@ -1,6 +1,6 @@
 from predictions_table import TRAINING
 
-from train.procedure import cost, earlier_words, lineage, start_words, teachers_words
+from train.report.procedure import cost, earlier_words, lineage, start_words, teachers_words
 
 TEACHER = {
     "sha256": "aa",

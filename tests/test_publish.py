@@ -15,10 +15,10 @@ import torch
 from hub_server import HubServer
 from huggingface_hub import ModelCard
 
+from faceattr.backends.export import export
 from faceattr.errors import WeightsError
-from faceattr.export import export
-from faceattr.hub import BUNDLED, BUNDLED_NAMES, load_model
-from faceattr.model import LightweightMTLNet224, ModelConfig
+from faceattr.hub import BUNDLED, BUNDLED_NAMES
+from faceattr.model import LightweightMTLNet224, ModelConfig, load_model
 from train import publish as publishing
 from train.publish import PublishError, check_folder, publish
 

@@ -1,4 +1,4 @@
-"""The report's figures in `train/published.py` are the ones it prints."""
+"""The report's figures in `train/report/reference.py` are the ones it prints."""
 
 import re
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from faceattr.labels import AGE, GENDER, RACE
-from train import published
+from train.report import reference as published
 from train.tables import read_json
 
 

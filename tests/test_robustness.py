@@ -11,8 +11,9 @@ from faceattr import labels
 from faceattr.model import LightweightMTLNet224, ModelConfig
 from faceattr.preprocessing import Preprocessing
 from train.__main__ import main
-from train.batches import decode_row
-from train.corruptions import (
+from train.data.batches import decode_row
+from train.data.source import Rows, Source
+from train.evaluate.corruptions import (
     CORRUPTIONS,
     EYE_LINE,
     blur,
@@ -24,8 +25,7 @@ from train.corruptions import (
     lower_face,
     rotation,
 )
-from train.predict import logits_of
-from train.samples import Rows, Source
+from train.evaluate.predict import logits_of
 
 
 @pytest.fixture

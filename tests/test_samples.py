@@ -6,9 +6,9 @@ import pytest
 from synthetic import HUB_CLASSES
 
 from faceattr import labels
-from train.batches import MemoryRows, decode_row
-from train.order import epoch_chunks, shuffle_buffered
-from train.samples import (
+from train.data.batches import MemoryRows, decode_row
+from train.data.order import epoch_chunks, shuffle_buffered
+from train.data.source import (
     HOLDOUT_UP_TO,
     DataError,
     Rows,
@@ -88,7 +88,7 @@ def test_a_hub_data_set_is_pinned_to_its_commit(monkeypatch):
         asked.append((repo_id, revision))
         return SimpleNamespace(sha="c" * 40)
 
-    monkeypatch.setattr("train.samples.HfApi.dataset_info", dataset_info)
+    monkeypatch.setattr("train.data.source.HfApi.dataset_info", dataset_info)
     pinned = Source("user/faces").pinned()
     assert pinned.revision == "c" * 40
     assert asked == [("user/faces", None)]

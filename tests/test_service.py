@@ -20,11 +20,11 @@ from faceattr.pipeline import FacePipeline
 from faceattr.results import FaceBox
 from page.errors import RequestError
 from page.explain import explain
-from page.render import render_found
 from page.service import FaceService
+from page.view.render import render_found
 
 ROOT = Path(__file__).resolve().parents[1]
-MEAN_FACE = ROOT / "page" / "static" / "examples" / "mean-face.jpg"
+MEAN_FACE = ROOT / "page" / "view" / "static" / "examples" / "mean-face.jpg"
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
-MEAN_FACE = Path(__file__).parents[1] / "page" / "static" / "examples" / "mean-face.jpg"
+MEAN_FACE = Path(__file__).parents[1] / "page" / "view" / "static" / "examples" / "mean-face.jpg"
 LIMITS = {"max_bytes": 20_000, "max_pixels": 200_000, "max_batch": 2, "time_limit": 5.0}
 
 

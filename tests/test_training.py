@@ -15,18 +15,16 @@ from safetensors.torch import load_file
 from scipy.special import log_softmax
 from synthetic import TINY_FACEATTRNET
 
-from faceattr.hub import load_model
 from faceattr.labels import TASKS
-from train import loop
-from train.calibration import fit_temperature, negative_log_likelihood
-from train.checkpoint import CheckpointError, load_checkpoint
-from train.device import choose_precision
-from train.loop import Measured, Settings, Trainer, TrainingError, fit
-from train.order import Chunk
-from train.recipe import RECIPES, Distillation, Recipe, Stage, smoke
-from train.samples import Rows, Source, class_counts
-from train.signals import Stopped
-from train.steps import (
+from faceattr.model import load_model
+from train.data.order import Chunk
+from train.data.source import Rows, Source, class_counts
+from train.evaluate.calibration import fit_temperature, negative_log_likelihood
+from train.fit import trainer as loop
+from train.fit.checkpoint import CheckpointError, load_checkpoint
+from train.fit.device import choose_precision
+from train.fit.signals import Stopped
+from train.fit.steps import (
     class_weights,
     distilled,
     learning_rate,
@@ -39,11 +37,13 @@ from train.steps import (
     task_losses,
     teacher_targets,
 )
+from train.fit.trainer import Measured, Settings, Trainer, TrainingError, fit
+from train.recipe import RECIPES, Distillation, Recipe, Stage, smoke
 
 ROOT = Path(__file__).resolve().parents[1]
 KILLED_AT_STEP = """
 import os, signal, sys
-from train import loop
+from train.fit import trainer as loop
 from train.__main__ import main
 step, calls = loop.Trainer._step, []
 def killing(self, *args):
@@ -524,7 +524,7 @@ def test_a_loss_that_is_not_finite_stops_with_its_place(tmp_path, tiny_fairface,
     def broken(*args):
         return {name: loss * float("nan") for name, loss in soft_losses(*args).items()}
 
-    monkeypatch.setattr("train.loop.soft_losses", broken)
+    monkeypatch.setattr("train.fit.trainer.soft_losses", broken)
     with pytest.raises(TrainingError, match=r"not finite at epoch 1, batch 1.*learning_rate"):
         fit(smoke(), settings(tmp_path, tiny_fairface))
 
@@ -545,7 +545,7 @@ def test_a_gradient_that_is_not_finite_never_reaches_the_weights(
         return losses
 
     monkeypatch.setattr(torch.optim.AdamW, "step", counting)
-    monkeypatch.setattr("train.loop.soft_losses", exploding)
+    monkeypatch.setattr("train.fit.trainer.soft_losses", exploding)
     with pytest.raises(TrainingError, match=r"batch 4.*weights were not changed"):
         fit(smoke(), settings(tmp_path, tiny_fairface, checkpoint_every=1))
     assert len(calls) == 3

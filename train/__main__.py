@@ -8,23 +8,29 @@ import logging
 import sys
 
 from faceattr.errors import FaceAttrError
-from train.signals import Stopped
+from train.fit.signals import Stopped
 
 COMMANDS = {
-    "fit": ("train.fit", "train a network by a recipe"),
-    "search": ("train.search", "look for good settings with Optuna, resumable"),
-    "experiments": ("train.experiments", "one change at a time -> docs/experiments.md"),
-    "calibrate": ("train.calibrate", "fit temperatures and thresholds of weights again"),
-    "ensemble": ("train.ensemble", "several networks and their mean on the holdout"),
-    "predict": ("train.predict", "weights -> one row of probabilities per face"),
-    "robustness": ("train.robustness", "accuracy on pictures made worse in steps"),
-    "duplicates": ("train.duplicates", "the same picture twice, within and across splits"),
-    "evaluate": ("train.evaluate", "predictions -> report.json"),
-    "imbalance": ("train.imbalance", "how unevenly labels are spread"),
-    "card": ("train.card", "report.json -> model card"),
-    "results": ("train.results", "reports -> comparison table in a Markdown file"),
-    "figures": ("train.figures", "report.json, history and labels -> figures and docs/results.md"),
-    "mitigation": ("train.mitigation", "reports of mitigated weights -> what it gains and costs"),
+    "fit": ("train.fit.command", "train a network by a recipe"),
+    "search": ("research.search", "look for good settings with Optuna, resumable"),
+    "experiments": ("research.catalogue", "one change at a time -> docs/experiments.md"),
+    "calibrate": ("train.evaluate.calibrate", "fit temperatures and thresholds of weights again"),
+    "ensemble": ("train.evaluate.ensemble", "several networks and their mean on the holdout"),
+    "predict": ("train.evaluate.predict", "weights -> one row of probabilities per face"),
+    "robustness": ("train.evaluate.robustness", "accuracy on pictures made worse in steps"),
+    "duplicates": ("train.evaluate.duplicates", "the same picture twice, within and across splits"),
+    "evaluate": ("train.evaluate.report", "predictions -> report.json"),
+    "imbalance": ("train.report.imbalance", "how unevenly labels are spread"),
+    "card": ("train.report.card", "report.json -> model card"),
+    "results": ("train.report.results", "reports -> comparison table in a Markdown file"),
+    "figures": (
+        "train.report.pages",
+        "report.json, history and labels -> figures and docs/results.md",
+    ),
+    "mitigation": (
+        "train.report.mitigation",
+        "reports of mitigated weights -> what it gains and costs",
+    ),
     "publish": ("train.publish", "weights folder -> Hub repository"),
 }
 

@@ -33,10 +33,11 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]
 )
 from numpy.typing import NDArray
 
+from faceattr.backends.onnx import OnnxClassifier
 from faceattr.config import CONFIG_NAME, ONNX_NAME, WEIGHTS_NAME
 from faceattr.errors import FaceAttrError, WeightsError
-from faceattr.hub import find_weights, load_model
-from faceattr.onnx_backend import OnnxClassifier
+from faceattr.hub import find_weights
+from faceattr.model import load_model
 
 CARD_NAME = "README.md"
 REPORT_NAME = "report.json"
@@ -114,7 +115,7 @@ def check_folder(folder: Path) -> dict[str, Path]:
 
 
 def _checked_onnx(folder: Path) -> list[Path]:
-    """`model.onnx`, if there is one; `python -m faceattr.export` writes it."""
+    """`model.onnx`, if there is one; `python -m faceattr.backends.export` writes it."""
     if not (folder / ONNX_NAME).is_file():
         return []
     OnnxClassifier(find_weights(folder, file=ONNX_NAME))

@@ -96,7 +96,7 @@ class Distillation:
 
 @dataclass(frozen=True)
 class Mitigation:
-    """Looking after groups that fare badly; see `train.groups` for the formulas.
+    """Looking after groups that fare badly; see `train.fit.mitigation` for the formulas.
 
     Attributes:
         kind: reweighting by holdout accuracy, or group DRO (Sagawa et al., ICLR 2020).
@@ -124,7 +124,7 @@ class Recipe:
 
     Attributes:
         name: how the command line calls it.
-        architecture: name of the network, a key of `train.networks.NETWORKS`.
+        architecture: name of the network, a key of `train.fit.networks.NETWORKS`.
         sizes: of the network; its defaults where left out.
         epochs: passes over the training rows, at most.
         batch_size: rows a step; the last incomplete batch of an epoch is dropped.

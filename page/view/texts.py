@@ -1,0 +1,88 @@
+"""What the page says; plain words, no number that is not read from somewhere."""
+
+from __future__ import annotations
+
+import html
+
+from page.limits import Limits
+from page.view.snippets import ADDRESS, AGENTS, SNIPPETS
+
+TITLE = "faceattr: perceived gender, age and race of faces"
+
+INTRO = """<div class="fa-intro">
+<h1>How would annotators have labelled this face?</h1>
+<p>Drop in a photo. Every face gets the <strong>perceived</strong> gender, age group and race that
+FairFace's annotators would most likely have given it, with the probability of every answer.
+It is a measuring tool for picture collections, not a judge of anybody's identity. Pictures are
+not stored.</p></div>"""
+
+WAITING = """<div class="fa-message fa-empty"><p>The result will appear here.</p></div>"""
+
+LIMITS = """
+## What the answers are, and what they are not
+
+The classes are those that FairFace's annotators had to choose from when they looked at
+photographs: two genders, nine age groups, seven races. An answer says how a face *looked to them*.
+It is not anybody's gender identity, age or ethnicity, and the network repeats the annotators'
+errors and adds its own.
+
+- **Good for**: describing the make-up of a picture collection in sum; measuring whether other
+  systems work equally well for different groups; teaching.
+- **Not for**: deciding anything about a person, telling anybody's gender, age or race, watching
+  people, or anything where a wrong answer harms somebody.
+- **Errors are not spread evenly.** The tab *Model* shows for whom the network errs more often.
+  Poor light, make-up, masks, drawings, profiles and small faces make it worse, and its
+  probabilities were fitted on clear, cropped photographs.
+- **"Unsure"** means that the most likely answer lies below the probability at which such answers
+  were right as often as was aimed for on held-out pictures. Take it seriously: the two
+  likeliest answers are then often both plausible.
+
+## Privacy
+
+- A picture is worked on in the server's memory. An uploaded file is deleted when its request
+  reads it, and one that no request uses within two minutes.
+- Nothing of a picture or a result is kept, logged, or used for training. The crops, heat maps and
+  downloads that you see are in your browser only.
+- The page loads nothing from third parties and counts no visitors.
+
+## Law
+
+Pictures of people are personal data in many countries: have a reason and a right to use them.
+In the European Union, using biometric data to infer an individual's race is a prohibited practice
+(AI Act, Article 5(1)(g)); labelling lawfully acquired data sets, for example to measure bias, is
+outside that ban. Telling emotion, character or risk from faces is nothing this page does.
+This is no legal advice.
+
+## Licences and credit
+
+Code: Apache-2.0. Weights: CC BY 4.0, following FairFace (Kärkkäinen and Joo, WACV 2021), on which
+they were trained. Detector: YuNet (MIT) or OpenCV's Haar cascades.
+"""
+
+
+def use_html(limits: Limits, has_tools: bool) -> str:
+    """The tab on calling the API; `ADDRESS` stands for the page's own address.
+
+    Args:
+        limits: of this server.
+        has_tools: whether it serves the endpoints to agents, too.
+    """
+    snippets = {**SNIPPETS, **({"Agents (Model Context Protocol)": AGENTS} if has_tools else {})}
+    blocks = "".join(
+        f'<h3>{name}</h3><pre tabindex="0" aria-label="{name} code"><code>{html.escape(code)}'
+        "</code></pre>"
+        for name, code in snippets.items()
+    )
+    return (
+        '<div class="fa-prose"><h2>Use it from your own code</h2>'
+        f"<p>The same answers as on the page, as JSON. This server's address is "
+        f"<code>{ADDRESS}</code>.</p>{blocks}"
+        "<h3>Limits of this server</h3>"
+        f"<p>{limits.max_bytes / 1e6:g} MB and {limits.max_pixels / 1e6:g} megapixels a picture, "
+        f"{limits.max_faces} faces a picture, {limits.max_batch} pictures a batch, "
+        f"{limits.time_limit:g} seconds a request. When more than {limits.max_waiting} requests "
+        'wait, further ones get HTTP 503, "busy, try again".</p>'
+        "<p>Endpoints: <code>/predict</code>, <code>/predict_batch</code>, "
+        "<code>/classify_crop</code>, <code>/explain</code>, <code>/model_info</code>. "
+        "Every field is described in <code>docs/api.md</code> of the repository.</p></div>"
+    )

@@ -1,0 +1,1 @@
+"""What was tried, one change at a time; nothing published rests on it."""

@@ -1,0 +1,1 @@
+"""Rows of FairFace to batches."""

@@ -1,0 +1,1 @@
+"""Weights to predictions, predictions to report.json."""

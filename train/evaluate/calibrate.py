@@ -1,0 +1,53 @@
+"""Fit the temperatures and thresholds of finished weights again, on the holdout rows.
+
+`fit` does this at its end; this command is for weights from elsewhere, or after the aimed
+accuracies in `train/evaluate/calibration.py` have changed. `config.json` is rewritten, and
+`model.onnx` where there is one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+
+import torch
+
+from faceattr.backends.export import export
+from faceattr.config import ONNX_NAME
+from faceattr.hub import find_weights
+from faceattr.model import load_files
+from train.data.source import Rows, Source, add_data_arguments, source_of
+from train.evaluate.predict import logits_of
+from train.fit.device import choose_device
+from train.fit.networks import NETWORKS
+from train.fit.trainer import calibrated
+from train.tables import write_json
+
+log = logging.getLogger("train")
+
+
+def calibrate(folder: Path, source: Source, device: torch.device) -> None:
+    """Rewrite `config.json`, and `model.onnx` if there is one, in a weights folder."""
+    files = find_weights(folder)
+    model = load_files(files, NETWORKS).to(device).to(memory_format=torch.channels_last)
+    rows = list(Rows(source, "holdout").in_order())
+    logits = logits_of(model, rows, model.config.preprocessing, device)
+    targets = torch.tensor([row.targets for row in rows])
+    config = calibrated(model.config, logits, targets)
+    write_json(files.config, config.to_dict())
+    if files.config.with_name(ONNX_NAME).is_file():
+        export(folder)
+    log.info("temperatures %s", dict(config.temperatures))
+    log.info("thresholds %s", dict(config.thresholds))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `python -m train calibrate`."""
+    parser.add_argument("weights", type=Path, help="weights folder")
+    add_data_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Carry out `python -m train calibrate`."""
+    calibrate(args.weights, source_of(args), choose_device(args.device))

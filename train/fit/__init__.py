@@ -1,0 +1,1 @@
+"""Training: a recipe and rows to a weights folder."""

@@ -1,0 +1,354 @@
+"""How unevenly the labels of a data set are spread (report, sections 2.1 and 3.4.1).
+
+Reads label files (CSV with the columns file, age, gender, race, service_test) or streams the
+labels of a Hub data set or folder; prints the six figures of the report's Tables 3.2 and 3.3
+for each attribute, and for all their intersections.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import math
+import sys
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations, product
+from pathlib import Path
+from typing import Any
+
+from faceattr.errors import LabelError
+from faceattr.labels import AGE, GENDER, RACE, Task
+from train.report import reference as published
+from train.tables import TableError, markdown_table, rounded, write_json, write_text
+
+ATTRIBUTES: tuple[Task, ...] = (AGE, GENDER, RACE)
+"""In the order of the report's tables."""
+
+COLUMNS = ("file", "age", "gender", "race", "service_test")
+
+FIGURES = {
+    "max_ratio": "Max ratio",
+    "min_ratio": "Min ratio",
+    "ratio_range": "Ratio range",
+    "coefficient_of_variation": "Coefficient of variation",
+    "entropy": "Entropy (bits)",
+    "gini": "Gini index",
+}
+"""Keys of `imbalance` in the order of the report's columns, with their headings."""
+
+
+def imbalance(counts: Mapping[str, int]) -> dict[str, float]:
+    """The six figures of the report's section 2.1, from N_c instances of each of C classes.
+
+    With N = sum of N_c, p_c = N_c / N and mu = N / C:
+
+    - `max_ratio`: max(N_c) / N, and `min_ratio`: min(N_c) / N (section 2.1.1).
+    - `ratio_range`: max_ratio - min_ratio (section 2.1.2).
+    - `coefficient_of_variation`: sqrt(sum((N_c - mu)^2) / C) / mu, the population's standard
+      deviation over the mean; 0 means balanced (section 2.1.3).
+    - `entropy`: -sum(p_c log2 p_c) in bits, log2(C) means balanced; the base is not stated in
+      section 2.1.4, but its tables use 2.
+    - `gini`: 1 - sum(p_c^2), from 0 for one class only to 1 - 1/C for balanced classes. Section
+      2.1.5 states the formula so, and describes its range the wrong way round.
+
+    Args:
+        counts: instances by class; a class without instances counts as a class.
+
+    Raises:
+        ValueError: for no classes, a negative count or no instances at all.
+    """
+    values = list(counts.values())
+    if not values or min(values) < 0 or sum(values) == 0:
+        raise ValueError(f"expected counts of at least one instance, came {dict(counts)}")
+    total, mean = sum(values), sum(values) / len(values)
+    shares = [value / total for value in values]
+    deviation = math.sqrt(sum((value - mean) ** 2 for value in values) / len(values))
+    return {
+        "max_ratio": max(shares),
+        "min_ratio": min(shares),
+        "ratio_range": (max(values) - min(values)) / total,
+        "coefficient_of_variation": deviation / mean,
+        "entropy": sum(share * math.log2(1 / share) for share in shares if share > 0),
+        "gini": 1 - sum(share**2 for share in shares),
+    }
+
+
+@dataclass(frozen=True)
+class Labels:
+    """How often each combination of labels occurs in one split.
+
+    Attributes:
+        name: of the split.
+        joint: faces by (age, gender, race), canonical class names.
+        service_test: faces with the `service_test` mark.
+    """
+
+    name: str
+    joint: Mapping[tuple[str, ...], int]
+    service_test: int
+
+    @property
+    def rows(self) -> int:
+        """Number of faces."""
+        return sum(self.joint.values())
+
+    def counts(self, *tasks: Task) -> dict[str, int]:
+        """Faces by class, or by combination of classes, in canonical order, zeros included."""
+        positions = [ATTRIBUTES.index(task) for task in tasks]
+        found: Counter[tuple[str, ...]] = Counter()
+        for combination, count in self.joint.items():
+            found[tuple(combination[position] for position in positions)] += count
+        cells = product(*(task.classes for task in tasks))
+        return {" × ".join(cell): found[cell] for cell in cells}
+
+
+def _flag(text: str) -> bool:
+    if text not in ("True", "False"):
+        raise TableError(f"service_test must be True or False, came {text!r}")
+    return text == "True"
+
+
+def _canonical(row: Mapping[str, str | None], known: dict[tuple[str, str], str]) -> tuple[str, ...]:
+    """Canonical (age, gender, race) of a line; `known` remembers the spellings met so far."""
+    cell = []
+    for task in ATTRIBUTES:
+        key = (task.name, row[task.name] or "")
+        if key not in known:
+            known[key] = task.classes[task.index(key[1])]
+        cell.append(known[key])
+    return tuple(cell)
+
+
+def read_labels(path: Path) -> Labels:
+    """Count the labels of a CSV file with the columns of `COLUMNS`.
+
+    Raises:
+        TableError: naming a missing column, or the line of an unknown label or repeated file.
+    """
+    joint: Counter[tuple[str, ...]] = Counter()
+    known: dict[tuple[str, str], str] = {}
+    files: set[str] = set()
+    marked = 0
+    with path.open(newline="", encoding="utf-8") as stream:
+        reader = csv.DictReader(stream)
+        if missing := [name for name in COLUMNS if name not in (reader.fieldnames or ())]:
+            raise TableError(f"{path}: expected the columns {list(COLUMNS)}, {missing} missing")
+        for row in reader:
+            try:
+                joint[_canonical(row, known)] += 1
+                marked += _flag(row["service_test"])
+            except (LabelError, TableError) as error:
+                raise TableError(f"{path}, line {reader.line_num}: {error}") from error
+            if row["file"] in files:
+                raise TableError(f"{path}, line {reader.line_num}: {row['file']!r} came before")
+            files.add(row["file"])
+    if not joint:
+        raise TableError(f"{path}: no rows below the header")
+    return Labels(path.stem, joint, marked)
+
+
+def stream_labels(path: str, config: str, revision: str | None, split: str) -> Labels:
+    """Count the labels of a split of a Hub data set or folder; pictures are not read."""
+    # Reading label files needs neither datasets nor torch, which it imports.
+    from train.data.source import Source
+
+    rows = Source(path, config, revision).pinned().stream(split, columns=list(COLUMNS[1:]))
+    names = [rows.features[task.name].names for task in ATTRIBUTES]
+    maps = [task.indices(found) for task, found in zip(ATTRIBUTES, names, strict=True)]
+    joint: Counter[tuple[str, ...]] = Counter()
+    marked = 0
+    for row in rows:
+        cell = zip(ATTRIBUTES, maps, strict=True)
+        joint[tuple(task.classes[mapping[row[task.name]]] for task, mapping in cell)] += 1
+        marked += bool(row["service_test"])
+    return Labels(split, joint, marked)
+
+
+def _intersections() -> list[tuple[Task, ...]]:
+    return [chosen for size in (2, 3) for chosen in combinations(ATTRIBUTES, size)]
+
+
+def _title(tasks: Sequence[Task]) -> str:
+    return " × ".join(task.name for task in tasks)
+
+
+def describe(splits: Iterable[Labels]) -> dict[str, Any]:
+    """Counts and figures of every attribute and intersection by split, JSON-ready."""
+    groups = [*((task,) for task in ATTRIBUTES), *_intersections()]
+    return {
+        labels.name: {
+            "rows": labels.rows,
+            "service_test_rows": labels.service_test,
+            "imbalance": {_title(g): imbalance(labels.counts(*g)) for g in groups},
+            "counts": {_title(g): labels.counts(*g) for g in groups},
+        }
+        for labels in splits
+    }
+
+
+def differences(labels: Labels) -> list[str]:
+    """Where a split's figures, to six decimals, differ from the report's Table 3.2."""
+    found = []
+    for task in ATTRIBUTES:
+        here = imbalance(labels.counts(task))
+        for (key, heading), printed in zip(
+            FIGURES.items(), published.TABLE_3_2[task.name], strict=True
+        ):
+            if f"{here[key]:.6f}" != f"{printed:.6f}":
+                found.append(f"{task.name}, {heading}: {here[key]:.6f}, printed {printed:.6f}")
+    return found
+
+
+def figures_table(labels: Labels, groups: Iterable[Sequence[Task]]) -> str:
+    """The figures of one split as a Markdown table, one line for each attribute or group."""
+    rows = []
+    for tasks in groups:
+        counts = labels.counts(*tasks)
+        figures = imbalance(counts)
+        sizes = (len(counts), min(counts.values()), max(counts.values()))
+        rows.append(
+            [_title(tasks), *(f"{n:,}" for n in sizes), *(f"{figures[k]:.6f}" for k in FIGURES)]
+        )
+    header = ["", "Cells", "Smallest", "Largest", *FIGURES.values()]
+    return markdown_table(header, rows)
+
+
+def _counts_table(splits: Sequence[Labels], task: Task) -> str:
+    counts = [labels.counts(task) for labels in splits]
+    rows = [
+        [task.display_name(name)]
+        + [
+            f"{found[name]:,} ({found[name] / labels.rows:.2%})"
+            for found, labels in zip(counts, splits, strict=True)
+        ]
+        for name in task.classes
+    ]
+    return markdown_table([task.name, *(labels.name for labels in splits)], rows)
+
+
+_DOCUMENT = """\
+<!-- Written by `{command}`; do not edit. -->
+# The labels of FairFace and how unevenly they are spread
+
+FairFace (Kärkkäinen and Joo, WACV 2021, CC BY 4.0) labels each face with a gender, an age group
+and a race as its annotators perceived them. This page counts those labels in {sources}.
+
+## Faces
+
+{rows}
+
+`service_test` marks a subset that is balanced by race and gender.
+
+{counts}
+
+## Imbalance by attribute
+
+The figures are those of the report's section 2.1. With N_c faces of class c out of C classes,
+N = sum of N_c, p_c = N_c / N and mean m = N / C:
+
+| | Formula | If balanced |
+| :-- | :-- | :-- |
+| Max ratio, min ratio | max N_c / N, min N_c / N | 1 / C |
+| Ratio range | max ratio - min ratio | 0 |
+| Coefficient of variation | sqrt(sum of (N_c - m)² / C) / m | 0 |
+| Entropy (bits) | - sum of p_c log2 p_c | log2 C |
+| Gini index | 1 - sum of p_c² | 1 - 1 / C |
+
+The distributions as figures (the report's 3.2 to 3.7) are in [results.md](results.md).
+
+{by_attribute}
+
+## Comparison with the report
+
+The report prints {printed} figures as Table 3.2 (training data) and the same {printed}, digit for
+digit, as Table 3.3 (validation data). Of these, to six decimals, are found here:
+
+{agreement}
+
+They are the training split's. Table 3.3 repeats them by mistake; the validation split's true
+figures are those of FairFace's validation labels.
+
+Two slips in the report's section 2.1 do not change its figures: section 2.1.5 says that the Gini
+index is 0 for perfect balance and 1 for complete imbalance, whereas its formula gives 0 for a
+single class and grows with balance; section 2.1.4 leaves out the base of the logarithm, which is 2.
+
+## Imbalance of the intersections
+
+A data set that is even in each attribute can still be uneven where they meet, so an accuracy by
+group rests on very different numbers of faces.
+
+{intersections}
+"""
+
+
+def document(splits: Sequence[Labels], sources: Sequence[str], command: str) -> str:
+    """A Markdown page with all tables of these splits and the comparison with the report."""
+
+    def sections(groups: Sequence[Sequence[Task]]) -> str:
+        return "\n\n".join(f"### {s.name}\n\n{figures_table(s, groups)}" for s in splits)
+
+    printed = sum(len(figures) for figures in published.TABLE_3_2.values())
+    agreement = []
+    for labels in splits:
+        differing = differences(labels)
+        agreement.append(f"- **{labels.name}**: {printed - len(differing)} of {printed}")
+        agreement += [f"  - {line}" for line in differing]
+    return _DOCUMENT.format(
+        command=command,
+        sources=" and ".join(f"`{source}`" for source in sources),
+        rows=markdown_table(
+            ["", "faces", "of these `service_test`"],
+            [[s.name, f"{s.rows:,}", f"{s.service_test:,}"] for s in splits],
+        ),
+        counts="\n\n".join(_counts_table(splits, task) for task in ATTRIBUTES),
+        by_attribute=sections([(task,) for task in ATTRIBUTES]),
+        printed=printed,
+        agreement="\n".join(agreement),
+        intersections=sections(_intersections()),
+    )
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `python -m train imbalance`."""
+    parser.add_argument(
+        "labels", nargs="*", type=Path, metavar="LABELS.csv", help="one file for each split"
+    )
+    parser.add_argument(
+        "--data", metavar="DATASET", help="instead of files: Hub id or folder, both splits"
+    )
+    parser.add_argument("--data-config", default="0.25", help="margin (%(default)s)")
+    parser.add_argument("--data-revision", help="commit of a Hub data set")
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write counts and figures")
+    parser.add_argument("--markdown", type=Path, metavar="OUT", help="write a page with all tables")
+
+
+def _load(args: argparse.Namespace) -> tuple[list[Labels], list[str]]:
+    if bool(args.labels) == bool(args.data):
+        raise TableError("give either label files or --data, and not both")
+    if args.data:
+        splits = [
+            stream_labels(args.data, args.data_config, args.data_revision, split)
+            for split in ("train", "validation")
+        ]
+        return splits, [Path(args.data).name if Path(args.data).is_dir() else args.data]
+    splits = [read_labels(path) for path in args.labels]
+    if len({labels.name for labels in splits}) != len(splits):
+        raise TableError("label files name the splits, so their names must differ")
+    return splits, [path.name for path in args.labels]
+
+
+def run(args: argparse.Namespace) -> None:
+    """Carry out `python -m train imbalance`."""
+    splits, sources = _load(args)
+    for labels in splits:
+        groups = [*((task,) for task in ATTRIBUTES), *_intersections()]
+        text = f"{labels.name}: {labels.rows:,} faces\n\n{figures_table(labels, groups)}\n\n"
+        sys.stdout.write(text)
+    if args.json:
+        write_json(args.json, {"schema": 1, "splits": rounded(describe(splits))})
+    if args.markdown:
+        given = "--data " + sources[0] if args.data else " ".join(sources)
+        command = f"python -m train imbalance {given} --markdown {args.markdown.name}"
+        write_text(args.markdown, document(splits, sources, command))

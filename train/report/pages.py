@@ -1,0 +1,117 @@
+"""report.json and label counts to `docs/results.md`, with the report's figures of chapters 3 and 4.
+
+Figures go to the folder `figures` beside the page, each as SVG and PNG. The same two files give the
+same page and figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+
+from faceattr.labels import TASKS
+from train.evaluate.cells import FEW_FACES
+from train.evaluate.report import SCHEMA
+from train.report import sections
+from train.report.card import FULL_ROWS
+from train.report.plots import Figure, write_figures
+from train.report.plots_data import data_figures
+from train.report.plots_results import result_figures
+from train.report.procedure import cost
+from train.report.sections import TITLES, Json, percent
+from train.tables import TableError, read_json, write_text
+
+log = logging.getLogger("train")
+
+TEMPLATE = Path(__file__).parent / "templates" / "results.md"
+FOLDER = "figures"
+
+
+def page_figures(report: Json, labels: Json) -> dict[str, Figure]:
+    """Every figure of the page by its number in the report, or its name."""
+    return {**data_figures(labels), **result_figures(report)}
+
+
+def _comparisons(report: Json) -> list[dict[str, Any]]:
+    compared = report["report_comparison"]["tables"]
+    return [
+        {
+            **sections.subgroup(number, table),
+            "comparison": sections.comparison_table(table, compared[number]),
+            "compared": compared[number],
+        }
+        for number, table in report["subgroups"].items()
+    ]
+
+
+def page(report: Json, labels: Json) -> str:
+    """The Markdown page.
+
+    Raises:
+        TableError: for a report of another layout.
+    """
+    if report.get("schema") != SCHEMA:
+        raise TableError(
+            f"expected a report of schema {SCHEMA}, came {report.get('schema')!r}. "
+            "Write it again with `python -m train evaluate`."
+        )
+    environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    images = {
+        name: f"![{figure.alt}]({FOLDER}/{figure.name}.svg)\n\n*{figure.title}*"
+        for name, figure in page_figures(report, labels).items()
+    }
+    text = template.render(
+        report=report,
+        images=images,
+        rows=f"{report['dataset']['rows']:,}",
+        all_rows=f"{FULL_ROWS[report['dataset']['split']]:,}",
+        report_rows=f"{report['report_comparison']['rows']:,}",
+        share=percent(report["dataset"]["rows"] / FULL_ROWS[report["dataset"]["split"]]),
+        service_rows=f"{report['service_test']['gender']['n']:,}",
+        few_faces=FEW_FACES,
+        confidence=percent(report["confidence"], 0),
+        draws=f"{report['bootstrap']['draws']:,}",
+        overall_table=sections.overall_table(report),
+        service_table=sections.service_table(report),
+        remarks=sections.remark_lines(report),
+        class_tables=[sections.class_table(report, task.name) for task in TASKS],
+        subgroups=_comparisons(report),
+        duplicates=sections.duplicate_sentence(report),
+        calibration_table=sections.calibration_table(report),
+        group_calibration=[sections.group_calibration_table(report, n) for n in TITLES],
+        selective_table=sections.selective_table(report),
+        selective_spread=sections.selective_spread(report),
+        robustness_table=sections.robustness_table(report) if "robustness" in report else "",
+        gap_tables=[sections.accuracy_gap_table(report, task.name) for task in TASKS],
+        criteria_table=sections.criteria_table(report),
+        class_criteria=[sections.class_criteria_table(report, task.name) for task in TASKS],
+        cost=cost(report["training"]),
+    )
+    return text.rstrip() + "\n"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `python -m train figures`."""
+    parser.add_argument(
+        "--report", type=Path, required=True, help="written by `python -m train evaluate`"
+    )
+    parser.add_argument(
+        "--labels", type=Path, required=True, help="written by `python -m train imbalance --json`"
+    )
+    parser.add_argument(
+        "--output", type=Path, required=True, metavar="RESULTS.md", help="page to write"
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Carry out `python -m train figures`."""
+    report, labels = read_json(args.report), read_json(args.labels)
+    write_text(args.output, page(report, labels))
+    found = page_figures(report, labels)
+    write_figures(list(found.values()), args.output.parent / FOLDER, ("png", "svg"))
+    log.info("-> %s", args.output)

@@ -1,0 +1,486 @@
+"""Figures of results, from report.json: the report's 4.1 to 4.4 and ours."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
+
+from faceattr.labels import AGE, GENDER, RACE, TASKS, Task
+from train.evaluate.cells import FEW_FACES
+from train.report.plots import (
+    COLOURS,
+    FAINT,
+    INK,
+    MARKERS,
+    PANEL,
+    Figure,
+    canvas_of,
+    shades,
+)
+from train.report.sections import TITLES, Json, display, percent
+
+
+def _confusion(axes: Axes, matrix: Json, task: str, title: str) -> None:
+    names = [display(task, name) for name in matrix["classes"]]
+    totals = [sum(line) for line in matrix["counts"]]
+    rows = [f"{name} ({total:,})" for name, total in zip(names, totals, strict=True)]
+    texts = [
+        ["" if share is None else percent(share, 0) for share in line] for line in matrix["shares"]
+    ]
+    shades(axes, matrix["shares"], rows, names, texts)
+    axes.set_title(title)
+    axes.set_xlabel("answer")
+    axes.set_ylabel("label (faces)")
+
+
+def _diagonal(matrix: Json, task: str) -> str:
+    """The most and least often recognised class of a confusion matrix, in words."""
+    found = [
+        (line[index], display(task, name))
+        for index, (name, line) in enumerate(zip(matrix["classes"], matrix["shares"], strict=True))
+        if line[index] is not None
+    ]
+    if not found:
+        return "no faces"
+    (low, worst), (high, best) = min(found), max(found)
+    return f"{percent(low, 0)} % for {worst} to {percent(high, 0)} % for {best}"
+
+
+def confusion_overall(report: Json) -> Figure:
+    """The report's figure 4.2."""
+    matrices = report["confusion"]["overall"]
+
+    def draw() -> Canvas:
+        canvas = canvas_of(15, 5)
+        for axes, task in zip(
+            canvas.subplots(1, 3, width_ratios=(3, 10, 8)), (GENDER, AGE, RACE), strict=True
+        ):
+            _confusion(axes, matrices[task.name], task.name, TITLES[task.name])
+        return canvas
+
+    spans = "; ".join(
+        f"{TITLES[task.name]}: rightly answered from {_diagonal(matrices[task.name], task.name)}"
+        for task in TASKS
+    )
+    return Figure(
+        "confusion",
+        "Confusion matrices for gender, age group and race, percent of each label's faces",
+        f"Three confusion matrices, labels down and answers across. {spans}.",
+        matrices,
+        draw,
+    )
+
+
+def confusion_by_gender(report: Json, task: Task) -> Figure:
+    """The report's figures 4.3 (age) and 4.4 (race)."""
+    matrices = {name: m[task.name] for name, m in report["confusion"]["by_gender"].items()}
+
+    def draw() -> Canvas:
+        canvas = canvas_of(13, 5.2)
+        for axes, (gender, matrix) in zip(canvas.subplots(1, 2), matrices.items(), strict=True):
+            _confusion(axes, matrix, task.name, f"{TITLES[task.name]}, labelled {gender.lower()}")
+        return canvas
+
+    spans = "; ".join(
+        f"{gender}: rightly answered from {_diagonal(matrix, task.name)}"
+        for gender, matrix in matrices.items()
+    )
+    return Figure(
+        f"confusion-{task.name}-by-gender",
+        f"Confusion matrices of {TITLES[task.name].lower()} by gender, percent of each label",
+        f"Two confusion matrices, labels down and answers across. {spans}.",
+        matrices,
+        draw,
+    )
+
+
+def _cell_label(cell: Json) -> str:
+    if not cell["n"]:
+        return "–"
+    few = "†" if cell["n"] < FEW_FACES else ""
+    return f"{percent(cell['accuracy'], 0)}{few}\n({cell['n']:,})"
+
+
+def subgroups(report: Json) -> Figure:
+    """The report's Tables 4.1 to 4.3 as one figure."""
+    tables = report["subgroups"]
+
+    def draw() -> Canvas:
+        canvas = canvas_of(11, 9.5)
+        panels = canvas.subplots(3, 1, height_ratios=(9, 2.6, 2.6))
+        for axes, (number, table) in zip(panels, tables.items(), strict=True):
+            down, across = table["rows"], table["columns"]
+            values = [[cell["accuracy"] for cell in line] for line in table["cells"]]
+            texts = [[_cell_label(cell) for cell in line] for line in table["cells"]]
+            rows = [display(down["task"], name) for name in down["classes"]]
+            columns = [display(across["task"], name) for name in across["classes"]]
+            shades(axes, values, rows, columns, texts)
+            axes.tick_params(axis="x", rotation=0)
+            for label in axes.get_xticklabels():
+                label.set_horizontalalignment("center")
+            axes.set_title(f"Table {number}: {TITLES[table['task']].lower()} accuracy, %")
+        return canvas
+
+    def span(table: Json) -> str:
+        shares = [c["accuracy"] for line in table["cells"] for c in line if c["n"] >= FEW_FACES]
+        if not shares:
+            return f"{TITLES[table['task']]}: too few faces in every group"
+        return (
+            f"{TITLES[table['task']]} accuracy from {percent(min(shares), 0)} % to "
+            f"{percent(max(shares), 0)} %"
+        )
+
+    spans = "; ".join(map(span, tables.values()))
+    return Figure(
+        "subgroups",
+        "Accuracy by group, percent (faces); † marks few faces",
+        f"Three shaded tables of accuracy by two attributes, over groups of enough faces. {spans}.",
+        tables,
+        draw,
+    )
+
+
+def reliability(report: Json) -> Figure:
+    """Accuracy against claimed probability."""
+    data = {task.name: report["calibration"][task.name] for task in TASKS}
+    bins = {name: found["reliability"] for name, found in data.items()}
+
+    def draw() -> Canvas:
+        canvas = canvas_of(11, 4)
+        for axes, (name, entries) in zip(canvas.subplots(1, 3), bins.items(), strict=True):
+            filled = [entry for entry in entries if entry["n"]]
+            total = sum(entry["n"] for entry in filled)
+            axes.bar(
+                [(e["from"] + e["to"]) / 2 for e in filled],
+                [e["n"] / total for e in filled],
+                width=1 / len(entries) * 0.9,
+                color=FAINT,
+                label="share of faces",
+            )
+            axes.plot([0, 1], [0, 1], color="#888888", linestyle="--", label="perfect")
+            axes.plot(
+                [e["confidence"] for e in filled],
+                [e["accuracy"] for e in filled],
+                color=COLOURS[name],
+                marker=MARKERS[name],
+                label="accuracy",
+            )
+            few = [entry for entry in filled if entry["n"] < FEW_FACES]
+            axes.plot(
+                [e["confidence"] for e in few],
+                [e["accuracy"] for e in few],
+                color=COLOURS[name],
+                marker=MARKERS[name],
+                markerfacecolor=PANEL,
+                linestyle="",
+                label=f"fewer than {FEW_FACES} faces",
+            )
+            error = data[name]["expected_calibration_error"]
+            axes.set_title(f"{TITLES[name]}, error {error:.3f}")
+            axes.set_xlabel("probability of the answer")
+            axes.grid(alpha=0.6)
+            axes.set_xlim(0, 1)
+            axes.set_ylim(0, 1)
+            axes.legend(loc="upper left")
+        return canvas
+
+    errors = ", ".join(
+        f"{TITLES[n]} {f['expected_calibration_error']:.3f}" for n, f in data.items()
+    )
+    return Figure(
+        "reliability",
+        "Reliability: how often answers of a probability are right",
+        "Accuracy against the probability claimed, one panel for each head, with the diagonal of "
+        f"perfect calibration. Expected calibration errors: {errors}.",
+        {name: [bins[name], data[name]["expected_calibration_error"]] for name in bins},
+        draw,
+    )
+
+
+def risk_coverage(report: Json) -> Figure:
+    """Accuracy against the share of faces answered, surest first."""
+    data = {task.name: report["selective"][task.name] for task in TASKS}
+
+    def draw() -> Canvas:
+        canvas = canvas_of(7.5, 4.6)
+        axes = canvas.subplots()
+        for name, found in data.items():
+            curve, stored = found["curve"], found["stored"]
+            axes.plot(
+                [p["coverage"] for p in curve],
+                [p["accuracy"] for p in curve],
+                color=COLOURS[name],
+                marker=MARKERS[name],
+                markevery=7,
+                label=f"{TITLES[name]} (aim {percent(found['aimed_accuracy'], 0)} %)",
+            )
+            if stored["accuracy"]["n"]:
+                at = (stored["coverage"]["accuracy"], stored["accuracy"]["accuracy"])
+                axes.plot(*at, color=COLOURS[name], marker="*", markersize=16, linestyle="")
+        axes.plot([], [], color=INK, marker="*", markersize=12, linestyle="", label="at threshold")
+        axes.set_xlabel("share of faces answered, surest first")
+        axes.set_ylabel("accuracy of the answers")
+        axes.grid(alpha=0.6)
+        axes.set_xlim(0, 1.02)
+        axes.legend(loc="lower left")
+        return canvas
+
+    points = "; ".join(
+        f"{TITLES[n]}: {percent(f['stored']['coverage']['accuracy'], 0)} % answered at the stored "
+        f"threshold"
+        for n, f in data.items()
+    )
+    return Figure(
+        "risk-coverage",
+        "Accuracy against the share of faces answered",
+        f"Three curves of accuracy against coverage; stars mark the stored thresholds. {points}.",
+        data,
+        draw,
+    )
+
+
+def robustness(report: Json) -> Figure:
+    """Accuracy under every corruption by step."""
+    found = report["robustness"]
+    corruptions = found["corruptions"]
+
+    def panel(axes: Axes, corruption: Json) -> None:
+        levels = corruption["levels"]
+        ticks = ["none", *(f"{step['level']:g}" for step in levels)]
+        places = np.arange(len(ticks))
+        for task in TASKS:
+            cells = [found["clean"][task.name], *(step[task.name] for step in levels)]
+            axes.plot(
+                places,
+                [cell["accuracy"] for cell in cells],
+                color=COLOURS[task.name],
+                marker=MARKERS[task.name],
+                label=TITLES[task.name],
+            )
+            low, high = ([cell[end] for cell in cells] for end in ("low", "high"))
+            axes.fill_between(places, low, high, color=COLOURS[task.name], alpha=0.15, linewidth=0)
+        axes.set_xticks(places, ticks)
+        axes.set_title(corruption["title"])
+        axes.set_xlabel(corruption["unit"])
+        axes.grid(alpha=0.6)
+
+    def draw() -> Canvas:
+        canvas = canvas_of(13, 6)
+        panels = canvas.subplots(2, (len(corruptions) + 1) // 2, sharey=True)
+        for axes, corruption in zip(panels.ravel(), corruptions.values(), strict=True):
+            panel(axes, corruption)
+        panels[0, 0].set_ylim(0, 1)
+        panels[0, 0].legend(loc="lower left")
+        for axes in panels[:, 0]:
+            axes.set_ylabel("accuracy")
+        return canvas
+
+    drops = "; ".join(
+        f"{c['title']} at {c['levels'][-1]['level']:g} {c['unit']}: "
+        + ", ".join(
+            f"{TITLES[t.name].lower()} {percent(c['levels'][-1][t.name]['accuracy'], 0)} %"
+            for t in TASKS
+        )
+        for c in corruptions.values()
+    )
+    return Figure(
+        "robustness",
+        "Accuracy on pictures made worse in steps, with intervals",
+        f"Accuracy of the three heads under each corruption, by its strength. {drops}.",
+        [found["clean"], corruptions],
+        draw,
+    )
+
+
+def group_accuracy(report: Json) -> Figure:
+    """Accuracy of every head by gender, race and age, with intervals."""
+    data = {
+        task.name: {
+            attribute.name: report["fairness"][task.name][attribute.name]["accuracy"]["by_group"]
+            for attribute in (GENDER, RACE, AGE)
+        }
+        for task in TASKS
+    }
+
+    def draw() -> Canvas:
+        canvas = canvas_of(12, 5.5)
+        for axes, task in zip(canvas.subplots(1, 3, sharey=True), TASKS, strict=True):
+            place, ticks = 0, []
+            for attribute, cells in data[task.name].items():
+                for cell in cells:
+                    few = "†" if cell["n"] < FEW_FACES else ""
+                    ticks.append((place, display(attribute, cell["group"][0]) + few))
+                    axes.plot([cell["low"], cell["high"]], [place, place], color=COLOURS[task.name])
+                    axes.plot(
+                        cell["accuracy"], place, color=COLOURS[task.name], marker=MARKERS[task.name]
+                    )
+                    place += 1
+                place += 1
+            axes.axvline(report["overall"][task.name]["accuracy"], color="#888888", linestyle="--")
+            axes.set_yticks(*zip(*ticks, strict=True))
+            axes.set_title(TITLES[task.name])
+            axes.set_xlabel("accuracy")
+            axes.grid(axis="x", alpha=0.6)
+        canvas.axes[0].invert_yaxis()
+        return canvas
+
+    def span(task: Task) -> str:
+        cells = [
+            cell for cells in data[task.name].values() for cell in cells if cell["n"] >= FEW_FACES
+        ]
+        if not cells:
+            return f"{TITLES[task.name]}: too few faces"
+        ends = (min(c["accuracy"] for c in cells), max(c["accuracy"] for c in cells))
+        return f"{TITLES[task.name]} from {percent(ends[0], 0)} % to {percent(ends[1], 0)} %"
+
+    overall = {task.name: report["overall"][task.name]["accuracy"] for task in TASKS}
+    return Figure(
+        "group-accuracy",
+        "Accuracy by gender, race and age group, with intervals; the dashed line is the mean",
+        "Points with intervals, one panel for each head, one line for each group. "
+        + "; ".join(map(span, TASKS))
+        + ".",
+        [data, overall],
+        draw,
+    )
+
+
+def _criteria_of_attributes(report: Json) -> list[tuple[str, dict[str, Json]]]:
+    """The differences of each head by each other attribute, with a title."""
+    return [
+        (
+            f"{TITLES[task.name]} by {TITLES[grouping].lower()}",
+            {
+                "accuracy": criteria["accuracy"]["difference"],
+                "demographic parity": criteria["demographic_parity"]["difference"],
+                "labels' own parity": criteria["labels"]["difference"],
+                "equal opportunity": criteria["equal_opportunity"]["difference"],
+                "equalized odds": criteria["equalized_odds"]["difference"],
+            },
+        )
+        for task in TASKS
+        for grouping, criteria in report["fairness"][task.name].items()
+        if "equalized_odds" in criteria and " × " not in grouping
+    ]
+
+
+def fairness(report: Json) -> Figure:
+    """The largest differences of every criterion, with intervals."""
+    entries = _criteria_of_attributes(report)
+    colours = ("#0072B2", "#E69F00", "#999999", "#009E73", "#CC79A7")
+
+    def draw() -> Canvas:
+        canvas = canvas_of(11, 5)
+        axes = canvas.subplots()
+        for index, name in enumerate(entries[0][1]):
+            found = [values[name] for _, values in entries]
+            known = [k for k, value in enumerate(found) if value["value"] is not None]
+            places = np.array(known) + (index - 2) * 0.16
+            heights = [found[k]["value"] for k in known]
+            axes.bar(places, heights, width=0.15, color=colours[index], label=name)
+            for place, k in zip(places, known, strict=True):
+                ends = [found[k]["low"], found[k]["high"]]
+                axes.plot([place, place], ends, color=INK, linewidth=1)
+        axes.set_xticks(range(len(entries)), [title for title, _ in entries])
+        axes.set_ylabel("largest difference between groups")
+        axes.grid(axis="y", alpha=0.6)
+        axes.legend(ncols=3, loc="upper left")
+        axes.set_ylim(0, 1)
+        return canvas
+
+    odds = {title: values["equalized odds"]["value"] for title, values in entries}
+    words = "; ".join(
+        f"{title}: equalized odds " + ("not measurable" if value is None else f"{value:.2f}")
+        for title, value in odds.items()
+    )
+    return Figure(
+        "fairness",
+        "Largest differences between groups by criterion, with bootstrap intervals",
+        f"Bars of five criteria for each head by the other two attributes. {words}.",
+        entries,
+        draw,
+    )
+
+
+def losses(report: Json) -> Figure:
+    """The report's figure 4.1: training and holdout loss by task and epoch."""
+    history = report["history"]
+
+    def draw() -> Canvas:
+        canvas = canvas_of(12, 3.8)
+        epochs = [entry["epoch"] for entry in history]
+        changes = [
+            later["epoch"]
+            for before, later in zip(history, history[1:], strict=False)
+            if before["image_size"] != later["image_size"]
+        ]
+        for axes, task in zip(canvas.subplots(1, 3), TASKS, strict=True):
+            for key, style, marker in (("train_loss", "-", "o"), ("holdout_loss", "--", "s")):
+                axes.plot(
+                    epochs,
+                    [entry[key][task.name] for entry in history],
+                    color=COLOURS[task.name],
+                    linestyle=style,
+                    marker=marker,
+                    markersize=3.5,
+                    label="training" if key == "train_loss" else "holdout",
+                )
+            for epoch in changes:
+                axes.axvline(epoch - 0.5, color="#888888", linestyle=":")
+            axes.set_title(TITLES[task.name])
+            axes.set_xlabel("epoch")
+            axes.set_ylabel("loss, nats")
+            axes.grid(alpha=0.6)
+            axes.legend()
+        return canvas
+
+    ends = "; ".join(
+        f"{TITLES[t.name]} {history[0]['train_loss'][t.name]:.2f} to "
+        f"{history[-1]['train_loss'][t.name]:.2f} in training, "
+        f"{history[0]['holdout_loss'][t.name]:.2f} to {history[-1]['holdout_loss'][t.name]:.2f} on "
+        "the holdout"
+        for t in TASKS
+    )
+    return Figure(
+        "losses",
+        "Training and holdout loss by task; dotted lines mark a change of the input size",
+        f"Loss by epoch, one panel for each task. {ends}.",
+        history,
+        draw,
+    )
+
+
+def result_figures(report: Json) -> dict[str, Figure]:
+    """The report's figures 4.1 to 4.4 by number and ours by name, where there is data."""
+    found = {}
+    if "history" in report:
+        found["4.1"] = losses(report)
+    found |= {
+        "4.2": confusion_overall(report),
+        "4.3": confusion_by_gender(report, AGE),
+        "4.4": confusion_by_gender(report, RACE),
+        "subgroups": subgroups(report),
+        "reliability": reliability(report),
+        "risk-coverage": risk_coverage(report),
+        "group-accuracy": group_accuracy(report),
+        "fairness": fairness(report),
+    }
+    if "robustness" in report:
+        found["robustness"] = robustness(report)
+    return found
+
+
+def card_figures(report: Json) -> list[Figure]:
+    """Those of `result_figures` that a model card shows."""
+    kept = (
+        "4.1",
+        "4.2",
+        "group-accuracy",
+        "fairness",
+        "reliability",
+        "risk-coverage",
+        "robustness",
+    )
+    found = result_figures(report)
+    return [found[name] for name in kept if name in found]

@@ -1,0 +1,494 @@
+"""What card and results page share: Markdown tables and sentences made of report.json. No torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from faceattr import labels
+from faceattr.labels import RACE, TASKS
+from train.evaluate.cells import FEW_FACES
+from train.tables import markdown_table
+
+TITLES = {"gender": "Gender", "age": "Age group", "race": "Race"}
+
+Json = Mapping[str, Any]
+
+
+def percent(value: float, digits: int = 1) -> str:
+    """A share of 1 in percent, without the sign."""
+    return f"{100 * value:.{digits}f}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people, e.g. "1 h 02 min"."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02} min"
+    return f"{minutes} min {rest:02} s"
+
+
+def spanned(cell: Json) -> str:
+    """A cell's interval in percent."""
+    return f"{percent(cell['low'])} to {percent(cell['high'])}"
+
+
+def display(task: str, name: str) -> str:
+    """The name of a class for people."""
+    return labels.task(task).display_name(name)
+
+
+def _bounds(found: Json, digits: int = 1) -> str:
+    """An interval of shares in percent; empty where there is none."""
+    if found["low"] is None:
+        return ""
+    return f"{percent(found['low'], digits)} to {percent(found['high'], digits)}"
+
+
+def overall_table(report: Json) -> str:
+    """Accuracy (Wilson's interval), balanced accuracy and macro F1 (bootstrap) by task."""
+    comparison = report["report_comparison"]
+    rows = [
+        [
+            TITLES[task.name],
+            f"**{percent(found['accuracy'], 2)}** ({spanned(found)})",
+            f"{percent(found['balanced_accuracy'], 2)} "
+            f"({_bounds(found['bootstrap']['balanced_accuracy'])})",
+            f"{percent(found['macro_f1'], 2)} ({_bounds(found['bootstrap']['macro_f1'])})",
+            percent(comparison["accuracy"][task.name]["report"], 2),
+        ]
+        for task in TASKS
+        for found in [report["overall"][task.name]]
+    ]
+    header = ["", "Accuracy %", "Balanced accuracy %", "Macro F1 %", "Accuracy, Kemprai 2024 %"]
+    return markdown_table(header, rows)
+
+
+def service_table(report: Json) -> str:
+    """Accuracy on the rows that FairFace marks `service_test`."""
+    rows = [
+        [
+            TITLES[task.name],
+            f"{percent(found['accuracy'], 2)} ({spanned(found)})",
+            percent(found["balanced_accuracy"], 2),
+        ]
+        for task in TASKS
+        for found in [report["service_test"][task.name]]
+        if found["n"]
+    ]
+    return markdown_table(["", "Accuracy %", "Balanced accuracy %"], rows)
+
+
+def calibration_table(report: Json) -> str:
+    """Expected calibration error, what chance makes of it, and Brier score by task."""
+    rows = [
+        [
+            TITLES[task.name],
+            f"{found['expected_calibration_error']:.4f}",
+            f"{found['if_calibrated']['mean']:.4f} ({found['if_calibrated']['p95']:.4f})",
+            f"{found['brier']:.4f}",
+            percent(found["confidence"], 2),
+            percent(report["overall"][task.name]["accuracy"], 2),
+        ]
+        for task in TASKS
+        for found in [report["calibration"][task.name]]
+    ]
+    header = [
+        "",
+        "Expected calibration error",
+        "By chance alone, if perfect: mean (95th percentile)",
+        "Brier score (0 to 2)",
+        "Mean top probability %",
+        "Accuracy %",
+    ]
+    return markdown_table(header, rows)
+
+
+def group_calibration_table(report: Json, attribute: str) -> str:
+    """Mean top probability, accuracy, calibration error and Brier score by one attribute."""
+    heads = {task.name: report["calibration"][task.name]["by_group"][attribute] for task in TASKS}
+    rows = []
+    for entries in zip(*heads.values(), strict=True):
+        cells = [
+            f"{percent(e['confidence'])} / {percent(e['accuracy'])} / "
+            f"{e['expected_calibration_error']:.3f} ({e['if_calibrated']['mean']:.3f}) / "
+            f"{e['brier']:.3f}"
+            if e["n"]
+            else "no faces"
+            for e in entries
+        ]
+        name = display(attribute, entries[0]["class"]) + mark(entries[0])
+        rows.append([name, f"{entries[0]['n']:,}", *cells])
+    return markdown_table([TITLES[attribute], "Faces", *(TITLES[name] for name in heads)], rows)
+
+
+def selective_table(report: Json) -> str:
+    """What answering only at or above the stored thresholds gives."""
+    rows = []
+    for task in TASKS:
+        found = report["selective"][task.name]
+        stored, here = found["stored"], found["here"]
+        right = stored["accuracy"]
+        rows.append(
+            [
+                TITLES[task.name],
+                percent(found["aimed_accuracy"], 0),
+                f"{stored['threshold']:g}",
+                f"{percent(stored['coverage']['accuracy'])} ({spanned(stored['coverage'])})",
+                f"{percent(right['accuracy'])} ({spanned(right)})" if right["n"] else "no faces",
+                percent(report["overall"][task.name]["accuracy"]),
+                f"{here['threshold']:g} ({percent(here['coverage'])})",
+            ]
+        )
+    header = [
+        "",
+        "Aimed accuracy %",
+        "Threshold",
+        "Answered %",
+        "Accuracy of these %",
+        "Accuracy of all %",
+        "Threshold that would reach the aim here (answered %)",
+    ]
+    return markdown_table(header, rows)
+
+
+def selective_spread(report: Json) -> list[dict[str, str]]:
+    """For each head, the groups least and most often answered at the stored threshold."""
+    found = []
+    for task in TASKS:
+        by_group = report["selective"][task.name]["stored"]["by_group"]
+        cells = [
+            {**entry["coverage"], "name": display(attribute, entry["class"])}
+            for attribute, entries in by_group.items()
+            if attribute != task.name
+            for entry in entries
+            if entry["coverage"]["n"] >= FEW_FACES
+        ]
+        if (span := extremes(cells)) is not None:
+            found.append({"title": TITLES[task.name], **span})
+    return found
+
+
+def class_table(report: Json, task: str) -> str:
+    """Share labelled rightly by class."""
+    rows = []
+    for found in report["per_class"][task]:
+        share = f"{percent(found['accuracy'])} ({spanned(found)})" if found["n"] else "no faces"
+        rows.append([display(task, found["class"]) + mark(found), f"{found['n']:,}", share])
+    return markdown_table([TITLES[task], "Faces", "Labelled rightly %"], rows)
+
+
+def mark(cell: Json) -> str:
+    """A dagger behind groups of fewer than `FEW_FACES` faces."""
+    return " †" if cell["n"] < FEW_FACES else ""
+
+
+def cell_text(cell: Json) -> str:
+    """Accuracy, interval and number of faces of a group."""
+    if cell["n"] == 0:
+        return "no faces"
+    return f"{percent(cell['accuracy'])} ({spanned(cell)}) of {cell['n']:,}{mark(cell)}"
+
+
+def subgroup_table(table: Json) -> str:
+    """One of the report's tables by two attributes."""
+    down, across = table["rows"], table["columns"]
+    header = ["", *(display(across["task"], name) for name in across["classes"])]
+    rows = [
+        [display(down["task"], name), *map(cell_text, cells)]
+        for name, cells in zip(down["classes"], table["cells"], strict=True)
+    ]
+    return markdown_table(header, rows)
+
+
+def subgroup(number: str, table: Json) -> dict[str, Any]:
+    """One table with its heading, and its lowest and highest cell of enough faces."""
+    named = [
+        {
+            **cell,
+            "name": f"{display(table['rows']['task'], row)}, "
+            f"{display(table['columns']['task'], column)}",
+        }
+        for row, cells in zip(table["rows"]["classes"], table["cells"], strict=True)
+        for column, cell in zip(table["columns"]["classes"], cells, strict=True)
+    ]
+    enough = [cell for cell in named if cell["n"] >= FEW_FACES]
+    by = " and ".join(TITLES[table[side]["task"]].lower() for side in ("rows", "columns"))
+    return {
+        "title": f"{TITLES[table['task']]} accuracy by {by}",
+        "number": number,
+        "table": subgroup_table(table),
+        "cells": len(named),
+        "few": len(named) - len(enough),
+        "range": extremes(enough),
+    }
+
+
+def extremes(cells: list[dict[str, Any]]) -> dict[str, str] | None:
+    """The lowest and the highest of named cells in words; None where there are not two."""
+    if len(cells) < 2:
+        return None
+    ordered = sorted(cells, key=lambda cell: float(cell["accuracy"]))
+    words = [
+        f"{cell['name']} ({percent(cell['accuracy'])} %, {spanned(cell)}, of {cell['n']:,})"
+        for cell in (ordered[0], ordered[-1])
+    ]
+    gap = percent(ordered[-1]["accuracy"] - ordered[0]["accuracy"])
+    return {"lowest": words[0], "highest": words[1], "gap": gap}
+
+
+def failures(report: Json, task: str) -> dict[str, Any]:
+    """The classes with the lowest and highest accuracy, and the most frequent confusions."""
+    classes = [
+        {**found, "name": display(task, found["class"])}
+        for found in report["per_class"][task]
+        if found["n"] >= FEW_FACES
+    ]
+    matrix = report["confusion"]["overall"][task]
+    names = [display(task, name) for name in matrix["classes"]]
+    mistaken = [
+        (count / sum(line), f"{names[true]} taken for {names[predicted]}", sum(line))
+        for true, line in enumerate(matrix["counts"])
+        if sum(line) >= FEW_FACES
+        for predicted, count in enumerate(line)
+        if predicted != true and count
+    ]
+    worst = sorted(mistaken, key=lambda found: -found[0])[:3]
+    return {
+        "title": TITLES[task],
+        "range": extremes(classes),
+        "confusions": "; ".join(f"{what} ({percent(s)} % of {n:,})" for s, what, n in worst),
+    }
+
+
+def comparison_table(table: Json, printed: Json) -> str:
+    """One of the report's tables, each cell ours / the report's / difference in points."""
+    down, across = table["rows"], table["columns"]
+
+    def cell(found: Json) -> str:
+        if not found["n"]:
+            return f"no faces / {percent(found['report'], 0)}"
+        difference = f"{100 * found['difference']:+.1f}"
+        bold = f"**{difference}**" if found["outside"] else difference
+        return f"{percent(found['here'])} / {percent(found['report'], 0)} / {bold}{mark(found)}"
+
+    rows = [
+        [display(down["task"], name), *map(cell, cells)]
+        for name, cells in zip(down["classes"], printed["cells"], strict=True)
+    ]
+    return markdown_table(["", *(display(across["task"], n) for n in across["classes"])], rows)
+
+
+def remark_lines(report: Json) -> list[str]:
+    """The report's remarks on its confusion matrices with our numbers, one sentence each."""
+    found = report["remarks"]
+    ages, taken, genders = found["age_errors"], found["taken"], found["by_gender"]
+    near = ages["neighbouring"]
+    lines = []
+    if ages["errors"]:
+        lines.append(
+            f"Of the {ages['errors']:,} wrong age groups, {percent(near['share'])} % "
+            f"({_bounds(near)}) are the group just below or above the label's. Over all faces the "
+            f"answer is {ages['mean_distance']:.2f} groups away on average, over the errors "
+            f"{ages['mean_distance_of_errors']:.2f}."
+        )
+    shares = [
+        f"{percent(entry['taken']['share'])} % of {entry['taken']['n']:,} labelled {gender.lower()}"
+        f" ({_bounds(entry['taken'])})"
+        for gender, entry in genders.items()
+        if entry["taken"]["n"]
+    ]
+    if shares:
+        lines.append(f"{taken['label']} taken for {taken['answer']}: {', '.join(shares)}.")
+    pairs = "; ".join(
+        " and ".join(display("race", name) for name in entry["pair"])
+        + f" ({percent(entry['share'])} % of {entry['n']:,})"
+        for entry in found["confused_races"]
+        if entry["n"]
+    )
+    ranks = ", ".join(map(str, found["report_pairs_ranks"]))
+    pairs_of_races = math.comb(len(RACE.classes), 2)
+    lines.append(
+        f"The most confused races, by the share of both races' faces taken for the other: {pairs}. "
+        f"The pairs that the report names stand here at the places {ranks} of {pairs_of_races}."
+    )
+    for task in ("race", "age"):
+        shares = [
+            f"{percent(entry[task]['accuracy'])} % ({spanned(entry[task])}) for {gender.lower()}"
+            for gender, entry in genders.items()
+            if entry[task]["n"]
+        ]
+        lines.append(f"{TITLES[task]} by gender: {', '.join(shares)}.")
+    return lines
+
+
+def grouping_title(grouping: str) -> str:
+    """A grouping's key, e.g. "gender × race", for people."""
+    return " × ".join(TITLES[name].lower() for name in grouping.split(" × "))
+
+
+def _points(found: Json) -> str:
+    if found["value"] is None:
+        return "too few faces"
+    return f"{percent(found['value'])} ({_bounds(found)})"
+
+
+def _ratio(found: Json) -> str:
+    if found["value"] is None:
+        return "too few faces"
+    return f"{found['value']:.2f} ({found['low']:.2f} to {found['high']:.2f})"
+
+
+def accuracy_gap_table(report: Json, task: str) -> str:
+    """Accuracy difference, ratio and worst group of one head by every grouping."""
+    rows = []
+    for grouping, criteria in report["fairness"][task].items():
+        found = criteria["accuracy"]
+        groups = f"{found['groups'] - found['few']} of {found['groups']}"
+        if found["worst"] is None or found["if_equal"] is None:
+            rows.append([grouping_title(grouping), groups, *["too few faces"] * 4])
+            continue
+        worst = found["worst"]
+        names = zip(grouping.split(" × "), worst["group"], strict=True)
+        who = ", ".join(display(*pair) for pair in names)
+        rows.append(
+            [
+                grouping_title(grouping),
+                groups,
+                _points(found["difference"]),
+                f"{percent(found['if_equal']['mean'])} ({percent(found['if_equal']['p95'])})",
+                _ratio(found["ratio"]),
+                f"{who}: {percent(worst['accuracy'])} ({spanned(worst)}) of {worst['n']:,}",
+            ]
+        )
+    header = [
+        f"{TITLES[task]} accuracy by",
+        "Groups compared",
+        "Difference, points",
+        "By chance alone, if equal: mean (95th percentile)",
+        "Ratio",
+        "Worst group",
+    ]
+    return markdown_table(header, rows)
+
+
+def criteria_table(report: Json) -> str:
+    """Demographic parity, equal opportunity and equalized odds of all heads by other attributes."""
+    rows = []
+    for task in TASKS:
+        for grouping, criteria in report["fairness"][task.name].items():
+            if "equalized_odds" not in criteria:
+                continue
+            rows.append(
+                [
+                    f"{TITLES[task.name]} by {grouping_title(grouping)}",
+                    _points(criteria["demographic_parity"]["difference"]),
+                    _points(criteria["labels"]["difference"]),
+                    _ratio(criteria["demographic_parity"]["ratio"]),
+                    _ratio(criteria["labels"]["ratio"]),
+                    _points(criteria["equal_opportunity"]["difference"]),
+                    _points(criteria["equalized_odds"]["difference"]),
+                ]
+            )
+    header = [
+        "",
+        "Demographic parity difference",
+        "the same of the labels",
+        "Demographic parity ratio",
+        "the same of the labels",
+        "Equal opportunity difference",
+        "Equalized odds difference",
+    ]
+    return markdown_table(header, rows)
+
+
+def class_criteria_table(report: Json, task: str) -> str:
+    """The criteria of one head class by class, by single attributes, without intervals."""
+    rows = []
+    for grouping, criteria in report["fairness"][task].items():
+        if "equalized_odds" not in criteria or " × " in grouping:
+            continue
+        names = ("demographic_parity", "labels", "equal_opportunity", "equalized_odds")
+        for entries in zip(*(criteria[name]["by_class"] for name in names), strict=True):
+            values = [entry["difference"]["value"] for entry in entries]
+            ratio = entries[0]["ratio"]["value"]
+            rows.append(
+                [
+                    f"{display(task, entries[0]['class'])}, by {grouping_title(grouping)}",
+                    *("" if value is None else percent(value) for value in values),
+                    "" if ratio is None else f"{ratio:.2f}",
+                ]
+            )
+    header = [
+        TITLES[task],
+        "Demographic parity difference",
+        "the same of the labels",
+        "Equal opportunity difference",
+        "Equalized odds difference",
+        "Demographic parity ratio",
+    ]
+    return markdown_table(header, rows)
+
+
+def robustness_table(report: Json) -> str:
+    """Accuracy of every head at every step of every corruption."""
+    found = report["robustness"]
+
+    def line(name: str, step: Json) -> list[str]:
+        cells = [step[task.name] for task in TASKS]
+        return [name, *(f"{percent(cell['accuracy'])} ({spanned(cell)})" for cell in cells)]
+
+    rows = [line("Unchanged", found["clean"])]
+    for corruption in found["corruptions"].values():
+        rows += [
+            line(f"{corruption['title']}, {step['level']:g} {corruption['unit']}", step)
+            for step in corruption["levels"]
+        ]
+    return markdown_table(["Pictures", *(f"{TITLES[task.name]} %" for task in TASKS)], rows)
+
+
+def robustness_worst(report: Json) -> list[dict[str, str]]:
+    """For each head, the corruptions whose last steps cost most and least accuracy."""
+    found = report["robustness"]
+    result = []
+    for task in TASKS:
+        clean = found["clean"][task.name]["accuracy"]
+        costs = sorted(
+            (
+                (clean - c["levels"][-1][task.name]["accuracy"], c["title"].lower(), c)
+                for c in found["corruptions"].values()
+            ),
+            key=lambda entry: entry[0],
+        )
+        words = [
+            f"{title} ({c['levels'][-1]['level']:g} {c['unit']}, {percent(cost)} points)"
+            for cost, title, c in (costs[-1], costs[0])
+        ]
+        result.append({"title": TITLES[task.name], "most": words[0], "least": words[1]})
+    return result
+
+
+def duplicate_sentence(report: Json) -> str:
+    """How many pictures occur twice among the rows measured, and across the parts where known."""
+    found = report["duplicates"]
+    differ = ", ".join(
+        f"{TITLES[name].lower()} {count}" for name, count in found["labels_differ"].items()
+    )
+    text = (
+        f"Among the {report['dataset']['rows']:,} rows measured, {found['rows']} show a picture "
+        f"that another of them shows too ({found['pictures']} different, by their SHA-256)."
+    )
+    if found["pictures"]:
+        text += f" Pictures whose labels then differ: {differ}."
+    if "data_duplicates" in report:
+        across = {(p["first"], p["second"]): p for p in report["data_duplicates"]["across"]}
+        trained = report["data_duplicates"]["within"]["train"]
+        text += (
+            f" Among the {trained['rows']:,} training rows are "
+            f"{across['train', 'validation']['pictures']} of the validation pictures and "
+            f"{across['train', 'holdout']['pictures']} of the holdout's. None was removed: the "
+            "figures are those of FairFace as it is."
+        )
+    return text
