@@ -1,122 +1,91 @@
-"""Classify the faces of pictures from the command line: `python -m faceattr PHOTO...`."""
+"""The command line: `faceattr predict | audit | export`; `faceattr PHOTO...` predicts."""
 
 from __future__ import annotations
 
 import argparse
-import json
+import importlib
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-
-from PIL import Image
+from dataclasses import dataclass
+from types import ModuleType
 
 from faceattr import __version__
-from faceattr.drawing import annotate
-from faceattr.errors import FaceAttrError
-from faceattr.images import Picture, open_image
-from faceattr.pipeline import FacePipeline
-from faceattr.results import FaceResult
+
+
+@dataclass(frozen=True)
+class _Command:
+    """Where a subcommand lies.
+
+    Attributes:
+        module: has `add_arguments(parser)` and `run(args)`, which returns the exit status.
+        summary: one line for the help.
+        extra: what `pip install` needs for it beside the package, or None.
+    """
+
+    module: str
+    summary: str
+    extra: str | None = None
+
+
+COMMANDS = {
+    "predict": _Command("faceattr.command", "find faces in images and classify each"),
+    "audit": _Command(
+        "faceattr.audit.command", "describe the make-up of an image collection", "audit"
+    ),
+    "export": _Command(
+        "faceattr.backends.export", "write model.onnx beside a folder's weights", "train"
+    ),
+}
 
 
 def _parser() -> argparse.ArgumentParser:
+    width = max(map(len, COMMANDS)) + 2
+    listed = "\n".join(f"  {name:<{width}}{c.summary}" for name, c in COMMANDS.items())
     parser = argparse.ArgumentParser(
-        prog="python -m faceattr",
-        description="Find every face in pictures and print its perceived gender, age group and "
-        "race with probabilities, unsure ones with a question mark. Labels are how FairFace's "
-        "annotators perceived faces, not who people are.",
-    )
-    parser.add_argument("photos", nargs="+", metavar="PHOTO", help="picture files")
-    parser.add_argument("--json", action="store_true", help="one JSON object a line and picture")
-    parser.add_argument(
-        "--detector",
-        choices=["auto", "yunet", "haar", "none"],
-        default="auto",
-        help="none: each picture already is one face chip (default: %(default)s)",
-    )
-    parser.add_argument("--model", help="weights folder, Hub id or name of bundled weights")
-    parser.add_argument("--revision", help="commit of the Hub repository")
-    parser.add_argument("--device", help="cpu (default) or cuda; PyTorch only")
-    parser.add_argument(
-        "--backend",
-        choices=["auto", "torch", "onnx"],
-        default="auto",
-        help="what runs the network; auto: ONNX Runtime, which starts faster, where it is "
-        "installed and no device is given; answers agree within 0.00001 (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--mirror",
-        action="store_true",
-        help="answer with the mean over each face and its mirror image; slower, see README",
-    )
-    parser.add_argument(
-        "--save-annotated", type=Path, metavar="DIR", help="write pictures with numbered boxes"
+        prog="faceattr",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage="faceattr [predict] IMAGE... | faceattr COMMAND --help",
+        description="Perceived gender, age group and race of faces, with calibrated confidence.",
+        epilog=f"commands:\n{listed}\n\nWithout a command's name: predict.",
     )
     parser.add_argument("--version", action="version", version=f"faceattr {__version__}")
     return parser
 
 
-def _table(name: str, faces: Sequence[FaceResult]) -> str:
-    lines = [f"{name}: {len(faces)} face{'' if len(faces) == 1 else 's'}"]
-    for number, face in enumerate(faces, start=1):
-        box = face.box
-        place = f"{box.x:.0f},{box.y:.0f} {box.width:.0f}×{box.height:.0f}"
-        answers = " ".join(
-            f"{a.display_label:<15} {a.probability:>4.0%}{'?' if a.unsure else ' '}"
-            for a in face.attributes
-        ).rstrip()
-        lines.append(f"  {number:>3}  {place:<20} {answers}")
-    return "\n".join(lines)
+def _load(command: _Command) -> ModuleType:
+    """Import a subcommand's module.
 
-
-def _save_annotated(picture: Picture, path: Path, faces: Sequence[FaceResult]) -> None:
-    Image.fromarray(annotate(picture, [face.box for face in faces])).save(path)
+    Raises:
+        ModuleNotFoundError: for a module of this package.
+        SystemExit: with 2, when a package of the command's extra is missing.
+    """
+    try:
+        return importlib.import_module(command.module)
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").split(".")[0]
+        if command.extra is None or missing in ("", "faceattr"):
+            raise
+        sys.stderr.write(
+            f"error: this command needs the package {missing!r}, which is not installed; "
+            f"run pip install 'faceattr[{command.extra}]'\n"
+        )
+        raise SystemExit(2) from None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line.
-
-    Returns:
-        0 when every picture was read, 1 when at least one was not, 2 when nothing could start.
-    """
-    args = _parser().parse_args(argv)
-    is_chip = args.detector == "none"
-    try:
-        pipeline = FacePipeline.from_pretrained(
-            args.model,
-            args.revision,
-            "haar" if is_chip else args.detector,
-            args.device,
-            backend=args.backend,
-            mirror=args.mirror,
-        )
-        if args.save_annotated:
-            args.save_annotated.mkdir(parents=True, exist_ok=True)
-    except (FaceAttrError, OSError, RuntimeError) as error:
-        print(f"error: {error}", file=sys.stderr)
+    """Run the command line; returns the exit status of the subcommand."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words:
+        _parser().print_help(sys.stderr)
         return 2
-    if pipeline.info.detector_note and not is_chip:
-        print(f"note: {pipeline.info.detector_note}", file=sys.stderr)
-    failed = 0
-    for number, photo in enumerate(args.photos, start=1):
-        try:
-            picture = open_image(photo)
-            faces = pipeline.classify_crops([picture]) if is_chip else pipeline(picture)
-            if args.save_annotated:
-                # The number keeps equal names from different folders apart.
-                name = f"{number:03d}-{Path(photo).stem}.png"
-                _save_annotated(picture, args.save_annotated / name, faces)
-        except (FaceAttrError, OSError) as error:
-            failed += 1
-            print(f"error: {photo}: {error}", file=sys.stderr)
-            if args.json:
-                print(json.dumps({"photo": photo, "error": str(error)}), flush=True)
-            continue
-        if args.json:
-            record = {"photo": photo, "faces": [face.to_dict() for face in faces]}
-            print(json.dumps(record, ensure_ascii=False), flush=True)
-        else:
-            print(_table(photo, faces), flush=True)
-    return 1 if failed else 0
+    if words[0] in ("-h", "--help", "--version"):
+        _parser().parse_args(words)
+    name = words.pop(0) if words[0] in COMMANDS else "predict"
+    module = _load(COMMANDS[name])
+    parser = argparse.ArgumentParser(prog=f"faceattr {name}")
+    module.add_arguments(parser)
+    status: int = module.run(parser.parse_args(words))
+    return status
 
 
 if __name__ == "__main__":

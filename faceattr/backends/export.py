@@ -147,13 +147,10 @@ def _forget_places(graph: object) -> None:
             value.ClearField("metadata_props")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m faceattr.backends.export",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `faceattr export`."""
+    parser.description = __doc__
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument(
         "folders",
         nargs="*",
@@ -161,7 +158,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="FOLDER",
         help=f"with {CONFIG_NAME} and {WEIGHTS_NAME}; by default those that come with the package",
     )
-    args = parser.parse_args(argv)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Carry out `faceattr export`; returns the exit status."""
     try:
         for folder in args.folders or [BUNDLED / name for name in BUNDLED_NAMES]:
             path = export(folder)
@@ -170,6 +170,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"error: {error}\n")
         return 1
     return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m faceattr.backends.export")
+    add_arguments(parser)
+    return run(parser.parse_args(argv))
 
 
 if __name__ == "__main__":
