@@ -19,3 +19,7 @@ class DetectorError(FaceAttrError):
 
 class LabelError(FaceAttrError, ValueError):
     """A class or task name is not one of those in `faceattr.labels`."""
+
+
+class AuditError(FaceAttrError):
+    """A collection, an option of an audit or a table that it reads cannot be used."""
