@@ -92,8 +92,6 @@ def run(args: argparse.Namespace) -> int:
     except (FaceAttrError, OSError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    if pipeline.info.detector_note and not is_chip:
-        print(f"note: {pipeline.info.detector_note}", file=sys.stderr)
     failed = 0
     for number, photo in enumerate(args.photos, start=1):
         try:

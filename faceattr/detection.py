@@ -2,35 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
 import cv2
 import cv2.data
 import numpy as np
-from huggingface_hub import constants as hub_constants
-from huggingface_hub import hf_hub_download, hf_hub_url, try_to_load_from_cache
 from numpy.typing import NDArray
 
 from faceattr.errors import DetectorError
 from faceattr.images import require_rgb, shrink
-from faceattr.reach import hub_answers
 from faceattr.results import LANDMARKS, Detection, FaceBox
 
 YUNET_ENV = "FACEATTR_YUNET"
-YUNET_REPO = "opencv/face_detection_yunet"
-YUNET_FILE = "face_detection_yunet_2023mar.onnx"
-YUNET_REVISION = "3cc26e7f1014a5ee5d74a42acee58bafc9d0a310"
-YUNET_SHA256 = "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4"
-
-HUB_LIMIT_S = 2.5
-"""Longest wait for the Hub in seconds, once per process; then "auto" goes on with Haar."""
+YUNET_FILE = Path(__file__).parent / "yunet" / "face_detection_yunet_2026may.onnx"
+"""From the OpenCV Zoo, MIT licence (beside it); 0.2 MB."""
 
 DETECTION_SIDE = 640
 """Detectors look at a copy with this longer side in pixels, whatever the picture's size.
@@ -50,24 +39,10 @@ The networks see about 100 px across; enlarged four-fold a face tells nothing re
 """
 
 
-@dataclass(frozen=True)
-class DetectorStatus:
-    """Which detector runs, and why it is not the preferred one.
-
-    Attributes:
-        name: "yunet" or "haar".
-        fallback_reason: why "auto" had to do without YuNet; None where it did not.
-    """
-
-    name: str
-    fallback_reason: str | None = None
-
-
 class FaceDetector(Protocol):
     """Finds the faces of a picture; safe to call from several threads."""
 
     name: str
-    status: DetectorStatus
 
     def detect(self, image: NDArray[np.uint8], reduction: int = 1) -> list[Detection]:
         """The faces of an upright RGB uint8 picture `(H, W, 3)`, largest box first.
@@ -114,7 +89,6 @@ class YuNetDetector:
             )
         except cv2.error as error:
             raise DetectorError(f"OpenCV cannot load {path.name!r} as a YuNet model") from error
-        self.status = DetectorStatus(self.name)
         self._min_face = min_face
         self._lock = threading.Lock()
 
@@ -169,7 +143,6 @@ class HaarDetector:
         """
         self._finder = _cascade("haarcascade_frontalface_default.xml")
         self._witness = _cascade("haarcascade_frontalface_alt2.xml")
-        self.status = DetectorStatus(self.name)
         self._min_hits = min_hits
         self._min_face = min_face
         self._lock = threading.Lock()
@@ -196,95 +169,21 @@ class HaarDetector:
 
 
 def load_detector(kind: str = "auto", *, min_face: float = MIN_FACE) -> FaceDetector:
-    """Make a detector.
-
-    YuNet's file is the one that the environment variable `FACEATTR_YUNET` names, taken as it
-    is, or else the Hub's, at a pinned commit and checked against a pinned SHA-256. The Hub is
-    asked once per process and given `HUB_LIMIT_S` seconds; the outcome is remembered.
+    """Make a detector; nothing is downloaded.
 
     Args:
-        kind: "yunet", "haar" or "auto": YuNet where its file can be had, otherwise Haar with
-            the reason in `detector.status.fallback_reason`.
+        kind: "yunet"; "auto", which means it; or "haar".
         min_face: least width of a box in pixels of the picture.
 
     Raises:
-        DetectorError: for an unknown kind, for a `FACEATTR_YUNET` that is no YuNet file, and
-            for "yunet" when its file cannot be had.
+        DetectorError: for an unknown kind, and where the file that the environment variable
+            `FACEATTR_YUNET` names instead of YuNet's own is none of YuNet.
     """
     if kind not in ("auto", "yunet", "haar"):
         raise DetectorError(f"expected the detector 'auto', 'yunet' or 'haar', came {kind!r}")
     if kind == "haar":
         return HaarDetector(min_face=min_face)
-    configured = os.environ.get(YUNET_ENV)
-    model = Path(configured) if configured else _yunet_from_hub()
-    if isinstance(model, Path):
-        return YuNetDetector(model, min_face=min_face)
-    if kind == "yunet":
-        raise DetectorError(
-            f"YuNet is not available: {model}. Allow access to {hub_constants.ENDPOINT}, or "
-            f"download {YUNET_FILE} from the Hub's {YUNET_REPO} and name it in {YUNET_ENV}"
-        )
-    haar = HaarDetector(min_face=min_face)
-    haar.status = DetectorStatus(haar.name, f"YuNet is not available: {model}")
-    return haar
-
-
-_HUB_LOCK = threading.Lock()
-
-
-def _yunet_from_hub() -> Path | str:
-    """The verified file, or the reason there is none; asks the Hub once per process."""
-    with _HUB_LOCK:
-        return _ask_hub()
-
-
-@cache
-def _ask_hub() -> Path | str:
-    """See `_yunet_from_hub`.
-
-    The Hub has had 2023mar at this commit; 2026may, with which the project's figures were
-    measured, is upstream's export of the same network with a free input size.
-    """
-    cached = try_to_load_from_cache(YUNET_REPO, YUNET_FILE, revision=YUNET_REVISION)
-    if isinstance(cached, str):
-        return _verified(Path(cached))
-    if hub_constants.HF_HUB_OFFLINE:
-        return "its file is not in the cache and HF_HUB_OFFLINE is set"
-    outcome: list[Path | str] = []
-    # hf_hub_download has no limit on its total time, hence a thread that can be left behind.
-    thread = threading.Thread(target=_download, args=(outcome,), name="yunet", daemon=True)
-    thread.start()
-    thread.join(HUB_LIMIT_S)
-    if not outcome:
-        return f"its file did not arrive from the Hub within {HUB_LIMIT_S:g} s"
-    return _verified(outcome[0]) if isinstance(outcome[0], Path) else outcome[0]
-
-
-def _download(outcome: list[Path | str]) -> None:
-    """Append the downloaded file, or why there is none."""
-    try:
-        url = hf_hub_url(YUNET_REPO, YUNET_FILE, revision=YUNET_REVISION)
-        if not hub_answers(url, HUB_LIMIT_S):
-            outcome.append("the Hub cannot be reached")
-            return
-        outcome.append(Path(hf_hub_download(YUNET_REPO, YUNET_FILE, revision=YUNET_REVISION)))
-    # Raised by the Hub's client, its HTTP library or the disk: one reason among many, reported.
-    except Exception as error:
-        outcome.append(f"the Hub refused or broke off ({type(error).__name__})")
-
-
-def _verified(path: Path) -> Path | str:
-    """The path if its content is the pinned one, otherwise why not."""
-    try:
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        return f"its file cannot be read ({error.strerror})"
-    if digest == YUNET_SHA256:
-        return path
-    return (
-        f"{YUNET_REPO} gave a file with SHA-256 {digest[:12]}…, expected {YUNET_SHA256[:12]}…; "
-        "it was refused"
-    )
+    return YuNetDetector(os.environ.get(YUNET_ENV) or YUNET_FILE, min_face=min_face)
 
 
 def _resized(

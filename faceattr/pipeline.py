@@ -56,7 +56,6 @@ class PipelineInfo:
         model: Hub id, folder name or name of the bundled weights.
         revision: commit of the Hub repository; None for local weights.
         detector: name of the detector in use.
-        detector_note: why it is not the preferred one, or None.
         backend: what runs the network, "torch" or "onnx".
         mirror: whether answers are means over a face and its mirror image.
     """
@@ -64,7 +63,6 @@ class PipelineInfo:
     model: str
     revision: str | None
     detector: str
-    detector_note: str | None
     backend: str = "torch"
     mirror: bool = False
 
@@ -92,7 +90,6 @@ class FacePipeline:
             model="unnamed" if files is None else files.name,
             revision=None if files is None else files.revision,
             detector=detector.name,
-            detector_note=detector.status.fallback_reason,
             backend=self.classifier.name,
             mirror=mirror,
         )
@@ -132,7 +129,7 @@ class FacePipeline:
                 ("FaceAttrNet", "LightweightMTLNet224"), or None for the default ones.
             revision: branch, tag or commit of the Hub repository; pin a commit to get the
                 same answers tomorrow.
-            detector: "yunet", "haar", or "auto": YuNet where its file can be had, else Haar.
+            detector: "yunet"; "auto", which means it; or "haar".
             device: where the network runs; the CPU by default. PyTorch only.
             min_face: least width of a face in pixels of the picture.
             backend: "torch"; "onnx" for ONNX Runtime, which needs the weights' `model.onnx` and

@@ -249,7 +249,8 @@ class FaceService:
             **self.head(info.detector),
             "note": self.note,
             "detectors": self.detectors,
-            "detector_note": info.detector_note,
+            # A key of version 1 of the API: YuNet always is at hand.
+            "detector_note": None,
             "architecture": config.architecture,
             "backend": info.backend,
             "parameters": parameters(self.pipeline, self.report),
@@ -329,7 +330,5 @@ def _with_detector(pipeline: FacePipeline, detector: FaceDetector) -> FacePipeli
     """The same network behind another detector."""
     other = copy.copy(pipeline)
     other.detector = detector
-    other.info = replace(
-        pipeline.info, detector=detector.name, detector_note=detector.status.fallback_reason
-    )
+    other.info = replace(pipeline.info, detector=detector.name)
     return other

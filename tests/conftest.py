@@ -46,15 +46,6 @@ def report_text() -> str:
 
 
 @pytest.fixture(scope="session")
-def yunet_path() -> Path:
-    """A YuNet model file."""
-    found = sorted(_optional("models").glob("*yunet*.onnx"))
-    if not found:
-        pytest.skip(f"no YuNet model in {shared_dir() / 'models'}")
-    return found[0]
-
-
-@pytest.fixture(scope="session")
 def tiny_fairface(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """120 + 30 made-up rows in FairFace's layout; needs no test data."""
     from synthetic import write_fairface

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from PIL import Image
 
-from faceattr.detection import DetectorStatus
 from faceattr.model import LightweightMTLNet224, ModelConfig
 from faceattr.pipeline import FacePipeline
 from faceattr.preprocessing import Preprocessing
@@ -27,7 +26,6 @@ class ColourDetector:
     """
 
     name = "colour"
-    status = DetectorStatus("colour")
 
     def detect(self, image, reduction=1):
         rows, columns = (max(2, side // 200) for side in image.shape[:2])

@@ -132,11 +132,11 @@ def test_pictures_that_are_too_large_are_refused_within_50_ms():
             assert best < 0.05, case.name
 
 
-def test_orientations_and_lossless_encodings_give_the_same_answer(photos_dir, yunet_path):
-    from faceattr.detection import YuNetDetector
+def test_orientations_and_lossless_encodings_give_the_same_answer(photos_dir):
+    from faceattr.detection import load_detector
     from faceattr.model import load_model
 
-    pipeline = FacePipeline(load_model(), YuNetDetector(yunet_path))
+    pipeline = FacePipeline(load_model(), load_detector())
     upright = decode_image(photos_dir / "2008_004176.jpg")
     expected = [face.to_dict() for face in pipeline(upright)]
     assert len(expected) == 7

@@ -1,23 +1,20 @@
-"""Detectors: counts on labelled photos, the choice between them, and the wait for the Hub."""
+"""Detectors: counts on labelled photos, and the choice between them."""
 
-import hashlib
 import json
 import os
-import socket
 import subprocess
 import sys
 import threading
-import time
-from contextlib import contextmanager
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
-from faceattr import detection
 from faceattr.alignment import CHIP_LANDMARKS, align_face
 from faceattr.detection import (
-    DetectorStatus,
+    YUNET_ENV,
+    YUNET_FILE,
     HaarDetector,
     YuNetDetector,
     load_detector,
@@ -30,18 +27,9 @@ from scripts.measure_detection import count_matches, measure_photos, read_chips
 ROOT = Path(__file__).resolve().parents[1]
 
 
-@pytest.fixture
-def fresh(monkeypatch):
-    """A process that has not asked the Hub yet and has no YuNet configured."""
-    monkeypatch.delenv(detection.YUNET_ENV, raising=False)
-    detection._ask_hub.cache_clear()
-    yield
-    detection._ask_hub.cache_clear()
-
-
 @pytest.fixture(scope="module")
-def yunet(yunet_path):
-    return YuNetDetector(yunet_path)
+def yunet():
+    return YuNetDetector(YUNET_FILE)
 
 
 @pytest.fixture(scope="module")
@@ -110,8 +98,8 @@ def test_boxes_and_points_scale_with_the_picture(group_photo, yunet, haar):
                 assert np.abs(apart).max() < 0.1 * box.width
 
 
-def test_boxes_narrower_than_min_face_are_dropped(group_photo, yunet_path):
-    for make in (lambda **k: YuNetDetector(yunet_path, **k), HaarDetector):
+def test_boxes_narrower_than_min_face_are_dropped(group_photo):
+    for make in (lambda **k: YuNetDetector(YUNET_FILE, **k), HaarDetector):
         widths = sorted(face.box.width for face in make().detect(group_photo))
         kept = make(min_face=widths[0] + 0.1).detect(group_photo)
         assert sorted(face.box.width for face in kept) == widths[1:]
@@ -174,89 +162,10 @@ def test_unknown_kinds_are_refused():
         load_detector("mtcnn")
 
 
-def test_the_configured_file_is_used(fresh, monkeypatch, yunet_path):
-    monkeypatch.setenv(detection.YUNET_ENV, str(yunet_path))
-    for kind in ("auto", "yunet"):
-        assert load_detector(kind).status == DetectorStatus("yunet")
-
-
-@pytest.mark.parametrize("kind", ["auto", "yunet"])
-def test_a_configured_file_that_is_no_model_is_an_error(fresh, monkeypatch, tmp_path, kind):
-    monkeypatch.setenv(detection.YUNET_ENV, str(tmp_path / "gone.onnx"))
-    with pytest.raises(DetectorError, match="no file 'gone.onnx'") as caught:
-        load_detector(kind)
-    assert str(tmp_path) not in str(caught.value)
-    (tmp_path / "gone.onnx").write_bytes(b"not a network")
-    with pytest.raises(DetectorError, match="cannot load 'gone.onnx'"):
-        load_detector(kind)
-
-
-def test_without_yunet_auto_is_haar_with_the_reason_and_yunet_an_error(fresh, monkeypatch):
-    asked = []
-    monkeypatch.setattr(detection, "try_to_load_from_cache", lambda *_, **__: None)
-    monkeypatch.setattr(detection.hub_constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(
-        detection, "_download", lambda outcome: (asked.append(1), outcome.append("it refused"))
-    )
-    for _ in range(2):
-        status = load_detector("auto").status
-        assert status == DetectorStatus("haar", "YuNet is not available: it refused")
-        with pytest.raises(DetectorError, match=rf"it refused\..*{detection.YUNET_ENV}"):
-            load_detector("yunet")
-    assert asked == [1]
-    assert load_detector("haar").status == DetectorStatus("haar")
-
-
-def test_offline_mode_asks_nobody(fresh, monkeypatch):
-    monkeypatch.setattr(detection, "try_to_load_from_cache", lambda *_, **__: None)
-    monkeypatch.setattr(detection.hub_constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(detection, "_download", lambda _: pytest.fail("the Hub was asked"))
-    assert "HF_HUB_OFFLINE" in load_detector("auto").status.fallback_reason
-
-
-@pytest.mark.parametrize("cached", [True, False])
-def test_a_file_of_the_pinned_content_is_used_and_any_other_refused(
-    fresh, monkeypatch, yunet_path, cached
-):
-    hit = str(yunet_path) if cached else None
-    monkeypatch.setattr(detection, "try_to_load_from_cache", lambda *_, **__: hit)
-    monkeypatch.setattr(detection.hub_constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(detection, "_download", lambda outcome: outcome.append(yunet_path))
-    with pytest.raises(DetectorError, match="was refused"):
-        load_detector("yunet")
-    assert load_detector("auto").name == "haar"
-    digest = hashlib.sha256(yunet_path.read_bytes()).hexdigest()
-    monkeypatch.setattr(detection, "YUNET_SHA256", digest)
-    detection._ask_hub.cache_clear()
-    assert load_detector("auto").status == DetectorStatus("yunet")
-
-
-@contextmanager
-def silent_server():
-    """A port that accepts connections and never answers."""
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        server.listen(16)
-        yield f"http://127.0.0.1:{server.getsockname()[1]}"
-
-
-PROBE = """
-import json, time
-from faceattr.detection import load_detector
-spent = []
-for _ in range(2):
-    started = time.perf_counter()
-    status = load_detector("auto").status
-    spent.append(time.perf_counter() - started)
-print(json.dumps([status.name, status.fallback_reason, *spent]))
-"""
-
-
-def ask(endpoint, cache):
-    """Load "auto" twice in a process of its own, whose Hub is `endpoint`."""
-    hidden = ("HF_HUB_OFFLINE", detection.YUNET_ENV)
-    environment = {key: value for key, value in os.environ.items() if key not in hidden}
-    environment |= {"HF_ENDPOINT": endpoint, "HF_HOME": str(cache), "PYTHONPATH": str(ROOT)}
+def test_yunet_comes_with_the_package_and_auto_means_it(monkeypatch, tmp_path):
+    monkeypatch.delenv(YUNET_ENV, raising=False)
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    environment |= {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
     run = subprocess.run(
         [sys.executable, "-c", PROBE],
         env=environment,
@@ -265,26 +174,52 @@ def ask(endpoint, cache):
         timeout=60,
         check=True,
     )
-    return json.loads(run.stdout)
+    assert json.loads(run.stdout) == {"names": ["yunet", "yunet", "haar"], "new": ["MainThread"]}
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_a_hub_that_never_answers_costs_at_most_3_s_and_once(tmp_path):
-    with silent_server() as endpoint:
-        started = time.perf_counter()
-        name, reason, first, second = ask(endpoint, tmp_path)
-        whole = time.perf_counter() - started
-    assert name == "haar"
-    assert "YuNet is not available" in reason
-    # Two cascades are loaded within these times as well: about 0.1 s, more on a busy machine.
-    assert first < 3 + second
-    assert second < 1
-    assert whole < 30
+PROBE = """
+import json, socket, threading
+
+def refuse(*_, **__):
+    raise AssertionError("the network was used")
+
+socket.socket.connect = socket.getaddrinfo = refuse
+from faceattr.detection import load_detector
+names = [load_detector(kind).name for kind in ("auto", "yunet", "haar")]
+print(json.dumps({"names": names, "new": [t.name for t in threading.enumerate()]}))
+"""
 
 
-def test_a_hub_that_refuses_connections_costs_no_retries(tmp_path):
-    with silent_server() as endpoint:
-        pass
-    name, reason, first, _ = ask(endpoint, tmp_path)
-    assert name == "haar"
-    assert "Hub" in reason
-    assert first < 3
+def test_the_licence_lies_beside_the_model():
+    text = (YUNET_FILE.parent / "LICENSE").read_text()
+    assert "MIT License" in text
+    assert YUNET_FILE.name in text
+
+
+def test_a_configured_file_is_used_instead(monkeypatch, tmp_path):
+    other = tmp_path / "other.onnx"
+    other.write_bytes(YUNET_FILE.read_bytes())
+    monkeypatch.setenv(YUNET_ENV, str(other))
+    opened = []
+    create = cv2.FaceDetectorYN.create
+
+    def watched(path, *others):
+        opened.append(path)
+        return create(path, *others)
+
+    monkeypatch.setattr(cv2.FaceDetectorYN, "create", watched)
+    for kind in ("auto", "yunet"):
+        assert load_detector(kind).name == "yunet"
+    assert opened == [str(other)] * 2
+
+
+@pytest.mark.parametrize("kind", ["auto", "yunet"])
+def test_a_configured_file_that_is_no_model_is_an_error(monkeypatch, tmp_path, kind):
+    monkeypatch.setenv(YUNET_ENV, str(tmp_path / "gone.onnx"))
+    with pytest.raises(DetectorError, match="no file 'gone.onnx'") as caught:
+        load_detector(kind)
+    assert str(tmp_path) not in str(caught.value)
+    (tmp_path / "gone.onnx").write_bytes(b"not a network")
+    with pytest.raises(DetectorError, match="cannot load 'gone.onnx'"):
+        load_detector(kind)

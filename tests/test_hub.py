@@ -108,7 +108,7 @@ print(json.dumps([pipeline.info.model, pipeline.info.detector, note, took]))
 
 @pytest.mark.parametrize("known", [True, False])
 def test_the_page_waits_only_once_for_a_hub_that_does_not_answer(files, tmp_path, known):
-    """Weights, ONNX file, report, licence and YuNet are all looked for there."""
+    """Weights, ONNX file, report and licence are all looked for there."""
     with HubServer() as hub:
         hub.add_repo(REPO).commit("main", files)
         if known:
@@ -123,5 +123,5 @@ def test_the_page_waits_only_once_for_a_hub_that_does_not_answer(files, tmp_path
         model, detector, note, took = json.loads(done.stdout)
         assert len([path for _, path in hub.requests if "/resolve/" in path]) <= 1
     assert (model, note is None) == ((REPO, True) if known else ("FaceAttrNet", False))
-    assert detector == "haar"
+    assert detector == "yunet"
     assert took < HUB_LIMIT_S + 4

@@ -12,7 +12,7 @@ from PIL import Image
 from site_fixtures import ColourDetector, png, red_cells, red_quarters, tiny_pipeline, tiny_service
 
 import app
-from faceattr.detection import YuNetDetector
+from faceattr.detection import load_detector
 from faceattr.hub import DEFAULT_MODEL
 from faceattr.model import load_model
 from faceattr.pipeline import FacePipeline, PipelineInfo
@@ -322,14 +322,10 @@ def test_examples_are_one_click_and_credited(server, page):
 
 
 @pytest.mark.browser
-def test_both_detectors_find_the_examples(yunet_path):
+def test_both_detectors_find_the_examples():
     network = load_model()
-    for detector in (YuNetDetector(yunet_path), None):
-        pipeline = (
-            FacePipeline(network, detector)
-            if detector
-            else FacePipeline.from_pretrained(detector="haar")
-        )
+    for kind in ("yunet", "haar"):
+        pipeline = FacePipeline(network, load_detector(kind))
         folder = ROOT / "page" / "view" / "static" / "examples"
         assert len(pipeline(folder / "mean-face.jpg")) == 1
         assert len(pipeline(folder / "mean-ages.jpg")) == 3
@@ -429,10 +425,9 @@ def test_axe_finds_nothing_serious_in_what_we_wrote(server, browser, tmp_path, s
 
 
 @pytest.fixture(scope="module")
-def real_site(yunet_path, tmp_path_factory):
+def real_site(tmp_path_factory):
     """The bundled weights behind YuNet."""
-    pipeline = FacePipeline.from_pretrained(detector="haar")
-    pipeline = FacePipeline(pipeline.model, YuNetDetector(yunet_path), files=pipeline.files)
+    pipeline = FacePipeline.from_pretrained()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("uploads")))
         with running(FaceService(pipeline)) as (url, _):

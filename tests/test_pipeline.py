@@ -9,7 +9,7 @@ from PIL import Image
 
 from faceattr.__main__ import main
 from faceattr.alignment import align_face
-from faceattr.detection import DetectorStatus, load_detector
+from faceattr.detection import load_detector
 from faceattr.errors import FaceAttrError, ImageDecodeError
 from faceattr.images import decode_image
 from faceattr.labels import TASKS
@@ -27,7 +27,6 @@ class CornerDetector:
     """Finds one face in the left upper corner of each picture wider than 100 pixels."""
 
     name = "corner"
-    status = DetectorStatus("corner")
 
     def detect(self, image, reduction=1):
         if image.shape[1] <= 100:
@@ -231,8 +230,7 @@ def test_command_line_says_what_is_wrong_with_a_model(photos, capsys):
     assert "config.json is missing" in capsys.readouterr().err
 
 
-def test_group_photos_give_one_result_a_face(photos_dir, yunet_path, monkeypatch):
-    monkeypatch.setenv("FACEATTR_YUNET", str(yunet_path))
+def test_group_photos_give_one_result_a_face(photos_dir):
     pipeline = FacePipeline.from_pretrained()
     boxes = json.loads((photos_dir / "boxes.json").read_text())
     results = pipeline.predict_batch([photos_dir / name for name in boxes])
@@ -259,11 +257,8 @@ def enlarged(path, factor, orientation=1):
 
 
 @pytest.mark.parametrize(("factor", "orientation"), [(8, 1), (8, 6), (4, 1)])
-def test_a_large_photo_decoded_small_gives_the_same_faces(
-    photos_dir, yunet_path, monkeypatch, factor, orientation
-):
+def test_a_large_photo_decoded_small_gives_the_same_faces(photos_dir, factor, orientation):
     """With 8 the chips come from the reduced copy or a second decoding, as each is large enough."""
-    monkeypatch.setenv("FACEATTR_YUNET", str(yunet_path))
     pipeline = FacePipeline.from_pretrained()
     data = enlarged(photos_dir / "2008_002506.jpg", factor, orientation)
     reduced, whole = pipeline(data), pipeline(decode_image(data))

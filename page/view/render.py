@@ -181,8 +181,8 @@ def describe(info: PipelineInfo, note: str | None = None) -> str:
     if info.revision:
         weights += f" at {info.revision[:12]}"
     detector = DETECTORS.get(info.detector, info.detector)
-    notes = " ".join(f"({html.escape(text)})" for text in (note, info.detector_note) if text)
+    remark = f"({html.escape(note)})" if note else ""
     return (
         f'<p class="fa-small">Weights: <strong>{html.escape(weights)}</strong>. Detector: '
-        f"<strong>{html.escape(detector)}</strong>. faceattr {faceattr.__version__}. {notes}</p>"
+        f"<strong>{html.escape(detector)}</strong>. faceattr {faceattr.__version__}. {remark}</p>"
     )
