@@ -1,12 +1,31 @@
-"""What bad input or a bad environment raises; `FaceAttrError` catches all of it."""
+"""What bad input or a bad environment raises; `FaceAttrError` catches all of it.
+
+Each class is also the built-in exception that a caller of Python would expect there.
+"""
 
 
 class FaceAttrError(Exception):
     """Base class of this package's errors; the message is safe to show to a user."""
 
 
-class ImageDecodeError(FaceAttrError):
-    """The input is not a picture this package reads, or it exceeds a documented limit."""
+class ArgumentError(FaceAttrError, ValueError):
+    """An argument has a value that it cannot have; the message names both."""
+
+
+class ArgumentTypeError(ArgumentError, TypeError):
+    """An argument is of a type that it cannot be of; the message names both."""
+
+
+class ImageDecodeError(FaceAttrError, ValueError):
+    """The input is not an image this package reads, or it exceeds a limit."""
+
+
+class ImageTypeError(ImageDecodeError, TypeError):
+    """The input is nothing that can hold an image."""
+
+
+class ImageNotFoundError(ImageDecodeError, FileNotFoundError):
+    """There is no file of that name."""
 
 
 class WeightsError(FaceAttrError):
@@ -23,3 +42,7 @@ class LabelError(FaceAttrError, ValueError):
 
 class AuditError(FaceAttrError):
     """A collection, an option of an audit or a table that it reads cannot be used."""
+
+
+class MissingPackageError(FaceAttrError, ImportError):
+    """Something needs a package that is not installed; the message says how to get it."""

@@ -1,12 +1,11 @@
-"""Anything that holds a picture → one upright RGB array, within limits.
+"""Anything that holds an image → one upright RGB array, within limits.
 
 Files and bytes are only offered to Pillow's readers for `FORMATS`; the size in bytes is checked
-before a file is read and the size in pixels before a picture is decoded.
+before a file is read and the size in pixels before an image is decoded.
 """
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 import warnings
@@ -14,8 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
 from io import BytesIO
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import cv2
@@ -23,18 +22,24 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from faceattr import arguments
 from faceattr.errors import ImageDecodeError
+from faceattr.limits import OWN_BYTES, OWN_PIXELS, too_many_pixels
+from faceattr.sources import RawSource, check_size, read_source, to_8_bits, white_of
 
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
-"""Formats that are read; of animations and multi-page files the first frame."""
+"""Formats that are read; of animations and multi-page files the first frame.
 
-MAX_BYTES = 15_000_000
-MAX_PIXELS = 40_000_000
+HEIC, an iPhone's own, is read as well where the package pillow-heif is installed.
+"""
 
-ImageSource: TypeAlias = (
-    "str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | NDArray[Any] | Picture"
-)
+CHANNELS = ("rgb", "bgr")
+"""Orders of an array's channels."""
 
+ImageSource: TypeAlias = "RawSource | Picture"
+
+_HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+_AVIF_BRANDS = (b"avif", b"avis")
 _ORIENTATION_TAG = 0x0112
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -46,27 +51,29 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 _ON_SIDE = (5, 6, 7, 8)
-"""EXIF orientations of pictures whose stored width is the upright height."""
-_JPEG_FLAGS = {
+"""EXIF orientations of images whose stored width is the upright height."""
+JPEG_FLAGS = {
     1: 0,
     2: cv2.IMREAD_REDUCED_GRAYSCALE_2,
     4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
     8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
 }
-"""By reduction; OpenCV's "reduced" flags without a colour are called grey."""
+"""OpenCV's flags for a JPEG file at that fraction of its size, to be joined with a colour's.
 
-_ROWS = 256
+Its "reduced" flags without a colour are called grey.
+"""
+
 _WARNINGS_LOCK = threading.Lock()
 
 
 @dataclass(eq=False)
 class Picture:
-    """A picture whose header was read and whose size is within the limits; see `open_image`.
+    """An image whose header was read and whose size is within the limits; see `open_image`.
 
     Attributes:
         name: what messages call it.
         longer_side: in pixels.
-        size: width and height of the upright picture in pixels; (0, 0) until it was decoded.
+        size: width and height of the upright image in pixels; (0, 0) until it was decoded.
         decode_seconds: time spent decoding so far.
     """
 
@@ -81,14 +88,14 @@ class Picture:
         """Largest of 1, 2, 4 and 8 that leaves the longer side at `side` pixels or more.
 
         JPEG files are read at a fraction of their size for a fraction of the cost; other
-        pictures are not, and always give 1.
+        images are not, and always give 1.
         """
         if self._jpeg is None:
             return 1
-        return max(r for r in _JPEG_FLAGS if r == 1 or self.longer_side >= r * side)
+        return max(r for r in JPEG_FLAGS if r == 1 or self.longer_side >= r * side)
 
     def decode(self, reduction: int = 1) -> NDArray[np.uint8]:
-        """The upright picture, or a copy with its sides divided by `reduction` (rounded up).
+        """The upright image, or a copy with its sides divided by `reduction` (rounded up).
 
         Args:
             reduction: as the method of that name gives it.
@@ -115,7 +122,7 @@ class Picture:
                 self.size = (height, width) if orientation in _ON_SIDE else (width, height)
                 return _turn_jpeg(pixels, orientation)
         with _decoding(self.name):
-            self._image.load()
+            _load(self._image, self.name)
             whole = np.array(_to_rgb(_upright(self._image), self.name), np.uint8, order="C")
         height, width = whole.shape[:2]
         self.size = (width, height)
@@ -125,63 +132,73 @@ class Picture:
 
 
 def open_image(
-    source: ImageSource, *, max_bytes: int = MAX_BYTES, max_pixels: int = MAX_PIXELS
+    source: ImageSource,
+    *,
+    max_bytes: int = OWN_BYTES,
+    max_pixels: int = OWN_PIXELS,
+    channels: str = "rgb",
 ) -> Picture:
-    """Read a picture's header; arguments and errors as `decode_image`."""
+    """Read an image's header; arguments and errors as `decode_image`."""
+    arguments.choice("channels", channels, CHANNELS)
+    max_bytes = arguments.whole_number("max_bytes", max_bytes, 1)
+    max_pixels = arguments.whole_number("max_pixels", max_pixels, 1)
     if isinstance(source, Picture):
         return source
-    content = None
-    if isinstance(source, np.ndarray):
-        image, name = _from_array(source, max_pixels), "the array"
-    elif isinstance(source, Image.Image):
-        image, name = source, "the PIL image"
-    elif isinstance(source, (bytes, bytearray, memoryview)):
-        name = "the data"
-        content = _checked_bytes(source, name, max_bytes)
-    elif isinstance(source, (str, os.PathLike)):
-        name = _shown_name(source)
-        content = _read_file(source, name, max_bytes)
-    else:
-        raise ImageDecodeError(
-            "expected a picture as path, bytes, PIL image or array, "
-            f"came {type(source).__module__}.{type(source).__qualname__}"
-        )
-    if content is not None:
-        image = _open(content, name)
-    _check_size(image.width, image.height, name, max_pixels)
-    is_jpeg = content is not None and image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB")
+    name, content = read_source(
+        source, max_bytes=max_bytes, max_pixels=max_pixels, channels=channels
+    )
+    if isinstance(content, Image.Image):
+        check_size(content.width, content.height, name, max_pixels)
+        return Picture(name, max(content.size), content, None)
+    image = _open(content, name, max_pixels)
+    check_size(image.width, image.height, name, max_pixels)
+    is_jpeg = image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB")
     return Picture(name, max(image.size), image, content if is_jpeg else None)
 
 
 def decode_image(
-    source: ImageSource, *, max_bytes: int = MAX_BYTES, max_pixels: int = MAX_PIXELS
+    source: ImageSource,
+    *,
+    max_bytes: int = OWN_BYTES,
+    max_pixels: int = OWN_PIXELS,
+    channels: str = "rgb",
 ) -> NDArray[np.uint8]:
-    """Read a picture as people see it.
+    """Read an image as people see it.
 
     EXIF orientation is applied, transparency is laid on white, grey becomes RGB, 16-bit samples
-    are scaled to 8 bits, colour profiles are not applied. PIL's modes "I" and "F" do not say
-    their range: the smallest of 1 ("F" only), 255 and 65535 that holds every sample is white.
-    JPEG files are decoded by OpenCV, twice as fast and to the same pixels as by Pillow.
+    are scaled to 8 bits, colour profiles are not applied. Neither 16-bit arrays nor PIL's modes
+    "I" and "F" say their range: the smallest of 1 ("F" only), 255 and 65535 that holds every
+    sample is white. JPEG files are decoded by OpenCV, twice as fast and to the same pixels as by
+    Pillow.
 
     Args:
-        source: path of a file; the bytes of a file; a PIL image; an array `(H, W)`,
-            `(H, W, 1)`, `(H, W, 3)` RGB or `(H, W, 4)` RGBA of bool, uint8, uint16 or
-            floats in 0 to 1; or what `open_image` gave, whose limits were checked then.
+        source: path of a file; the bytes of a file; a binary file object such as `BytesIO`, read
+            from where it stands; a row `{"bytes": ..., "path": ...}` as the Hub's data sets store
+            images; a PIL image; an array `(H, W)`, `(H, W, 1)`, `(H, W, 3)` RGB or `(H, W, 4)`
+            RGBA of bool, uint8, uint16 or floats in 0 to 1; or what `open_image` gave, whose
+            limits were checked then. Addresses are refused: nothing is fetched.
         max_bytes: largest file, or bytes, in bytes; not applied to PIL images and arrays.
-        max_pixels: largest width times height.
+        max_pixels: largest width times height. Servers set both lower (`faceattr.limits`).
+        channels: order of an array's channels: "rgb", or "bgr" as OpenCV reads. Files and PIL
+            images know theirs.
 
     Returns:
         A new contiguous uint8 array `(H, W, 3)`, RGB.
 
     Raises:
-        ImageDecodeError: for whatever cannot be read or exceeds a limit.
+        ImageDecodeError: for whatever cannot be read or exceeds a limit; `ImageTypeError`, which
+            is a TypeError as well, for what cannot hold an image, and `ImageNotFoundError`, a
+            FileNotFoundError as well, for a missing file.
+        ArgumentError: for a limit or order that cannot be.
     """
-    return open_image(source, max_bytes=max_bytes, max_pixels=max_pixels).decode()
+    return open_image(
+        source, max_bytes=max_bytes, max_pixels=max_pixels, channels=channels
+    ).decode()
 
 
 def _decode_jpeg(content: bytes, reduction: int) -> NDArray[np.uint8] | None:
     """RGB pixels as they are stored, or None for what OpenCV cannot read."""
-    flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION | _JPEG_FLAGS[reduction]
+    flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION | JPEG_FLAGS[reduction]
     try:
         pixels = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
     except cv2.error:
@@ -201,7 +218,7 @@ def _turn_jpeg(pixels: NDArray[np.uint8], orientation: int | None) -> NDArray[np
 
 
 def shrink(image: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
-    """Make a picture smaller by averaging.
+    """Make an image smaller by averaging.
 
     OpenCV's area averaging takes time for every pixel it reads, except where it halves. So even
     sides are halved first; the result differs from averaging at once by 0.4 grey levels in the
@@ -217,7 +234,7 @@ def shrink(image: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint
 
 
 def require_rgb(image: NDArray[Any]) -> None:
-    """Refuse what is not a picture as `decode_image` returns it.
+    """Refuse what is not an image as `decode_image` returns it.
 
     Raises:
         ValueError: unless the array is uint8 `(H, W, 3)` with at least one pixel.
@@ -225,55 +242,6 @@ def require_rgb(image: NDArray[Any]) -> None:
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
         raise ValueError(
             f"expected a uint8 image (H, W, 3), came shape {image.shape} and dtype {image.dtype}"
-        )
-
-
-def _shown_name(path: str | os.PathLike[str]) -> str:
-    """The file's own name for a message; folders of a server are nobody's business."""
-    name = Path(os.fsdecode(path)).name
-    return repr(name if len(name) <= 80 else name[:77] + "...")
-
-
-def _read_file(path: str | os.PathLike[str], name: str, max_bytes: int) -> bytes:
-    try:
-        file = Path(os.fsdecode(path))
-        if not file.exists():
-            raise ImageDecodeError(f"there is no file {name}; check the path")
-        if not file.is_file():
-            raise ImageDecodeError(f"expected a picture file, but {name} is not a regular file")
-        _check_bytes(file.stat().st_size, name, max_bytes)
-        with file.open("rb") as stream:
-            content = stream.read(max_bytes + 1)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "not a valid path"
-        raise ImageDecodeError(f"cannot read the file {name}: {reason}") from error
-    return _checked_bytes(content, name, max_bytes)
-
-
-def _check_bytes(count: int, name: str, max_bytes: int) -> None:
-    if count > max_bytes:
-        raise ImageDecodeError(
-            f"{name}: expected at most {max_bytes:,} bytes, came {count:,}; "
-            "shrink the picture or save it with more compression"
-        )
-    if count == 0:
-        raise ImageDecodeError(f"{name}: expected a picture, came 0 bytes")
-
-
-def _checked_bytes(content: bytes | bytearray | memoryview, name: str, max_bytes: int) -> bytes:
-    _check_bytes(
-        content.nbytes if isinstance(content, memoryview) else len(content), name, max_bytes
-    )
-    return bytes(content)
-
-
-def _check_size(width: int, height: int, name: str, max_pixels: int) -> None:
-    if width < 1 or height < 1:
-        raise ImageDecodeError(f"{name}: expected at least one pixel, came {width} x {height}")
-    if width * height > max_pixels:
-        raise ImageDecodeError(
-            f"{name}: expected at most {max_pixels:,} pixels, came {width} x {height}; "
-            "shrink the picture"
         )
 
 
@@ -303,57 +271,79 @@ def _decoding(name: str) -> Iterator[None]:
         yield
     except ImageDecodeError:
         raise
-    except UnidentifiedImageError as error:
-        known = ", ".join(_readable_formats())
-        raise ImageDecodeError(f"{name} is not a picture; expected one of {known}") from error
-    except (Image.DecompressionBombError, MemoryError) as error:
-        raise ImageDecodeError(f"{name} has too many pixels; shrink the picture") from error
+    except Image.DecompressionBombError as error:
+        raise ImageDecodeError(f"{name} has too many pixels; shrink the image") from error
+    except MemoryError as error:
+        raise ImageDecodeError(f"{name} has more pixels than memory holds; shrink it") from error
     # Pillow's readers raise nearly any type for damaged data (struct.error, EOFError, ...).
     except Exception as error:
         raise ImageDecodeError(
             f"{name} is damaged, cut off or of an unusual kind ({type(error).__name__}); "
-            "open it in a picture editor and save it again as JPEG or PNG"
+            "open it in an image editor and save it again as JPEG or PNG"
         ) from error
 
 
-def _open(content: bytes, name: str) -> Image.Image:
+def _open(content: bytes, name: str, max_pixels: int) -> Image.Image:
     """Read the header; no pixel is decoded yet."""
-    with _decoding(name), _quiet():
-        return Image.open(BytesIO(content), formats=_readable_formats())
+    formats = _readable_formats()
+    is_iso = content[4:8] == b"ftyp"
+    if is_iso and content[8:12] in _HEIC_BRANDS and _heic_is_readable():
+        formats = (*formats, "HEIF")
+    with _decoding(name), _quiet(), _pillows_limit(max_pixels):
+        try:
+            return Image.open(BytesIO(content), formats=formats)
+        except Image.DecompressionBombError:
+            raise ImageDecodeError(f"{name}: {too_many_pixels(max_pixels)}") from None
+        except UnidentifiedImageError:
+            raise ImageDecodeError(_unread(content, name)) from None
 
 
-def _from_array(array: NDArray[Any], max_pixels: int) -> Image.Image:
-    """An array as an 8-bit PIL image."""
-    came = f"came shape {array.shape} and dtype {array.dtype}"
-    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
-        raise ImageDecodeError(
-            f"expected an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), {came}"
+def _unread(content: bytes, name: str) -> str:
+    """What to say of a file that no reader takes."""
+    brand = content[8:12] if content[4:8] == b"ftyp" else b""
+    if brand in _HEIC_BRANDS:
+        if _heic_is_readable():
+            return f"{name} is a HEIC image that is damaged or cut off; save it again as JPEG"
+        return (
+            f"{name} is a HEIC image, for which the package pillow-heif is needed; run "
+            "pip install 'faceattr[heif]', or save the image as JPEG"
         )
-    _check_size(array.shape[1], array.shape[0], "the array", max_pixels)
-    kind, bits = array.dtype.kind, array.dtype.itemsize * 8
-    if kind == "f" and not (np.isfinite(array).all() and array.min() >= 0 and array.max() <= 1):
-        raise ImageDecodeError(f"expected finite floats in 0 to 1, {came} with values outside")
-    if kind not in "bf" and (kind, bits) not in (("u", 8), ("u", 16)):
-        raise ImageDecodeError(f"expected bool, uint8, uint16 or floats in 0 to 1, {came}")
-    white = 1 if kind in "bf" else 2**bits - 1
-    pixels = array if (kind, bits) == ("u", 8) else _to_8_bits(array, white)
-    if pixels.ndim == 3 and pixels.shape[2] == 1:
-        pixels = pixels[:, :, 0]
-    return Image.fromarray(np.ascontiguousarray(pixels))
+    if brand in _AVIF_BRANDS and "AVIF" not in _readable_formats():
+        return (
+            f"{name} is an AVIF image, which this build of Pillow does not read; run "
+            "pip install -U pillow, or save the image as JPEG"
+        )
+    return f"{name} is not an image; expected one of {', '.join(_readable_formats())}"
 
 
-def _to_8_bits(values: NDArray[Any], white: int) -> NDArray[np.uint8]:
-    """Scale 0..`white` to 0..255, to the nearest."""
-    scaled = np.empty(values.shape, np.uint8)
-    # A few rows at a time: doubles of a whole large picture take eight times its memory.
-    for start in range(0, len(values), _ROWS):
-        rows = values[start : start + _ROWS].astype(np.float64) * (255 / white)
-        scaled[start : start + _ROWS] = np.rint(rows)
-    return scaled
+@cache
+def _heic_is_readable() -> bool:
+    """Whether pillow-heif is installed; if so, Pillow learns its format."""
+    if find_spec("pillow_heif") is None:
+        return False
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
+    return True
+
+
+@contextmanager
+def _pillows_limit(max_pixels: int) -> Iterator[None]:
+    """Let our limit decide where it is above Pillow's own, which holds for the whole process.
+
+    Called under the lock of `_quiet`, for the reading of headers only.
+    """
+    before = Image.MAX_IMAGE_PIXELS
+    if before is not None and max_pixels > before:
+        Image.MAX_IMAGE_PIXELS = max_pixels
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
 
 
 def _orientation(image: Image.Image) -> int | None:
-    """EXIF's orientation, 2 to 8; None for upright pictures and unreadable EXIF data."""
+    """EXIF's orientation, 2 to 8; None for upright images and unreadable EXIF data."""
     try:
         with _quiet():
             orientation = image.getexif().get(_ORIENTATION_TAG)
@@ -362,8 +352,26 @@ def _orientation(image: Image.Image) -> int | None:
     return orientation if isinstance(orientation, int) and orientation in _UPRIGHT else None
 
 
+def _load(image: Image.Image, name: str) -> None:
+    """Decode, unless that was done before.
+
+    Raises:
+        ImageDecodeError: for an image that its owner has closed; otherwise what Pillow raises.
+    """
+    try:
+        image.load()
+    except (ValueError, AssertionError, AttributeError) as error:
+        # Of an image read from a file, `fp` goes with the pixels or with being closed.
+        if getattr(image, "fp", None) is None:
+            raise ImageDecodeError(
+                f"{name} is closed; pass it before it is closed (inside the `with` block), or "
+                "call its load() there"
+            ) from error
+        raise
+
+
 def _upright(image: Image.Image) -> Image.Image:
-    """Undo the camera's rotation; a picture with unreadable EXIF data stays as it is stored."""
+    """Undo the camera's rotation; an image with unreadable EXIF data stays as it is stored."""
     turn = _UPRIGHT.get(_orientation(image) or 1)
     return image if turn is None else image.transpose(turn)
 
@@ -384,17 +392,17 @@ def _deep_to_grey(image: Image.Image, name: str) -> Image.Image:
     """One channel of 16 or 32 bits → 8-bit grey."""
     values = np.asarray(image)
     if image.mode.startswith("I;16"):
-        white = 65535
+        white = white_of(float(values.max()))
     else:
         low, high = float(values.min()), float(values.max())
         scales = [s for s in (1, 255, 65535) if high <= s and (s > 1 or image.mode == "F")]
         if not np.isfinite(values).all() or low < 0 or not scales:
             raise ImageDecodeError(
                 f"{name}: expected grey values in 0 to 65535, came {low:g} to {high:g}; "
-                "scale them to 0 to 255 and save the picture as PNG"
+                "scale them to 0 to 255 and save the image as PNG"
             )
         white = scales[0]
-    grey = _to_8_bits(values, white)
+    grey = to_8_bits(values, white)
     see_through = image.info.get("transparency")
     if see_through is not None:
         grey[values == see_through] = 255

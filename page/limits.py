@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from faceattr.limits import UPLOAD_BYTES, UPLOAD_PIXELS
+
 
 def _limit(default: Any, variable: str, meaning: str) -> Any:
     return field(default=default, metadata={"variable": variable, "meaning": meaning})
@@ -16,8 +18,8 @@ def _limit(default: Any, variable: str, meaning: str) -> Any:
 class Limits:
     """Limits of one server; see each field's metadata for its variable and meaning."""
 
-    max_bytes: int = _limit(15_000_000, "FACEATTR_MAX_BYTES", "bytes of one picture's file")
-    max_pixels: int = _limit(40_000_000, "FACEATTR_MAX_PIXELS", "pixels of one picture")
+    max_bytes: int = _limit(UPLOAD_BYTES, "FACEATTR_MAX_BYTES", "bytes of one picture's file")
+    max_pixels: int = _limit(UPLOAD_PIXELS, "FACEATTR_MAX_PIXELS", "pixels of one picture")
     max_faces: int = _limit(100, "FACEATTR_MAX_FACES", "faces of one picture; the largest are kept")
     max_batch: int = _limit(16, "FACEATTR_MAX_BATCH", "pictures of one batch")
     max_request_bytes: int = _limit(

@@ -27,6 +27,7 @@ from PIL import Image, features  # noqa: E402
 
 from faceattr.errors import ImageDecodeError  # noqa: E402
 from faceattr.images import decode_image  # noqa: E402
+from faceattr.limits import UPLOAD_BYTES, UPLOAD_PIXELS  # noqa: E402
 
 
 def originals() -> dict[str, bytes]:
@@ -125,7 +126,7 @@ def fuzz(seeds: range, files: dict[str, bytes], seconds: float, memory: float) -
         content = mutated(files[name], seed)
         start = time.perf_counter()
         try:
-            decode_image(content)
+            decode_image(content, max_bytes=UPLOAD_BYTES, max_pixels=UPLOAD_PIXELS)
             outcomes[f"{name}: picture"] += 1
         except ImageDecodeError:
             outcomes[f"{name}: refused"] += 1

@@ -18,10 +18,10 @@ from PIL import Image, ImageCms, ImageOps, features
 from PIL.PngImagePlugin import PngInfo
 
 WIDTH, HEIGHT = 200, 160
-NOT_A_PICTURE = "not a picture; expected one of JPEG"
+NOT_A_PICTURE = "not an image; expected one of JPEG"
 DAMAGED = "damaged, cut off or of an unusual kind"
 TOO_MANY = "expected at most 40,000,000 pixels"
-FAR_TOO_MANY = "has too many pixels"
+FAR_TOO_MANY = "expected at most 40,000,000 pixels an image, came more"
 
 ARITHMETIC = (
     "/9j/4AAQSkZJRgABAQAAAQABAAD/2wBDAAIBAQEBAQIBAQECAgICAgQDAgICAgUEBAMEBgUGBgYFBgYGBwkIBgcJBwYG"
@@ -216,7 +216,7 @@ def _no_pictures(base: Image.Image) -> Iterator[Case]:
     yield Case("plain.tga", "tga", saved(base, "TGA"), NOT_A_PICTURE)
     yield Case("plain.jp2", "jpeg 2000", saved(base, "JPEG2000"), NOT_A_PICTURE)
     heic = struct.pack(">I", 24) + b"ftypheic\0\0\0\0mif1heic" + bytes(400)
-    yield Case("phone.heic", "heic", heic, NOT_A_PICTURE)
+    yield Case("phone.heic", "heic", heic, "is a HEIC image")
     yield Case("archive.zip", "zip", b"PK\x03\x04" + bytes(60), NOT_A_PICTURE)
     yield Case("program", "executable", b"\x7fELF" + bytes(60), NOT_A_PICTURE)
 

@@ -17,6 +17,7 @@ from site_fixtures import data_url, gradio_call, post, send, tiny_service
 
 from faceattr.errors import ImageDecodeError
 from faceattr.images import decode_image
+from faceattr.limits import UPLOAD_BYTES, UPLOAD_PIXELS
 from faceattr.pipeline import FacePipeline
 from page.admission.gate import Gate
 from page.server import running
@@ -28,6 +29,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 
+UPLOAD = {"max_bytes": UPLOAD_BYTES, "max_pixels": UPLOAD_PIXELS}
 CASES = cases()
 NAMES = [case.name for case in CASES]
 
@@ -56,10 +58,10 @@ def test_the_corpus_is_as_large_as_promised():
 def test_the_library_gives_the_right_pixels_or_the_right_error(case):
     if isinstance(case.outcome, str):
         with pytest.raises(ImageDecodeError) as caught:
-            decode_image(case.content)
+            decode_image(case.content, **UPLOAD)
         assert case.outcome in str(caught.value)
         return
-    pixels = decode_image(case.content)
+    pixels = decode_image(case.content, **UPLOAD)
     if case.close is not None:
         assert pixels.shape == BASE.shape
         assert np.abs(pixels.astype(int) - BASE).max() <= case.close
@@ -127,7 +129,7 @@ def test_pictures_that_are_too_large_are_refused_within_50_ms():
             for _ in range(3):
                 start = time.perf_counter()
                 with pytest.raises(ImageDecodeError):
-                    decode_image(case.content)
+                    decode_image(case.content, **UPLOAD)
                 best = min(best, time.perf_counter() - start)
             assert best < 0.05, case.name
 
@@ -195,7 +197,7 @@ def test_mutated_bytes_give_a_picture_or_our_error(content, changes, cut):
         data[place : place + len(change)] = change
     mutated = bytes(data[: max(1, len(data) - cut % len(data))]) if cut % 3 == 0 else bytes(data)
     try:
-        pixels = decode_image(mutated)
+        pixels = decode_image(mutated, **UPLOAD)
     except ImageDecodeError as error:
         assert len(str(error)) < 400
     else:
@@ -207,7 +209,7 @@ def test_mutated_bytes_give_a_picture_or_our_error(content, changes, cut):
 @given(st.binary(max_size=400))
 def test_any_bytes_give_a_picture_or_our_error(content):
     try:
-        decode_image(content)
+        decode_image(content, **UPLOAD)
     except ImageDecodeError as error:
         assert str(Path.cwd()) not in str(error)
 

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps, features
 
+from faceattr import images
 from faceattr.errors import ImageDecodeError
 from faceattr.images import decode_image, open_image, require_rgb, shrink
+from faceattr.limits import UPLOAD_PIXELS
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
 
@@ -231,9 +233,10 @@ def test_empty_arrays_are_refused(shape, dtype):
 
 
 def test_other_types_are_refused_by_name():
-    for source in (None, 3, [1, 2], {"image": 1}):
-        with pytest.raises(ImageDecodeError, match=type(source).__name__):
+    for source in (None, 3, [1, 2]):
+        with pytest.raises(ImageDecodeError, match=type(source).__name__) as caught:
             decode_image(source)
+        assert isinstance(caught.value, TypeError)
 
 
 def test_bytes_limit_is_checked_before_a_file_is_read(tmp_path, monkeypatch):
@@ -245,7 +248,7 @@ def test_bytes_limit_is_checked_before_a_file_is_read(tmp_path, monkeypatch):
         raise AssertionError("the file was opened")
 
     monkeypatch.setattr(Path, "open", fail)
-    with pytest.raises(ImageDecodeError, match="at most 1,000 bytes, came 2,000"):
+    with pytest.raises(ImageDecodeError, match="at most 1,000 bytes an image, came 2,000"):
         decode_image(file, max_bytes=1_000)
 
 
@@ -273,8 +276,8 @@ def test_pixel_limit_is_read_from_the_header(side, monkeypatch):
         raise AssertionError("pixels were decoded")
 
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", fail)
-    with pytest.raises(ImageDecodeError, match="pixels"):
-        decode_image(png_header(side, side))
+    with pytest.raises(ImageDecodeError, match="at most 40,000,000 pixels"):
+        decode_image(png_header(side, side), max_pixels=UPLOAD_PIXELS)
 
 
 def test_pixel_limit_holds_for_arrays_and_pil_images(noise):
@@ -287,7 +290,7 @@ def test_pixel_limit_holds_for_arrays_and_pil_images(noise):
 def test_pictures_above_pillows_own_warning_give_no_warning():
     # 100 megapixels lie between our limit and Pillow's error; pytest makes warnings errors.
     with pytest.raises(ImageDecodeError, match="10000 x 10000"):
-        decode_image(png_header(10_000, 10_000))
+        decode_image(png_header(10_000, 10_000), max_pixels=UPLOAD_PIXELS)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF"])
@@ -326,7 +329,7 @@ def test_damaged_pictures_give_pixels_or_our_error(kind, noise):
     ],
 )
 def test_what_is_no_allowed_picture_is_refused(data):
-    with pytest.raises(ImageDecodeError, match="not a picture; expected one of JPEG"):
+    with pytest.raises(ImageDecodeError, match="not an image; expected one of JPEG"):
         decode_image(data)
 
 
@@ -350,13 +353,175 @@ def test_missing_files_and_folders_are_refused_without_naming_the_folder(tmp_pat
         decode_image(tmp_path)
 
 
-def test_closed_pil_images_are_refused(tmp_path, noise):
+def test_closed_pil_images_are_called_closed_not_damaged(tmp_path, noise):
     file = tmp_path / "a.png"
     file.write_bytes(encode(Image.fromarray(noise)))
-    image = Image.open(file)
-    image.close()
-    with pytest.raises(ImageDecodeError, match="the PIL image"):
+    closed = Image.open(file)
+    closed.close()
+    with Image.open(file) as left:
+        pass
+    loaded = Image.fromarray(noise)
+    loaded.close()
+    for image in (closed, left, loaded):
+        with pytest.raises(ImageDecodeError, match="the PIL image is closed; pass it before"):
+            decode_image(image)
+    with Image.open(file) as kept:
+        kept.load()
+    np.testing.assert_array_equal(decode_image(kept), noise)
+
+
+def test_a_truncated_pil_image_is_damaged_not_closed(noise):
+    data = encode(Image.fromarray(np.tile(noise, (9, 9, 1))))
+    with (
+        Image.open(BytesIO(data[: len(data) // 2])) as image,
+        pytest.raises(ImageDecodeError, match="damaged"),
+    ):
         decode_image(image)
+
+
+def test_file_objects_are_read_from_where_they_stand(tmp_path, noise):
+    data = encode(Image.fromarray(noise))
+    file = tmp_path / "photo.png"
+    file.write_bytes(data)
+    np.testing.assert_array_equal(decode_image(BytesIO(data)), noise)
+    with file.open("rb") as stream:
+        np.testing.assert_array_equal(decode_image(stream), noise)
+    written = BytesIO()
+    Image.fromarray(noise).save(written, "PNG")
+    with pytest.raises(ImageDecodeError, match=r"the file object: .* 0 bytes.*seek\(0\)"):
+        decode_image(written)
+    with file.open("rb") as stream, pytest.raises(ImageDecodeError, match="at most 9 bytes"):
+        decode_image(stream, max_bytes=9)
+
+
+def test_a_file_opened_as_text_or_closed_is_named(tmp_path):
+    file = tmp_path / "notes.txt"
+    file.write_text("some text")
+    with file.open() as stream:
+        with pytest.raises(TypeError, match=r"'notes.txt': expected a file opened in binary mode"):
+            decode_image(stream)
+        stream.close()
+        with pytest.raises(ImageDecodeError, match=r"cannot read 'notes.txt': .*closed"):
+            decode_image(stream)
+
+
+def test_rows_of_a_hub_data_set_are_read(tmp_path, noise):
+    data = encode(Image.fromarray(noise))
+    file = tmp_path / "17.png"
+    file.write_bytes(data)
+    for row in (
+        {"bytes": data, "path": None},
+        {"bytes": data, "path": "17.png"},
+        {"bytes": data},
+        {"bytes": None, "path": str(file)},
+        {"path": file},
+    ):
+        np.testing.assert_array_equal(decode_image(row), noise)
+    with pytest.raises(ImageDecodeError, match=r"'17.png' is damaged"):
+        decode_image({"bytes": data[:90], "path": "train/17.png"})
+    for wrong in ({"bytes": None, "path": None}, {"image": {"bytes": data}}, {}):
+        with pytest.raises(TypeError, match=r"expected a row .* mapping with the keys"):
+            decode_image(wrong)
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["https://example.org/a.jpg", "HTTP://example.org/a.jpg", "s3://bucket/a.jpg",
+     "file:///tmp/a.jpg", "data:image/png;base64,AAAA"],
+)  # fmt: skip
+def test_addresses_are_refused_with_what_to_do(address):
+    with pytest.raises(ImageDecodeError, match=r"came an address .*nothing is fetched.*download"):
+        decode_image(address)
+
+
+def test_a_colon_in_a_file_name_is_no_address(tmp_path, noise, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("a: b.png").write_bytes(encode(Image.fromarray(noise)))
+    np.testing.assert_array_equal(decode_image("a: b.png"), noise)
+
+
+def test_a_missing_file_is_what_python_calls_it():
+    with pytest.raises(FileNotFoundError, match="no file 'gone.png'"):
+        decode_image("gone.png")
+
+
+def test_opencvs_order_of_channels_is_undone(noise):
+    np.testing.assert_array_equal(decode_image(noise, channels="bgr"), noise[:, :, ::-1])
+    opaque = np.dstack([noise, np.full(noise.shape[:2], 255, np.uint8)])
+    np.testing.assert_array_equal(decode_image(opaque, channels="bgr"), noise[:, :, ::-1])
+    grey = noise[:, :, :1]
+    np.testing.assert_array_equal(decode_image(grey, channels="bgr"), np.repeat(grey, 3, 2))
+    file = encode(Image.fromarray(noise))
+    np.testing.assert_array_equal(decode_image(file, channels="bgr"), noise)
+    with pytest.raises(ValueError, match="channels: expected 'rgb' or 'bgr', came 'gbr'"):
+        decode_image(noise, channels="gbr")
+
+
+def test_8_bits_kept_in_16_are_not_black(noise):
+    np.testing.assert_array_equal(decode_image(noise.astype(np.uint16)), noise)
+    for kind in ("PNG", "TIFF"):
+        data = encode(Image.fromarray(noise[:, :, 0].astype(np.uint16)), kind)
+        np.testing.assert_array_equal(decode_image(data)[:, :, 2], noise[:, :, 0])
+
+
+def heic(image, **options):
+    heif = pytest.importorskip("pillow_heif")
+    stream = BytesIO()
+    heif.from_pillow(image).save(stream, quality=90, **options)
+    return stream.getvalue()
+
+
+def test_heic_is_read_where_pillow_heif_is_installed():
+    image = smooth(64, 48)
+    pixels = decode_image(heic(image))
+    assert np.abs(pixels.astype(int) - np.asarray(image)).mean() < 10
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = decode_image(heic(image, exif=exif.tobytes()))
+    assert turned.shape == (64, 48, 3)
+    upright = np.asarray(image.transpose(Image.Transpose.ROTATE_270))
+    assert np.abs(turned.astype(int) - upright).mean() < 10
+    assert np.abs(turned[::-1].astype(int) - upright).mean() > 30
+    with pytest.raises(ImageDecodeError, match="64 x 48"):
+        decode_image(heic(image), max_pixels=64 * 48 - 1)
+    with pytest.raises(ImageDecodeError, match="HEIC image that is damaged|damaged, cut off"):
+        decode_image(heic(image)[:300])
+
+
+def test_formats_that_cannot_be_read_here_are_named(monkeypatch):
+    monkeypatch.setattr("faceattr.images.find_spec", lambda name: None)
+    images._heic_is_readable.cache_clear()
+    data = b"\0\0\0\x1cftypheic\0\0\0\0mif1heicmiaf" + bytes(64)
+    with pytest.raises(ImageDecodeError, match=r"is a HEIC image.*faceattr\[heif\]"):
+        decode_image(data)
+    images._heic_is_readable.cache_clear()
+    monkeypatch.setattr("faceattr.images._readable_formats", lambda: ("JPEG", "PNG"))
+    data = b"\0\0\0\x1cftypavif\0\0\0\0mif1avifmiaf" + bytes(64)
+    with pytest.raises(ImageDecodeError, match=r"is an AVIF image.*pip install -U pillow"):
+        decode_image(data)
+
+
+def test_a_phones_48_megapixels_are_read_unless_a_limit_says_otherwise():
+    image = Image.new("L", (8064, 6048))
+    data = encode(image, "JPEG")
+    assert open_image(data).decode(8).shape == (756, 1008, 3)
+    with pytest.raises(ImageDecodeError, match="8064 x 6048; shrink the image$"):
+        open_image(data, max_pixels=UPLOAD_PIXELS)
+
+
+def test_more_than_pillows_own_limit_is_allowed_by_ours_and_pillows_is_left_as_it_was():
+    before = Image.MAX_IMAGE_PIXELS
+    with pytest.raises(ImageDecodeError, match=r"came 16000 x 16000; .*allow it with max_pixels"):
+        open_image(png_header(16_000, 16_000))
+    assert open_image(png_header(16_000, 16_000), max_pixels=300_000_000).longer_side == 16_000
+    assert before == Image.MAX_IMAGE_PIXELS
+
+
+@pytest.mark.parametrize("wrong", [0, -5, 1.5, "9", True])
+def test_limits_are_whole_numbers_from_1_on(noise, wrong):
+    for name in ("max_bytes", "max_pixels"):
+        with pytest.raises(ValueError, match=f"{name}: expected a whole number from 1 on"):
+            decode_image(noise, **{name: wrong})
 
 
 def test_empty_pil_images_are_refused():

@@ -243,7 +243,7 @@ def test_a_bad_file_is_explained(site, page, tmp_path):
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"<html>not a picture</html>")
     upload(page, bad, "#result .fa-error")
-    assert "not a picture" in page.locator("#result").inner_text()
+    assert "not an image" in page.locator("#result").inner_text()
     assert empty(site)
 
 
