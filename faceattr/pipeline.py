@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -32,6 +32,7 @@ LARGEST_CROP = 4 * CHIP_SIDE
 """Side in pixels to which larger crops are shrunk: made square, a thin one would be enormous."""
 
 
+@runtime_checkable
 class Classifier(Protocol):
     """A network with all that surrounds it; `TorchClassifier` and `OnnxClassifier` are ones.
 
@@ -75,7 +76,7 @@ class FacePipeline:
 
     def __init__(
         self,
-        model: FaceAttributeModel | OnnxClassifier,
+        model: FaceAttributeModel | Classifier,
         detector: FaceDetector,
         *,
         files: WeightsFiles | None = None,
@@ -119,8 +120,9 @@ class FacePipeline:
         detector: str = "auto",
         device: str | torch.device | None = None,
         min_face: float = MIN_FACE,
-        backend: Backend = "torch",
+        backend: Backend = "auto",
         mirror: bool = False,
+        threads: int | None = None,
     ) -> FacePipeline:
         """Load weights and a detector.
 
@@ -132,20 +134,27 @@ class FacePipeline:
             detector: "yunet"; "auto", which means it; or "haar".
             device: where the network runs; the CPU by default. PyTorch only.
             min_face: least width of a face in pixels of the picture.
-            backend: "torch"; "onnx" for ONNX Runtime, which needs the weights' `model.onnx` and
-                never imports PyTorch; or "auto": "onnx" where ONNX Runtime and that file are at
-                hand and no device is given, otherwise "torch". Probabilities agree within 1e-5.
+            backend: "onnx" for ONNX Runtime, which needs the weights' `model.onnx`; "torch" for
+                PyTorch, which `pip install 'faceattr[torch]'` brings; or "auto": "onnx" where
+                there is that file and no device is given, otherwise "torch". Probabilities agree
+                within 1e-5.
             mirror: ask the network about each face's mirror image too and answer with the mean of
                 both logits, at twice the network's time; README, "Results", says what it gains.
                 Temperatures and thresholds are those fitted for one view.
+            threads: that compute together, at least 1. It limits ONNX Runtime for this pipeline,
+                PyTorch and OpenCV for the whole process; None leaves each its own choice.
 
         Raises:
-            WeightsError: when the weights cannot be had or do not fit, or for an unknown backend.
+            WeightsError: when the weights cannot be had or do not fit, for an unknown backend, and
+                where PyTorch is needed but not installed.
             DetectorError: when the detector cannot be had.
         """
-        files, network = _load(model, revision, device, backend)
+        _check_threads(threads)
+        if threads is not None:
+            cv2.setNumThreads(threads)
+        files, classifier = _load(model, revision, device, backend, threads)
         finder = load_detector(detector, min_face=min_face)
-        return cls(network, finder, files=files, device=device, mirror=mirror)
+        return cls(classifier, finder, files=files, device=device, mirror=mirror)
 
     def __call__(
         self, picture: ImageSource, *, min_face: float = 0.0, max_faces: int | None = None
@@ -258,9 +267,9 @@ class FacePipeline:
 
 
 def _classifier(
-    model: FaceAttributeModel | OnnxClassifier, device: str | torch.device | None
+    model: FaceAttributeModel | Classifier, device: str | torch.device | None
 ) -> Classifier:
-    if isinstance(model, OnnxClassifier):
+    if isinstance(model, Classifier):
         return model
     # Imported here: with ONNX Runtime PyTorch is never loaded.
     from faceattr.backends.torch import TorchClassifier
@@ -273,35 +282,49 @@ def _load(
     revision: str | None,
     device: str | torch.device | None,
     backend: str,
-) -> tuple[WeightsFiles, FaceAttributeModel | OnnxClassifier]:
+    threads: int | None,
+) -> tuple[WeightsFiles, Classifier]:
     """See `FacePipeline.from_pretrained`."""
+    on_cpu = str(device or "cpu") == "cpu"
     if backend not in ("torch", "onnx", "auto"):
         raise WeightsError(f"expected the backend 'torch', 'onnx' or 'auto', came {backend!r}")
-    if backend == "onnx" and str(device or "cpu") != "cpu":
+    if backend == "onnx" and not on_cpu:
         raise WeightsError(f"the backend 'onnx' runs on the CPU, but device {device!r} was given")
     exported = None
     if backend == "onnx":
         exported = find_weights(model, revision=revision, file=ONNX_NAME)
-    elif backend == "auto" and device is None:
+    elif backend == "auto" and on_cpu:
         exported = _find_onnx(model, revision)
     if exported is not None:
-        return exported, OnnxClassifier(exported)
-    # Imported here: with ONNX Runtime PyTorch is never loaded.
-    from faceattr.model import load_files
-
+        return exported, OnnxClassifier(exported, threads)
     files = find_weights(model, revision=revision)
-    return files, load_files(files)
+    try:
+        # Imported here: with ONNX Runtime PyTorch is never loaded.
+        from faceattr.backends.torch import TorchClassifier
+        from faceattr.model import load_files
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        reason = f"{files.name!r} has no {ONNX_NAME}" if on_cpu else f"device {device!r} was given"
+        raise WeightsError(
+            ("backend 'torch' was asked for" if backend == "torch" else reason)
+            + ", which needs PyTorch: pip install 'faceattr[torch]'"
+        ) from error
+    return files, TorchClassifier(load_files(files), device, threads)
 
 
 def _find_onnx(model: str | Path | None, revision: str | None) -> WeightsFiles | None:
-    """The files for ONNX Runtime; None where it is not installed or there is no `model.onnx`."""
-    if find_spec("onnxruntime") is None:
-        return None
+    """The files for ONNX Runtime; None where there is no `model.onnx`."""
     try:
         return find_weights(model, revision=revision, file=ONNX_NAME)
     except WeightsError:
         # Whatever else is wrong with them, loading says so.
         return None
+
+
+def _check_threads(threads: int | None) -> None:
+    if threads is not None and (type(threads) is not int or threads < 1):
+        raise FaceAttrError(f"threads: expected a whole number of at least 1, came {threads!r}")
 
 
 def _joined(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float32]:

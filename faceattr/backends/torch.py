@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 
 import numpy as np
 import torch
@@ -44,18 +45,42 @@ def fold_batch_norms(model: FaceAttributeModel) -> FaceAttributeModel:
     return folded
 
 
+_process = os.getpid()
+
+
+def _survive_fork() -> None:
+    """Compute with one thread in a forked child: OpenMP would wait for the parent's others."""
+    global _process
+    if _process != os.getpid():
+        torch.set_num_threads(1)
+        _process = os.getpid()
+
+
 class TorchClassifier:
-    """Answers with a folded, channels-last copy of a network; safe to call from threads."""
+    """Answers with a folded, channels-last copy of a network; safe to call from threads.
+
+    It can be pickled. In a forked child it computes with one thread.
+    """
 
     name = "torch"
 
-    def __init__(self, model: FaceAttributeModel, device: str | torch.device | None = None) -> None:
+    def __init__(
+        self,
+        model: FaceAttributeModel,
+        device: str | torch.device | None = None,
+        threads: int | None = None,
+    ) -> None:
         """Prepare a network.
 
         Args:
             model: the network; it is put into evaluation mode and onto the device.
             device: where it runs; the CPU by default.
+            threads: that compute together, at least 1, in everything this process does with
+                PyTorch; PyTorch's own choice if None.
         """
+        if threads is not None:
+            torch.set_num_threads(threads)
+        self.threads = threads
         self.device = torch.device(device or "cpu")
         self.model = model.eval().to(self.device)
         self.config = model.config
@@ -67,6 +92,7 @@ class TorchClassifier:
         Args:
             pixels: RGB uint8 `(N, image_size, image_size, 3)`, N at least 1.
         """
+        _survive_fork()
         parts: dict[str, list[NDArray[np.float32]]] = {}
         with torch.inference_mode():
             for start in range(0, len(pixels), CHUNK):
