@@ -33,7 +33,7 @@ COMMANDS = {
         "faceattr.audit.command", "describe the make-up of an image collection", "audit"
     ),
     "export": _Command(
-        "faceattr.backends.export", "write model.onnx beside a folder's weights", "train"
+        "faceattr.backends.export", "write model.onnx beside a folder's weights", "export"
     ),
 }
 

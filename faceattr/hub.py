@@ -62,7 +62,7 @@ def find_weights(
         folder = BUNDLED / bundled if is_bundled else Path(bundled)
         for name in (CONFIG_NAME, file):
             if not (folder / name).is_file():
-                advice = "; `python -m faceattr.backends.export FOLDER` writes it"
+                advice = "; `faceattr export FOLDER` writes it"
                 raise WeightsError(
                     f"{name} is missing in the weights folder {folder.name!r}"
                     + (advice if name == ONNX_NAME else "")

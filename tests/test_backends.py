@@ -3,6 +3,8 @@
 import hashlib
 import json
 import os
+import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -13,13 +15,14 @@ import pytest
 import torch
 from synthetic import TINY_FACEATTRNET
 
+from faceattr.__main__ import main
 from faceattr.backends import export as exporting
 from faceattr.backends.onnx import OnnxClassifier
 from faceattr.backends.torch import TorchClassifier, fold_batch_norms
 from faceattr.config import ONNX_NAME, ModelConfig
 from faceattr.detection import HaarDetector
-from faceattr.errors import WeightsError
-from faceattr.hub import BUNDLED, BUNDLED_NAMES, find_weights
+from faceattr.errors import FaceAttrError, WeightsError
+from faceattr.hub import BUNDLED_NAMES, find_weights
 from faceattr.labels import TASKS
 from faceattr.model import FaceAttrNet, LightweightMTLNet224, build_model, load_model
 from faceattr.pipeline import FacePipeline
@@ -113,7 +116,7 @@ def test_all_ways_agree_on_any_number_of_faces(exported, count):
 
 @pytest.mark.parametrize("name", BUNDLED_NAMES)
 def test_the_bundled_onnx_file_is_of_the_bundled_weights(name):
-    """Written by `python -m faceattr.backends.export`."""
+    """Written by `faceattr export`."""
     classifier = OnnxClassifier(find_weights(name, file=ONNX_NAME))
     pixels = chips(9, classifier.config.preprocessing.image_size)
     assert_same(classifier.probabilities(pixels), plain(load_model(name), pixels))
@@ -138,7 +141,7 @@ def test_a_stale_file_is_refused(exported, tmp_path):
     config = json.loads((folder / "config.json").read_text())
     config["temperatures"]["age"] = 1.5
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(WeightsError, match=r"another config\.json; run `python -m faceattr"):
+    with pytest.raises(WeightsError, match=r"another config\.json.*`faceattr export`"):
         FacePipeline.from_pretrained(folder, detector="haar", backend="onnx")
     shutil.copy(exported / "config.json", folder)
     torch.manual_seed(5)
@@ -154,7 +157,7 @@ def test_a_damaged_or_missing_file_is_named(exported, tmp_path):
     with pytest.raises(WeightsError, match=r"model\.onnx is damaged"):
         FacePipeline.from_pretrained(folder, detector="haar", backend="onnx")
     (folder / ONNX_NAME).unlink()
-    with pytest.raises(WeightsError, match=r"model\.onnx is missing.*faceattr\.export"):
+    with pytest.raises(WeightsError, match=r"model\.onnx is missing.*faceattr export"):
         FacePipeline.from_pretrained(folder, detector="haar", backend="onnx")
     automatic = FacePipeline.from_pretrained(folder, detector="haar", backend="auto")
     assert automatic.info.backend == "torch"
@@ -187,10 +190,98 @@ def test_onnx_has_no_pytorch_network_and_no_other_device(exported):
         FacePipeline.from_pretrained(exported, detector="haar", backend="tensorflow")
 
 
-def test_without_onnx_runtime_the_message_says_how_to_get_it(exported, monkeypatch):
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(WeightsError, match=r"faceattr\[onnx\]"):
-        FacePipeline.from_pretrained(exported, detector="haar", backend="onnx")
+@pytest.mark.parametrize(
+    ("missing", "changes", "message"),
+    [
+        ("onnxruntime", {"backend": "onnx"}, "pip install onnxruntime"),
+        ("torch", {"backend": "torch"}, r"backend 'torch' was asked for.*faceattr\[torch\]"),
+        ("torch", {"device": "cuda"}, r"device 'cuda' was given.*faceattr\[torch\]"),
+        ("torch", {}, r"'bare' has no model.onnx.*faceattr\[torch\]"),
+    ],
+)
+def test_the_message_says_how_to_get_what_is_not_installed(
+    exported, tmp_path, missing, changes, message
+):
+    """In a process of its own: PyTorch cannot be imported a second time."""
+    folder = tmp_path / "bare"
+    shutil.copytree(exported, folder)
+    if not changes:
+        (folder / ONNX_NAME).unlink()
+    code = f"""
+import sys
+sys.modules[{missing!r}] = None
+from faceattr.pipeline import FacePipeline
+FacePipeline.from_pretrained({str(folder)!r}, detector="haar", **{changes!r})
+"""
+    done = run_python(code)
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert re.match(rf"faceattr\.errors\.WeightsError: .*{message}", last)
+
+
+def run_python(code, *words):
+    return subprocess.run(
+        [sys.executable, "-c", code, *words], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+
+
+@pytest.mark.parametrize("backend", ["onnx", "torch"])
+def test_a_pickled_classifier_needs_its_files_no_longer(exported, tmp_path, backend):
+    folder = shutil.copytree(exported, tmp_path / "tiny")
+    pipeline = FacePipeline.from_pretrained(folder, detector="haar", backend=backend, threads=1)
+    pixels = chips(3, 32)
+    expected = pipeline.classifier.probabilities(pixels)
+    content = pickle.dumps(pipeline.classifier)
+    shutil.rmtree(folder)
+    copy = pickle.loads(content)
+    assert_same(copy.probabilities(pixels), expected, atol=0)
+    assert copy.threads == 1
+
+
+FORKING = """
+import os, pickle, sys
+import numpy as np
+from faceattr.pipeline import FacePipeline
+folder, backend = sys.argv[1:]
+pipeline = FacePipeline.from_pretrained(folder, detector="haar", backend=backend, threads=2)
+pixels = np.arange(19 * 32 * 32 * 3, dtype=np.uint8).reshape(19, 32, 32, 3)
+before = pipeline.classifier.probabilities(pixels)
+child = os.fork()
+if child == 0:
+    for classifier in (pipeline.classifier, pickle.loads(pickle.dumps(pipeline.classifier))):
+        after = classifier.probabilities(pixels)
+        assert all(np.allclose(before[name], after[name], rtol=0, atol=1e-5) for name in before)
+    sys.exit(7)  # and not os._exit: what the parent made is destroyed as in any other process
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("backend", ["onnx", "torch"])
+def test_a_forked_child_answers_alike_and_ends(exported, backend):
+    done = run_python(FORKING, str(exported), backend)
+    assert done.returncode == 0, done.stderr
+
+
+def test_threads_must_be_a_number_above_zero(exported):
+    for wrong in (0, -1, 1.0, True, "2"):
+        with pytest.raises(FaceAttrError, match="threads: expected a whole number of at least 1"):
+            FacePipeline.from_pretrained(exported, detector="haar", threads=wrong)
+
+
+def test_threads_is_how_many_compute():
+    """Counted in a process of its own: the number holds for the whole process."""
+    code = """
+import sys, threading, os
+from faceattr.pipeline import FacePipeline
+before = len(os.listdir("/proc/self/task"))
+pipeline = FacePipeline.from_pretrained(detector="haar", threads=int(sys.argv[1]))
+print(len(os.listdir("/proc/self/task")) - before)
+"""
+    if sys.platform != "linux":
+        pytest.skip("/proc counts the threads")
+    started = [int(run_python(code, str(count)).stdout) for count in (1, 4)]
+    assert started[1] - started[0] == 3
 
 
 COMMAND = """
@@ -234,9 +325,5 @@ def test_importing_does_not_import_pytorch(module):
 
 
 def test_the_exporter_names_what_is_missing(tmp_path, capsys):
-    assert exporting.main([str(tmp_path)]) == 1
+    assert main(["export", str(tmp_path)]) == 1
     assert "config.json is missing" in capsys.readouterr().err
-
-
-def test_the_bundled_files_lie_where_the_exporter_writes_them():
-    assert all((BUNDLED / name / ONNX_NAME).is_file() for name in BUNDLED_NAMES)

@@ -1,4 +1,4 @@
-"""Write `model.onnx` beside weights: `python -m faceattr.backends.export FOLDER...`.
+"""Write `model.onnx` beside weights: `faceattr export FOLDER...`.
 
 The file needs nothing else: it takes RGB pixels `(N, S, S, 3)` of face chips, uint8 0 to 255, and
 gives calibrated probabilities `(N, classes)` by task; normalisation, softmax and temperatures are
@@ -15,7 +15,7 @@ import logging
 import sys
 import tempfile
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -85,7 +85,7 @@ def export(folder: str | Path) -> Path:
         import onnxscript  # noqa: F401 - PyTorch's exporter needs it
     except ImportError as error:
         raise WeightsError(
-            "exporting needs onnx and onnxscript; install them with pip install 'faceattr[train]'"
+            "exporting needs onnx and onnxscript; pip install 'faceattr[export]'"
         ) from error
     side = model.config.preprocessing.image_size
     target = files.weights.with_name(ONNX_NAME)
@@ -170,14 +170,3 @@ def run(args: argparse.Namespace) -> int:
         sys.stderr.write(f"error: {error}\n")
         return 1
     return 0
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m faceattr.backends.export")
-    add_arguments(parser)
-    return run(parser.parse_args(argv))
-
-
-if __name__ == "__main__":
-    sys.exit(main())
