@@ -1,7 +1,6 @@
 """What the repository says about its weights is what their report says."""
 
 import hashlib
-import re
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -27,7 +26,6 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results"
 FIGURES = ROOT / "docs" / "figures"
 REPORTS = [BUNDLED / name / "report.json" for name in BUNDLED_NAMES]
-REPORTS += sorted((RESULTS / "reports").glob("*.json"))
 PIPELINE = RESULTS / "pipeline.json"
 
 
@@ -70,17 +68,6 @@ def test_the_default_weights_give_what_their_report_says(fairface_dir, tmp_path)
             assert (cell["n"], cell["correct"]) == (len(group), pytest.approx(right, abs=5))
 
 
-@pytest.mark.parametrize("name", BUNDLED_NAMES)
-def test_they_beat_the_report_on_5000_validation_rows(name):
-    report = read(BUNDLED / name / "report.json")
-    assert report["dataset"]["split"] == "validation"
-    assert report["dataset"]["rows"] == 5_000
-    overall = {task: found["accuracy"] for task, found in report["overall"].items()}
-    assert overall["gender"] > 0.8735
-    assert overall["race"] > 0.5933
-    assert overall["age"] > 0.5083
-
-
 def test_the_default_does_better_on_the_holdout():
     means = {
         name: sum(read(BUNDLED / name / "config.json")["training"]["holdout_accuracy"].values())
@@ -97,8 +84,6 @@ def test_a_card_is_made_of_its_report(name):
 
 def drawn_from(path):
     """The fingerprint of the data that a picture was drawn from."""
-    if path.suffix == ".svg":
-        return re.search(r"data ([0-9a-f]{64})", path.read_text(encoding="utf-8"))[1]
     with Image.open(path) as image:
         return image.info["Description"].removeprefix("data ")
 
@@ -116,13 +101,8 @@ def test_the_results_page_and_its_pictures_are_made_of_the_report():
     report, labels = read(BUNDLED / DEFAULT_MODEL / "report.json"), read(RESULTS / "labels.json")
     assert (ROOT / "docs" / "results.md").read_text(encoding="utf-8") == page(report, labels)
     figures = page_figures(report, labels).values()
-    wanted = {f"{f.name}.{e}": f.fingerprint for f in figures for e in ("png", "svg")}
+    wanted = {f"{f.name}.png": f.fingerprint for f in figures}
     assert {path.name: drawn_from(path) for path in FIGURES.iterdir()} == wanted
-
-
-def test_all_pictures_together_stay_small():
-    folders = [FIGURES, *(BUNDLED / name / "figures" for name in BUNDLED_NAMES)]
-    assert sum(path.stat().st_size for folder in folders for path in folder.iterdir()) < 3_500_000
 
 
 @pytest.mark.parametrize("name", BUNDLED_NAMES)
@@ -157,20 +137,21 @@ def test_the_pipeline_was_measured_with_the_default_weights():
 
 def test_the_readme_table_is_made_of_the_reports():
     text = (ROOT / "README.md").read_text()
-    table = comparison([read(path) for path in REPORTS])
+    table = comparison([read(path) for path in REPORTS], read(RESULTS / "performance.json"))
     assert insert(text, f"{table}\n\n{pipeline_sentence(read(PIPELINE))}") == text
-
-
-def test_the_readme_gives_the_default_networks_size():
-    network = read(BUNDLED / DEFAULT_MODEL / "report.json")["network"]
-    size = (BUNDLED / DEFAULT_MODEL / "model.safetensors").stat().st_size / 1e6
-    stated = f"({network['parameters']:,} parameters, {size:.1f} MB)"
-    assert stated in (ROOT / "README.md").read_text()
 
 
 def test_a_pipeline_measured_with_other_weights_is_refused(tmp_path, capsys):
     write_json(tmp_path / "pipeline.json", {**read(PIPELINE), "weights_sha256": "ab" * 32})
-    command = ["results", *REPORTS, "--pipeline", tmp_path / "pipeline.json", "--into"]
+    command = [
+        "results",
+        *REPORTS,
+        "--performance",
+        RESULTS / "performance.json",
+        "--pipeline",
+        tmp_path / "pipeline.json",
+        "--into",
+    ]
     assert main([*map(str, command), str(tmp_path / "page.md")]) == 1
     assert "was measured with other weights" in capsys.readouterr().err
 

@@ -42,7 +42,7 @@ from faceattr.model import load_model
 CARD_NAME = "README.md"
 REPORT_NAME = "report.json"
 REQUIRED = (WEIGHTS_NAME, CONFIG_NAME, CARD_NAME, REPORT_NAME)
-FIGURES = ("figures/*.png", "figures/*.svg")
+FIGURES = ("figures/*.png",)
 MESSAGE = "Publish weights, card and report"
 
 log = logging.getLogger("train")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import binomtest
 
 from faceattr.labels import AGE, GENDER, RACE, Task
 
@@ -23,37 +22,21 @@ FEW_FACES = 30
 def wilson_interval(
     correct: int, count: int, confidence: float = CONFIDENCE
 ) -> tuple[float, float]:
-    """Score interval of a proportion, without continuity correction.
+    """Score interval of a proportion (Wilson, JASA 22 (1927), 209-212), no continuity correction.
 
-    E. B. Wilson, "Probable Inference, the Law of Succession, and Statistical Inference",
-    Journal of the American Statistical Association 22 (1927), 209-212. It stays within 0 to 1
-    and keeps its coverage for small groups and proportions near 1, where the usual
-    p ± z sqrt(p (1 - p) / n) fails (Newcombe, Statistics in Medicine 17 (1998), 857-872).
+    Unlike p ± z sqrt(p (1 - p) / n) it keeps its coverage for small groups and proportions near 1
+    (Newcombe, Statistics in Medicine 17 (1998), 857-872).
 
     Args:
         correct: successes, 0 to `count`.
         count: trials, at least 1.
         confidence: coverage, between 0 and 1.
 
-    Returns:
-        Lower and upper end.
-
     Raises:
         ValueError: for arguments outside their range.
     """
-    if not (0 <= correct <= count and count > 0 and 0 < confidence < 1):
-        raise ValueError(
-            f"expected 0 <= correct <= count, count > 0 and 0 < confidence < 1, "
-            f"came {correct}, {count}, {confidence}"
-        )
-    z = NormalDist().inv_cdf((1 + confidence) / 2)
-    share = correct / count
-    centre = share + z**2 / (2 * count)
-    reach = z * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
-    scale = 1 + z**2 / count
-    low = 0.0 if correct == 0 else (centre - reach) / scale
-    high = 1.0 if correct == count else (centre + reach) / scale
-    return low, high
+    interval = binomtest(correct, count).proportion_ci(confidence, method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """How differently a classifier treats groups: multiclass definitions with intervals. No torch.
 
 A face has a label Y, an answer A, both one of the classes c, and a group g: its labelled gender,
-race or age, or an intersection of them. Faces are grouped by fairlearn's `MetricFrame`; fairlearn's
-named criteria are binary, so the multiclass ones are ours, each class against the rest:
+race or age, or an intersection of them. Fairlearn's named criteria are binary; here each class is
+taken against the rest, and for two classes the values equal fairlearn's:
 
 - **accuracy** of a group: P(A = Y | g). Difference: largest minus smallest group; ratio: smallest
   over largest; and the worst group by name.
@@ -31,8 +31,6 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
-import pandas as pd
-from fairlearn.metrics import MetricFrame
 from numpy.typing import NDArray
 
 from faceattr.labels import AGE, GENDER, RACE, TASKS, Task
@@ -67,22 +65,13 @@ def group_counts(
         with labels down and answers across.
     """
     size = len(task.classes)
-
-    def confusion(labels: NDArray[np.int64], answers: NDArray[np.int64]) -> list[int]:
-        counts: list[int] = np.bincount(labels * size + answers, minlength=size**2).tolist()
-        return counts
-
-    frame = MetricFrame(
-        metrics=confusion,
-        y_true=true[task.name],
-        y_pred=predicted,
-        sensitive_features=pd.DataFrame({t.name: true[t.name] for t in grouping}),
-    )
-    # Combinations that no face has are listed with NaN.
-    by_group = frame.by_group[frame.by_group.map(lambda found: isinstance(found, list))]
-    keys = [key if isinstance(key, tuple) else (key,) for key in by_group.index]
-    groups = [tuple(int(position) for position in key) for key in keys]
-    return groups, np.array(by_group.tolist(), dtype=np.int64).reshape(-1, size, size)
+    shape = tuple(len(t.classes) for t in grouping)
+    place = np.ravel_multi_index([true[t.name] for t in grouping], shape)
+    cells = (place * size + true[task.name]) * size + predicted
+    counts = np.bincount(cells, minlength=int(np.prod(shape)) * size**2).reshape(-1, size, size)
+    present = np.flatnonzero(counts.sum(axis=(1, 2)))
+    groups = [tuple(map(int, np.unravel_index(flat, shape))) for flat in present]
+    return groups, counts[present]
 
 
 def _spread(rates: Floats, enough: NDArray[np.bool_]) -> tuple[Floats, Floats]:

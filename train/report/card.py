@@ -15,13 +15,17 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from faceattr.labels import TASKS
 from train.evaluate.cells import FEW_FACES
-from train.evaluate.fairness import GROUPINGS, title
 from train.evaluate.report import SCHEMA
 from train.report import sections
 from train.report.plots import write_figures
 from train.report.plots_results import card_figures
-from train.report.procedure import cost, earlier_words, settings_words, start_words, teachers_words
-from train.report.sections import TITLES, Json, duration, percent
+from train.report.procedure import (
+    cost,
+    lineage,
+    start_words,
+    teachers_words,
+)
+from train.report.sections import TITLES, Json
 from train.tables import TableError, read_json
 
 log = logging.getLogger("train")
@@ -88,112 +92,63 @@ def _data_facts(report: Json, training: Json) -> dict[str, Any]:
     """Which part of FairFace the weights were trained and measured on."""
     dataset = training["dataset"]
     read = dataset["rows"] + dataset["holdout_rows"]
-    local = "" if dataset["id"] == FAIRFACE else f", read from a local copy (`{dataset['id']}`)"
     return {
         "fairface": FAIRFACE,
-        "local": local,
         "trained_rows": f"{dataset['rows']:,}",
         "holdout_rows": f"{dataset['holdout_rows']:,}",
         "read_rows": f"{read:,}",
         "all_train_rows": f"{FULL_ROWS['train']:,}",
-        "train_share": percent(read / FULL_ROWS["train"]),
         "train_margin": dataset["config"],
         "measured_rows": f"{report['dataset']['rows']:,}",
         "all_validation_rows": f"{FULL_ROWS['validation']:,}",
-        "measured_share": percent(report["dataset"]["rows"] / FULL_ROWS["validation"]),
-        "service_rows": f"{report['service_test']['gender']['n']:,}",
         "partial": read < FULL_ROWS["train"] or report["dataset"]["rows"] < FULL_ROWS["validation"],
+        "validation_use": training.get("note", ""),
     }
-
-
-def _arithmetic(training: Json) -> str:
-    """Precision and compilation of the training steps."""
-    fused = ", torch.compile" if training.get("compile") else ""
-    return f"{training.get('precision', 'float32')}{fused}"
-
-
-def _network_facts(report: Json, config: Json) -> dict[str, Any]:
-    network = report["network"]
-    return {
-        "network": network,
-        "parameters": f"{network['parameters']:,}",
-        "megabytes": f"{network['parameters'] * 4 / 1e6:.1f}",
-        "work": f"{network['multiply_adds'] / 1e6:.0f}",
-        "image_size": config["preprocessing"]["image_size"],
-        "temperatures": _by_task(config["temperatures"]),
-        "thresholds": _by_task(config["thresholds"]),
-    }
-
-
-def _by_task(values: Json) -> str:
-    return ", ".join(f"{TITLES[name].lower()} {value:g}" for name, value in values.items())
 
 
 def _training_facts(training: Json) -> dict[str, Any]:
+    start, teachers = start_words(training), teachers_words(training)
+    origins = [
+        f"started from {start}" if start else "",
+        f"taught by {teachers}" if teachers else "",
+    ]
+    earlier = len(lineage(training)) - 1
+    if earlier:
+        origins.append(f"{earlier} earlier {'run' if earlier == 1 else 'runs'}, see `config.json`")
     return {
         "training": training,
-        "teachers": teachers_words(training),
-        "start": start_words(training),
-        "earlier": earlier_words(training),
-        "settings": settings_words(training["settings"]),
+        "origins": "; ".join(filter(None, origins)),
         "cost": cost(training),
-        "arithmetic": _arithmetic(training),
-        "duration": duration(training["wall_seconds"]),
+        "arithmetic": training.get("precision", "float32"),
         "versions": ", ".join(f"{name} {v}" for name, v in sorted(training["versions"].items())),
-    }
-
-
-def _fairness_facts(report: Json) -> dict[str, Any]:
-    """The largest gaps of the report's fairness section, and the tables of the card."""
-    return {
-        "gap_tables": [sections.accuracy_gap_table(report, task.name) for task in TASKS],
-        "criteria_table": sections.criteria_table(report),
-        "groupings": len(GROUPINGS),
-        "all_three": sections.grouping_title(title(GROUPINGS[-1])),
-        "draws": f"{report['bootstrap']['draws']:,}",
+        "more_licences": "",
     }
 
 
 def _context(report: Json, config: Json, repo_id: str | None) -> dict[str, Any]:
+    network = report["network"]
     return {
         **_data_facts(report, config["training"]),
-        **_network_facts(report, config),
         **_training_facts(config["training"]),
-        **_fairness_facts(report),
         "repo_id": repo_id,
+        "network": network,
+        "parameters": f"{network['parameters']:,}",
+        "work": f"{network['multiply_adds'] / 1e6:.0f}",
+        "image_size": config["preprocessing"]["image_size"],
         "classes": [(TITLES[t.name], ", ".join(map(t.display_name, t.classes))) for t in TASKS],
         "weights_sha256": report["weights_sha256"],
         "evaluator": report["created_by"]["faceattr"],
         "confidence": f"{100 * report['confidence']:.0f}",
         "few_faces": FEW_FACES,
-        "bins": report["calibration"]["bins"],
-        "report_rows": f"{report['report_comparison']['rows']:,}",
         "overall_table": sections.overall_table(report),
-        "service_table": sections.service_table(report),
         "duplicates": sections.duplicate_sentence(report),
-        "across_counted": "data_duplicates" in report,
-        "class_tables": [sections.class_table(report, task.name) for task in TASKS],
+        "class_table": sections.class_table(report),
         "subgroups": [sections.subgroup(*item) for item in report["subgroups"].items()],
-        "calibration_table": sections.calibration_table(report),
-        "group_calibration": [
-            sections.group_calibration_table(report, name) for name in ("gender", "race", "age")
-        ],
+        "gap_table": sections.gap_table(report),
         "selective_table": sections.selective_table(report),
-        "selective_spread": sections.selective_spread(report),
-        "robustness": _robustness_facts(report),
-        "remarks": sections.remark_lines(report),
         "failures": [sections.failures(report, task.name) for task in TASKS],
-        "figures": [{"name": figure.name, "alt": figure.alt} for figure in card_figures(report)],
-    }
-
-
-def _robustness_facts(report: Json) -> dict[str, Any] | None:
-    if "robustness" not in report:
-        return None
-    return {
-        "table": sections.robustness_table(report),
-        "worst": sections.robustness_worst(report),
-        "rows": f"{report['robustness']['dataset']['rows']:,}",
+        "teens": sections.teens_sentence(report),
+        "figures": card_figures(report),
     }
 
 
@@ -278,5 +233,5 @@ def run(args: argparse.Namespace) -> None:
     report = read_json(args.report)
     card = make_card(report, read_json(args.config), args.repo_id)
     card.save(args.output)
-    write_figures(card_figures(report), args.output.parent / FIGURES, ("png",))
+    write_figures(card_figures(report), args.output.parent / FIGURES)
     log.info("-> %s", args.output)

@@ -1,6 +1,6 @@
 """report.json and label counts to `docs/results.md`, with the report's figures of chapters 3 and 4.
 
-Figures go to the folder `figures` beside the page, each as SVG and PNG. The same two files give the
+Figures go to the folder `figures` beside the page. The same two files give the
 same page and figures.
 """
 
@@ -21,7 +21,6 @@ from train.report.card import FULL_ROWS
 from train.report.plots import Figure, write_figures
 from train.report.plots_data import data_figures
 from train.report.plots_results import result_figures
-from train.report.procedure import cost
 from train.report.sections import TITLES, Json, percent
 from train.tables import TableError, read_json, write_text
 
@@ -62,7 +61,7 @@ def page(report: Json, labels: Json) -> str:
     environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     images = {
-        name: f"![{figure.alt}]({FOLDER}/{figure.name}.svg)\n\n*{figure.title}*"
+        name: f"![{figure.alt}]({FOLDER}/{figure.name}.png)\n\n*{figure.title}*"
         for name, figure in page_figures(report, labels).items()
     }
     text = template.render(
@@ -79,7 +78,7 @@ def page(report: Json, labels: Json) -> str:
         overall_table=sections.overall_table(report),
         service_table=sections.service_table(report),
         remarks=sections.remark_lines(report),
-        class_tables=[sections.class_table(report, task.name) for task in TASKS],
+        class_table=sections.class_table(report),
         subgroups=_comparisons(report),
         duplicates=sections.duplicate_sentence(report),
         calibration_table=sections.calibration_table(report),
@@ -90,7 +89,6 @@ def page(report: Json, labels: Json) -> str:
         gap_tables=[sections.accuracy_gap_table(report, task.name) for task in TASKS],
         criteria_table=sections.criteria_table(report),
         class_criteria=[sections.class_criteria_table(report, task.name) for task in TASKS],
-        cost=cost(report["training"]),
     )
     return text.rstrip() + "\n"
 
@@ -113,5 +111,5 @@ def run(args: argparse.Namespace) -> None:
     report, labels = read_json(args.report), read_json(args.labels)
     write_text(args.output, page(report, labels))
     found = page_figures(report, labels)
-    write_figures(list(found.values()), args.output.parent / FOLDER, ("png", "svg"))
+    write_figures(list(found.values()), args.output.parent / FOLDER)
     log.info("-> %s", args.output)

@@ -1,4 +1,4 @@
-"""What all figures share: one style, PNG and SVG, the same bytes for the same data.
+"""What all figures share: one style, PNG, the same bytes for the same data.
 
 Panels are opaque and light, so they read on light and dark pages alike. Colours are Okabe and Ito's
 for colour-blind readers ("Color Universal Design", 2008), shades a single blue; whatever a colour
@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,8 +52,6 @@ STYLE = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
     "legend.frameon": False,
-    "svg.hashsalt": "faceattr",
-    "svg.fonttype": "path",
 }
 
 
@@ -84,36 +81,17 @@ class Figure:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the data; stands in both files, so that stale ones are found."""
+        """SHA-256 of the data; stands in the file, so that a stale one is found."""
         text = json.dumps(self.data, sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()
 
-    def save(self, folder: Path, endings: Sequence[str]) -> None:
-        """Write the figure as `name.ENDING` for every ending, "png" or "svg"."""
+    def save(self, folder: Path) -> None:
+        """Write the figure as `name.png`."""
         folder.mkdir(parents=True, exist_ok=True)
         with mpl.rc_context(STYLE):
-            canvas = self.draw()
-            for ending in endings:
-                path = folder / f"{self.name}.{ending}"
-                facts = {"Description": f"data {self.fingerprint}", "Title": self.alt}
-                # Without dates and versions, equal data gives equal bytes.
-                if ending == "svg":
-                    _save_svg(canvas, path, facts)
-                else:
-                    _save_png(canvas, path, facts)
-
-
-def _save_svg(canvas: Canvas, path: Path, facts: Mapping[str, str]) -> None:
-    """Write an SVG whose ids count up, since Matplotlib's hash the last bits of coordinates."""
-    buffer = io.StringIO()
-    canvas.savefig(buffer, format="svg", metadata={**facts, "Date": None})
-    known: dict[str, str] = {}
-
-    def counted(match: re.Match[str]) -> str:
-        return known.setdefault(match[0], f"{match[1]}{len(known)}")
-
-    text = re.sub(r"\b([a-zA-Z])[0-9a-f]{10}\b", counted, buffer.getvalue())
-    path.write_bytes(text.encode())
+            # Without dates and versions, equal data gives equal bytes.
+            facts = {"Description": f"data {self.fingerprint}", "Title": self.alt}
+            _save_png(self.draw(), folder / f"{self.name}.png", facts)
 
 
 def _save_png(canvas: Canvas, path: Path, facts: Mapping[str, str]) -> None:
@@ -162,11 +140,11 @@ def shades(
             axes.text(j + 0.5, i + 0.5, text, ha="center", va="center", color=colour, size=size)
 
 
-def write_figures(figures: Sequence[Figure], folder: Path, endings: Sequence[str]) -> None:
+def write_figures(figures: Sequence[Figure], folder: Path) -> None:
     """Draw figures into a folder, and take away pictures there that are none of them."""
-    wanted = {f"{figure.name}.{ending}" for figure in figures for ending in endings}
+    wanted = {f"{figure.name}.png" for figure in figures}
     for path in [*folder.glob("*.svg"), *folder.glob("*.png")]:
         if path.name not in wanted:
             path.unlink()
     for figure in figures:
-        figure.save(folder, endings)
+        figure.save(folder)

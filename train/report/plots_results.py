@@ -473,14 +473,6 @@ def result_figures(report: Json) -> dict[str, Figure]:
 
 def card_figures(report: Json) -> list[Figure]:
     """Those of `result_figures` that a model card shows."""
-    kept = (
-        "4.1",
-        "4.2",
-        "group-accuracy",
-        "fairness",
-        "reliability",
-        "risk-coverage",
-        "robustness",
-    )
+    kept = ("4.2", "group-accuracy", "reliability")
     found = result_figures(report)
     return [found[name] for name in kept if name in found]

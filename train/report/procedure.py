@@ -1,45 +1,10 @@
-"""How weights came to be, in words: settings, teachers, what they started from, and the cost."""
+"""How weights came to be, in words: teachers, what they started from, and the cost."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
-from train.report.sections import Json, duration, percent
-
-
-def settings_words(settings: Json) -> str:
-    """The recipe in a few words."""
-    sizes = ", ".join(
-        f"{s['image_size']} px from epoch {s['epoch'] + 1}" for s in settings["stages"]
-    )
-    words = [
-        f"batches of {settings['batch_size']}",
-        f"{settings['optimizer']} at {settings['learning_rate']:g} ({settings['schedule']})",
-        f"warm-up of {settings['warmup_epochs']:g} epochs",
-        f"weight decay {settings['weight_decay']:g}",
-        f"label smoothing {settings['label_smoothing']:g}",
-        f"averaged weights {settings['ema_decay'] or 'off'}",
-        f"pictures at {sizes}",
-    ]
-    if distillation := settings.get("distillation"):
-        words.append(
-            f"distillation with weight {distillation['weight']:g} and temperature "
-            f"{distillation['temperature']:g}"
-            + (" on each view and its mirror image" if distillation.get("mirrored") else "")
-        )
-    if mitigation := settings.get("mitigation"):
-        words.append(
-            f"mitigation {mitigation['kind']} of strength {mitigation['strength']:g} over "
-            + " × ".join(mitigation["groups"])
-        )
-    if weights := settings.get("loss_weights"):
-        words.append("loss weights " + ", ".join(f"{t} {w:g}" for t, w in weights.items()))
-    for name in ("age_spread", "class_balance", "mixup", "average_epochs"):
-        if settings.get(name):
-            words.append(f"{name.replace('_', ' ')} {settings[name]:g}")
-    changes = [f"{k} {v:g}" for k, v in settings["augmentation"].items() if v]
-    return "; ".join([*words, "augmentation " + (", ".join(changes) or "none")])
+from train.report.sections import Json, duration
 
 
 def _name(facts: Json) -> str:
@@ -55,21 +20,6 @@ def start_words(training: Json) -> str:
     """The run whose weights this one went on from; empty where it began at random."""
     start = training.get("start")
     return _name(start) if start else ""
-
-
-def earlier_words(training: Json) -> list[str]:
-    """Every earlier run that the weights rest on, once each, with what it came from itself."""
-    lines = []
-    for facts in lineage(training)[:-1]:
-        start, teachers = start_words(facts), teachers_words(facts)
-        origin = f"started from {start}" if start else "from scratch"
-        if teachers:
-            origin += f", distilled from {teachers}"
-        holdout = ", ".join(
-            f"{name} {percent(v)} %" for name, v in facts["holdout_accuracy"].items()
-        )
-        lines.append(f"{_name(facts)}: {facts['architecture']}, {origin}; holdout {holdout}")
-    return lines
 
 
 def _earlier(facts: Json) -> Iterator[Json]:
@@ -90,15 +40,8 @@ def lineage(training: Json) -> list[Json]:
     return [*known.values(), training]
 
 
-def cost(training: Json) -> dict[str, Any]:
-    """Time and hardware of all runs, ready for print: `runs` and `total`.
-
-    A run's time ends with the epoch whose weights it kept.
-    """
-    found = lineage(training)
-    words = [
-        f"{_name(run)}: {duration(run['wall_seconds'])} on "
-        f"{run.get('hardware') or 'hardware that was not recorded'}"
-        for run in found
-    ]
-    return {"runs": words, "total": duration(sum(run["wall_seconds"] for run in found))}
+def cost(training: Json) -> str:
+    """Wall time of all runs that the weights rest on, each up to the epoch it kept."""
+    runs = lineage(training)
+    total = duration(sum(run["wall_seconds"] for run in runs))
+    return total if len(runs) == 1 else f"{total} over {len(runs)} runs"

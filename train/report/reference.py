@@ -1,10 +1,13 @@
-"""The figures that the report prints, to set ours beside them; nothing here is measured by us.
+"""Figures that others published, to set ours beside them; nothing here is measured by us.
 
-Source: Utpalraj Kemprai, *Gender, Age, and Ethnicity Classification Using Multi-Task Learning*
-(2024). Rows and columns of its tables follow the class order of `faceattr.labels`.
+Most are the report's: Utpalraj Kemprai, *Gender, Age, and Ethnicity Classification Using Multi-Task
+Learning* (2024). Rows and columns of its tables follow the class order of `faceattr.labels`.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 NAME = "Kemprai 2024"
 
@@ -61,3 +64,41 @@ CONFUSED_RACES = (
     ("Indian", "Latino_Hispanic"),
 )
 """The pairs that section 4 calls the most confused."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """Another system's figures on FairFace's validation rows.
+
+    Attributes:
+        name: of the system.
+        source: where the figures stand.
+        parameters: as text.
+        accuracy: by task, shares of 1; None where it has none.
+        timed_as: network and input side under which `scripts.benchmark` times its shape, or None.
+    """
+
+    name: str
+    source: str
+    parameters: str
+    accuracy: Mapping[str, float | None]
+    timed_as: tuple[str, int] | None
+
+
+OTHERS = (
+    Published(NAME, "the report", f"{PARAMETERS:,}", ACCURACY, (ARCHITECTURE, 224)),
+    Published(
+        "FairFace's ResNet-34",
+        "approximate: dchen236/FairFace#7; CLIP paper, tables 3-4",
+        "21.3 M",
+        {"gender": 0.944, "race": 0.714, "age": 0.605},
+        ("ResNet-34", 224),
+    ),
+    Published(
+        "DeepFace off the shelf, 6 races",
+        "ajosr.org vol. 4 no. 2",
+        "over 100 M each",
+        {"gender": 0.721, "race": 0.595, "age": 0.284},
+        None,
+    ),
+)

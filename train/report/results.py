@@ -1,4 +1,4 @@
-"""Reports to one comparison table, written between the markers of a Markdown file.
+"""Reports and others' published figures to README's table, between the markers of a Markdown file.
 
 Markers: `<!-- results -->` and `<!-- /results -->`, each on a line of its own.
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from faceattr.labels import AGE, GENDER, RACE
-from train.report import reference as published
+from train.report import reference
 from train.report.sections import percent
 from train.tables import TableError, markdown_table, read_json, write_text
 
@@ -20,62 +20,57 @@ log = logging.getLogger("train")
 
 START, END = "<!-- results -->", "<!-- /results -->"
 ORDER = (GENDER, RACE, AGE)
+HEADER = ["", "Parameters", "ms a face", "Gender %", "Race %", "Age group %"]
 
 
-def _row(report: dict[str, Any]) -> list[str]:
-    training, dataset = report["training"], report["dataset"]
-    cells = []
-    for task in ORDER:
-        found = report["overall"][task.name]
-        interval = f"{percent(found['low'])} to {percent(found['high'])}"
-        cells.append(f"**{percent(found['accuracy'], 2)}** ({interval})")
-    network = report["network"]
-    name = f"{network['architecture']}, recipe `{training['recipe']}`, {training['image_size']} px"
-    views = 1
-    if report["augmentation"] == "flip":
-        name += ", mean of picture and mirror image"
-        views = 2
-    work = f"{views * network['multiply_adds'] / 1e6:.0f} M"
+def _milliseconds(performance: Mapping[str, Any], network: str, side: int) -> str:
+    """Of one face in ONNX Runtime, as `scripts.benchmark` measured it; "–" where it did not."""
+    for found in performance["networks"]:
+        wanted = (found["network"], found["side"], found["kind"], found["faces"])
+        if wanted == (network, side, "onnx", 1):
+            return f"{found['ms']:.1f}"
+    return "–"
+
+
+def _row(report: Mapping[str, Any], performance: Mapping[str, Any]) -> list[str]:
+    network, side = report["network"], report["preprocessing"]["image_size"]
+    accuracies = [
+        f"**{percent(found['accuracy'])}** ({percent(found['low'])}–{percent(found['high'])})"
+        for found in (report["overall"][task.name] for task in ORDER)
+    ]
+    name = network["architecture"]
     return [
-        name,
+        f"{name}, {side} px",
         f"{network['parameters']:,}",
-        work,
-        f"{training['dataset']['rows']:,}",
-        f"{dataset['rows']:,}",
-        *cells,
+        _milliseconds(performance, name, side),
+        *accuracies,
     ]
 
 
-def comparison(reports: Sequence[dict[str, Any]]) -> str:
-    """A Markdown table: a line for each report, and the report that this project follows."""
-    printed = [percent(published.ACCURACY[task.name], 2) for task in ORDER]
-    work = [
-        report["network"]["multiply_adds_224"]
-        for report in reports
-        if report["network"]["architecture"] == published.ARCHITECTURE
+def _published_row(other: reference.Published, performance: Mapping[str, Any]) -> list[str]:
+    accuracies = [
+        "–" if v is None else f"{100 * v:.1f}" for v in (other.accuracy[t.name] for t in ORDER)
     ]
-    rows = [_row(report) for report in reports]
-    rows.append(
-        [
-            published.NAME,
-            f"{published.PARAMETERS:,}",
-            f"{work[0] / 1e6:.0f} M" if work else "",
-            f"about {published.TRAINING_ROWS:,}",
-            f"{published.VALIDATION_ROWS:,}",
-            *printed,
-        ]
+    measured = _milliseconds(performance, *other.timed_as) if other.timed_as else "–"
+    return [f"{other.name} [{other.source}]", other.parameters, measured, *accuracies]
+
+
+def comparison(reports: Sequence[Mapping[str, Any]], performance: Mapping[str, Any]) -> str:
+    """A Markdown table: a line for each report, then others' published figures.
+
+    Args:
+        reports: contents of report.json.
+        performance: content of docs/results/performance.json.
+    """
+    rows = [_row(report, performance) for report in reports]
+    rows += [_published_row(other, performance) for other in reference.OTHERS]
+    count = reports[0]["dataset"]["rows"]
+    return (
+        f"{markdown_table(HEADER, rows)}\n\n"
+        f"Ours: {count:,} of {reference.VALIDATION_ROWS:,} validation rows, with 95 % intervals; "
+        "the others' accuracies are published ones. Milliseconds: one aligned face, ONNX Runtime, "
+        "2 CPU cores, a network of that shape, all in one run."
     )
-    header = [
-        "",
-        "Parameters",
-        "Multiply-adds",
-        "Training rows",
-        "Validation rows",
-        "Gender %",
-        "Race %",
-        "Age group %",
-    ]
-    return markdown_table(header, rows)
 
 
 def pipeline_sentence(result: Mapping[str, Any]) -> str:
@@ -91,12 +86,10 @@ def pipeline_sentence(result: Mapping[str, Any]) -> str:
             for task in ORDER
             for found in [result["all"][task.name]]
         )
-        detector, model = result["detector"], result["model"]
         return (
-            f"Through the whole pipeline: {result['pasted']:,} validation faces were pasted into "
-            f"larger pictures at 60 to 400 pixels and turned by up to 15°. {model} with the "
-            f"detector `{detector}` found {result['found']:,} of them, and on those its accuracy "
-            f"fell against that on the chips themselves: {drops}."
+            f"Of {result['pasted']:,} validation faces pasted into larger images at 60 to 400 "
+            f"pixels, turned by up to 15°, {result['detector']} found {result['found']:,}; on "
+            f"those the accuracy of {result['model']} was lower than on the bare chips: {drops}."
         )
     except KeyError as error:
         raise TableError(f"no result of scripts.measure_pipeline: {error} is missing") from error
@@ -118,6 +111,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `python -m train results`."""
     parser.add_argument("reports", nargs="+", type=Path, metavar="REPORT.json")
     parser.add_argument(
+        "--performance",
+        type=Path,
+        required=True,
+        metavar="JSON",
+        help="result of scripts.benchmark",
+    )
+    parser.add_argument(
         "--pipeline", type=Path, metavar="JSON", help="result of scripts.measure_pipeline"
     )
     parser.add_argument("--into", type=Path, required=True, help="Markdown file with the markers")
@@ -126,7 +126,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Carry out `python -m train results`."""
     reports = [read_json(path) for path in args.reports]
-    table = comparison(reports)
+    table = comparison(reports, read_json(args.performance))
     if args.pipeline:
         pipeline = read_json(args.pipeline)
         if pipeline.get("weights_sha256") not in [report["weights_sha256"] for report in reports]:

@@ -129,27 +129,24 @@ def selective_table(report: Json) -> str:
     rows = []
     for task in TASKS:
         found = report["selective"][task.name]
-        stored, here = found["stored"], found["here"]
+        stored, calibration = found["stored"], report["calibration"][task.name]
         right = stored["accuracy"]
         rows.append(
             [
                 TITLES[task.name],
-                percent(found["aimed_accuracy"], 0),
+                f"{calibration['expected_calibration_error']:.4f} "
+                f"({calibration['if_calibrated']['mean']:.4f})",
                 f"{stored['threshold']:g}",
-                f"{percent(stored['coverage']['accuracy'])} ({spanned(stored['coverage'])})",
+                percent(stored["coverage"]["accuracy"]),
                 f"{percent(right['accuracy'])} ({spanned(right)})" if right["n"] else "no faces",
-                percent(report["overall"][task.name]["accuracy"]),
-                f"{here['threshold']:g} ({percent(here['coverage'])})",
             ]
         )
     header = [
         "",
-        "Aimed accuracy %",
+        "Calibration error (if perfect)",
         "Threshold",
         "Answered %",
         "Accuracy of these %",
-        "Accuracy of all %",
-        "Threshold that would reach the aim here (answered %)",
     ]
     return markdown_table(header, rows)
 
@@ -171,13 +168,14 @@ def selective_spread(report: Json) -> list[dict[str, str]]:
     return found
 
 
-def class_table(report: Json, task: str) -> str:
-    """Share labelled rightly by class."""
-    rows = []
-    for found in report["per_class"][task]:
-        share = f"{percent(found['accuracy'])} ({spanned(found)})" if found["n"] else "no faces"
-        rows.append([display(task, found["class"]) + mark(found), f"{found['n']:,}", share])
-    return markdown_table([TITLES[task], "Faces", "Labelled rightly %"], rows)
+def class_table(report: Json) -> str:
+    """Share labelled rightly by class, all heads."""
+    rows = [
+        [f"{TITLES[task.name]}: {display(task.name, found['class'])}", cell_text(found)]
+        for task in TASKS
+        for found in report["per_class"][task.name]
+    ]
+    return markdown_table(["", "Labelled rightly % (interval), faces"], rows)
 
 
 def mark(cell: Json) -> str:
@@ -189,7 +187,8 @@ def cell_text(cell: Json) -> str:
     """Accuracy, interval and number of faces of a group."""
     if cell["n"] == 0:
         return "no faces"
-    return f"{percent(cell['accuracy'])} ({spanned(cell)}) of {cell['n']:,}{mark(cell)}"
+    low, high = (percent(cell[end], 0) for end in ("low", "high"))
+    return f"{percent(cell['accuracy'])} ({low}–{high}), {cell['n']:,}{mark(cell).strip()}"
 
 
 def subgroup_table(table: Json) -> str:
@@ -374,6 +373,39 @@ def accuracy_gap_table(report: Json, task: str) -> str:
     return markdown_table(header, rows)
 
 
+def gap_table(report: Json) -> str:
+    """Largest accuracy gap and worst group of every head by race and by age group."""
+    rows = []
+    for task in TASKS:
+        for grouping in ("race", "age"):
+            found = report["fairness"][task.name][grouping]["accuracy"]
+            if (worst := found["worst"]) is None:
+                continue
+            rows.append(
+                [
+                    f"{TITLES[task.name]} by {TITLES[grouping].lower()}",
+                    f"{percent(found['difference']['value'])} ({_bounds(found['difference'])})",
+                    f"{display(grouping, worst['group'][0])}, {percent(worst['accuracy'])} "
+                    f"of {worst['n']:,}",
+                ]
+            )
+    return markdown_table(["", "Points", "Worst group, %"], rows)
+
+
+def teens_sentence(report: Json) -> str:
+    """How often faces labelled 10-19 are answered as 20 or older; empty where there are none."""
+    matrix = report["confusion"]["overall"]["age"]
+    line = matrix["counts"][matrix["classes"].index("10-19")]
+    if not sum(line):
+        return ""
+    adult = sum(line[matrix["classes"].index("20-29") :])
+    return (
+        f"**Young people**: of {sum(line):,} faces labelled 10-19, "
+        f"{percent(adult / sum(line), 0)} % are answered as 20 or older. Never use this to tell "
+        "minors from adults."
+    )
+
+
 def criteria_table(report: Json) -> str:
     """Demographic parity, equal opportunity and equalized odds of all heads by other attributes."""
     rows = []
@@ -449,46 +481,16 @@ def robustness_table(report: Json) -> str:
     return markdown_table(["Pictures", *(f"{TITLES[task.name]} %" for task in TASKS)], rows)
 
 
-def robustness_worst(report: Json) -> list[dict[str, str]]:
-    """For each head, the corruptions whose last steps cost most and least accuracy."""
-    found = report["robustness"]
-    result = []
-    for task in TASKS:
-        clean = found["clean"][task.name]["accuracy"]
-        costs = sorted(
-            (
-                (clean - c["levels"][-1][task.name]["accuracy"], c["title"].lower(), c)
-                for c in found["corruptions"].values()
-            ),
-            key=lambda entry: entry[0],
-        )
-        words = [
-            f"{title} ({c['levels'][-1]['level']:g} {c['unit']}, {percent(cost)} points)"
-            for cost, title, c in (costs[-1], costs[0])
-        ]
-        result.append({"title": TITLES[task.name], "most": words[0], "least": words[1]})
-    return result
-
-
 def duplicate_sentence(report: Json) -> str:
-    """How many pictures occur twice among the rows measured, and across the parts where known."""
+    """How many images occur twice among the rows measured, and across the parts where known."""
     found = report["duplicates"]
-    differ = ", ".join(
-        f"{TITLES[name].lower()} {count}" for name, count in found["labels_differ"].items()
-    )
     text = (
-        f"Among the {report['dataset']['rows']:,} rows measured, {found['rows']} show a picture "
-        f"that another of them shows too ({found['pictures']} different, by their SHA-256)."
+        f"{found['pictures']} image occurs"
+        if found["pictures"] == 1
+        else (f"{found['pictures']} images occur")
     )
-    if found["pictures"]:
-        text += f" Pictures whose labels then differ: {differ}."
+    text += " twice among the rows measured"
     if "data_duplicates" in report:
         across = {(p["first"], p["second"]): p for p in report["data_duplicates"]["across"]}
-        trained = report["data_duplicates"]["within"]["train"]
-        text += (
-            f" Among the {trained['rows']:,} training rows are "
-            f"{across['train', 'validation']['pictures']} of the validation pictures and "
-            f"{across['train', 'holdout']['pictures']} of the holdout's. None was removed: the "
-            "figures are those of FairFace as it is."
-        )
-    return text
+        text += f", {across['train', 'validation']['pictures']} among the training rows as well"
+    return text + "; none was removed."
