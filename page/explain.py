@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,32 +49,46 @@ def explain(pipeline: FacePipeline, chip: NDArray[np.uint8], task: str) -> Expla
     Raises:
         LabelError: for an unknown task.
     """
-    # Imported here: captum brings PyTorch, which answers by ONNX Runtime need not wait for.
-    import torch
-    from captum.attr import Occlusion
-
     known = labels.task(task)
-    preprocessing = pipeline.config.preprocessing
-    side = preprocessing.image_size
-    window, stride = max(1, side // _WINDOW), max(1, side // _STRIDE)
-    pixels = torch.from_numpy(preprocessing.to_pixels([chip]))
-    grey = torch.tensor(preprocessing.mean).mul(255).round().to(torch.uint8)
-
-    def answer(batch: Any) -> Any:
-        return torch.from_numpy(pipeline.classifier.probabilities(batch.numpy())[task])
-
     row = pipeline.classify_crops([chip])[0]
     attribute = next(a for a in row.attributes if a.task == task)
-    change = Occlusion(answer).attribute(
-        pixels,
-        sliding_window_shapes=(window, window, 3),
-        strides=(stride, stride, 3),
-        target=known.index(attribute.label),
-        baselines=grey.expand(pixels.shape),
-        perturbations_per_eval=16,
-    )
-    drop = change[0].mean(2).numpy().astype(np.float32)
+    preprocessing = pipeline.config.preprocessing
+    (face,) = preprocessing.to_pixels([chip])
+    grey = np.rint(np.multiply(preprocessing.mean, 255)).astype(np.uint8)
+
+    def answers(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return pipeline.classifier.probabilities(pixels)[task][:, known.index(attribute.label)]
+
+    drop = _occlusion(answers, face, grey)
     return Explanation(attribute.label, attribute.probability, drop, _overlay(chip, drop))
+
+
+def _occlusion(
+    answers: Callable[[NDArray[np.uint8]], NDArray[np.float32]],
+    face: NDArray[np.uint8],
+    grey: NDArray[np.uint8],
+) -> NDArray[np.float32]:
+    """Mean fall `(side, side)` of the answer over all patches that cover a pixel.
+
+    Args:
+        answers: RGB faces `(N, side, side, 3)` to one probability each.
+        face: RGB `(side, side, 3)`.
+        grey: RGB `(3,)` to cover with.
+    """
+    side = len(face)
+    window, stride = max(1, side // _WINDOW), max(1, side // _STRIDE)
+    # The last patch of a row may reach over the edge: then it is cut off there.
+    starts = range(0, side - window + stride, stride)
+    patches = [(slice(y, y + window), slice(x, x + window)) for y in starts for x in starts]
+    covered = np.repeat(face[None], len(patches), axis=0)
+    for image, patch in zip(covered, patches, strict=True):
+        image[patch] = grey
+    falls = answers(face[None]) - answers(covered)
+    total, count = np.zeros((2, side, side))
+    for fall, patch in zip(falls, patches, strict=True):
+        total[patch] += fall
+        count[patch] += 1
+    return (total / count).astype(np.float32)
 
 
 def _overlay(chip: NDArray[np.uint8], drop: NDArray[np.float32]) -> NDArray[np.uint8]:

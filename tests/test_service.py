@@ -14,9 +14,12 @@ from PIL import Image
 from site_fixtures import tiny_service
 
 import app
+from faceattr.config import ModelConfig
+from faceattr.detection import HaarDetector
 from faceattr.images import decode_image
 from faceattr.labels import TASKS
 from faceattr.pipeline import FacePipeline
+from faceattr.preprocessing import Preprocessing
 from faceattr.results import FaceBox
 from page.errors import RequestError
 from page.explain import explain
@@ -41,7 +44,9 @@ def test_the_page_starts_and_answers_without_pytorch():
     code = (
         "import sys, app; from page.server import Site; from page.service import FaceService;"
         "service = FaceService(app.load_pipeline()[0]); Site(service);"
-        f"assert service.predict(open({str(MEAN_FACE)!r}, 'rb').read())['faces'];"
+        f"content = open({str(MEAN_FACE)!r}, 'rb').read();"
+        "assert service.predict(content)['faces'];"
+        "assert service.explain(content, 'age')['heat_map'];"
         "sys.exit('torch' in sys.modules)"
     )
     environment = {**os.environ, "FACEATTR_DETECTOR": "haar"}
@@ -56,6 +61,36 @@ def test_heat_maps_agree(pipelines, task):
     assert one.label == other.label
     assert np.abs(one.drop).max() > 0.01
     np.testing.assert_allclose(one.drop, other.drop, rtol=0, atol=1e-5)
+
+
+class OnePixel:
+    """Says "Male" with the redness of one pixel."""
+
+    name = "one pixel"
+    config = ModelConfig(preprocessing=Preprocessing(image_size=32))
+    place = (12, 18)
+
+    def probabilities(self, pixels):
+        row, column = self.place
+        red = pixels[:, row, column, 0].astype(np.float32) / 255
+        answers = {t.name: np.eye(len(t.classes), dtype=np.float32)[[0]] for t in TASKS}
+        answers = {name: one.repeat(len(pixels), 0) for name, one in answers.items()}
+        male = next(t for t in TASKS if t.name == "gender").index("Male")
+        answers["gender"][:, male], answers["gender"][:, 1 - male] = red, 1 - red
+        return answers
+
+
+def test_a_heat_map_shows_the_pixel_that_the_answer_hangs_on():
+    network = OnePixel()
+    white = np.full((32, 32, 3), 255, np.uint8)
+    found = explain(FacePipeline(network, HaarDetector()), white, "gender")
+    grey = round(network.config.preprocessing.mean[0] * 255) / 255
+    assert (found.label, found.probability) == ("Male", 1.0)
+    assert found.drop[network.place] == pytest.approx(1 - grey)
+    # Patches are 8 px wide and lie 4 px apart: those over row 12 begin at 8 and 12.
+    touched = np.flatnonzero(found.drop.any(1))
+    assert (touched.min(), touched.max()) == (8, 19)
+    assert (found.drop >= 0).all() and found.drop[:8].max() == 0
 
 
 def test_model_info_agrees(pipelines):
