@@ -13,8 +13,8 @@ sys.path.insert(0, str(ROOT))
 
 from huggingface_hub import HfApi, SpaceCard  # noqa: E402
 
+from faceattr.config import CONFIG_NAME, ONNX_NAME, WEIGHTS_NAME  # noqa: E402
 from faceattr.hub import DEFAULT_MODEL  # noqa: E402
-from faceattr.model import CONFIG_NAME, WEIGHTS_NAME  # noqa: E402
 from train.publish import (  # noqa: E402
     CARD_NAME,
     PublishError,
@@ -26,14 +26,15 @@ from train.publish import (  # noqa: E402
     push,
 )
 
-TOP_LEVEL = ("app.py", "requirements.txt", CARD_NAME, "LICENSE")
+TOP_LEVEL = ("app.py", "requirements.txt", "LICENSE")
 PACKAGES = ("faceattr", "page")
-NOT_NEEDED = {"__pycache__", "figures"}
-BUNDLED = f"weights/{DEFAULT_MODEL}"
-PACKAGES_NEED = (
+SPACE_CARD = "page/space.md"
+"""What becomes the Space's README.md; its front matter is what the Hub starts the Space by."""
+NEEDED = (
+    *TOP_LEVEL,
+    SPACE_CARD,
     "faceattr/__init__.py",
-    f"faceattr/{BUNDLED}/{CONFIG_NAME}",
-    f"faceattr/{BUNDLED}/{WEIGHTS_NAME}",
+    *(f"faceattr/weights/{DEFAULT_MODEL}/{n}" for n in (CONFIG_NAME, ONNX_NAME, WEIGHTS_NAME)),
     "page/__init__.py",
 )
 
@@ -44,21 +45,20 @@ def space_files(root: Path) -> dict[str, Path]:
     """The files of the Space by their path in it: the page, the packages with weights, the card.
 
     Raises:
-        PublishError: naming what is missing, or a README.md that describes no Gradio Space.
+        PublishError: naming what is missing, or a card that describes no Gradio Space.
     """
-    package = [p for name in PACKAGES for p in sorted((root / name).rglob("*")) if p.is_file()]
-    package = [p for p in package if not NOT_NEEDED & set(p.parts)]
-    needed = (*TOP_LEVEL, *PACKAGES_NEED)
-    if missing := [name for name in needed if not (root / name).is_file()]:
+    if missing := [name for name in NEEDED if not (root / name).is_file()]:
         raise PublishError(f"{root} lacks {', '.join(missing)}; a Space cannot start without")
-    card = load_card(root / CARD_NAME, SpaceCard).data.to_dict()
+    card = load_card(root / SPACE_CARD, SpaceCard).data.to_dict()
     if card.get("sdk") != "gradio" or card.get("app_file") != "app.py":
         raise PublishError(
-            f"{CARD_NAME} must say `sdk: gradio` and `app_file: app.py`; "
+            f"{SPACE_CARD} must say `sdk: gradio` and `app_file: app.py`; "
             f"it says {card.get('sdk')!r} and {card.get('app_file')!r}"
         )
-    paths = [root / name for name in TOP_LEVEL] + package
-    return {path.relative_to(root).as_posix(): path for path in paths}
+    paths = [root / name for name in TOP_LEVEL]
+    paths += [p for name in PACKAGES for p in sorted((root / name).rglob("*")) if p.is_file()]
+    files = {p.relative_to(root).as_posix(): p for p in paths if "__pycache__" not in p.parts}
+    return files | {CARD_NAME: files.pop(SPACE_CARD)}
 
 
 def pin(api: HfApi, model: str, revision: str | None) -> dict[str, str]:

@@ -1,5 +1,6 @@
 # Sourced by the other scripts: makes or reuses .venv with the extras in $EXTRAS.
-# PYTHON chooses the interpreter (3.10 or newer); .venv is rebuilt only when pyproject.toml changes.
+# NOTE is what to say beside that; PYTHON chooses the interpreter (3.10 or newer);
+# .venv is rebuilt only when pyproject.toml changes.
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -28,7 +29,7 @@ prepare() {
         echo "Making .venv with $("$python" --version)"
         "$python" -m venv --clear .venv
     fi
-    echo "Installing faceattr[$EXTRAS] into .venv (PyTorch is large: a few minutes the first time)"
+    echo "Installing faceattr[$EXTRAS] into .venv${NOTE:-}"
     .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[$EXTRAS]"
     printf '%s' "$wanted" >".venv/.installed-$EXTRAS"
 }

@@ -34,11 +34,13 @@ def checkout(tmp_path):
     files = {
         "app.py": "demo = None\n",
         "requirements.txt": "torch\n",
-        "README.md": FRONT,
+        "README.md": "# The repository's\n",
+        "page/space.md": FRONT,
         "LICENSE": "Apache-2.0\n",
         "faceattr/__init__.py": "",
         "faceattr/labels.py": "",
         f"faceattr/weights/{DEFAULT_MODEL}/config.json": "{}",
+        f"faceattr/weights/{DEFAULT_MODEL}/model.onnx": "network",
         f"faceattr/weights/{DEFAULT_MODEL}/model.safetensors": "weights",
         f"faceattr/weights/{DEFAULT_MODEL}/figures/losses.png": "the card's",
         "page/__init__.py": "",
@@ -78,10 +80,13 @@ def test_a_space_gets_exactly_the_files_it_needs(script, hub, checkout):
         "faceattr/__init__.py",
         "faceattr/labels.py",
         f"faceattr/weights/{DEFAULT_MODEL}/config.json",
+        f"faceattr/weights/{DEFAULT_MODEL}/figures/losses.png",
+        f"faceattr/weights/{DEFAULT_MODEL}/model.onnx",
         f"faceattr/weights/{DEFAULT_MODEL}/model.safetensors",
         "page/__init__.py",
         "page/view/static/page.css",
     }
+    assert hub.repo(SPACE, "space").files(commit)["README.md"] == FRONT.encode()
     assert hub.repo(SPACE, "space").variables == {}
 
 
@@ -132,10 +137,10 @@ def test_a_token_without_permission_is_explained(script, hub, checkout):
     [
         "app.py",
         "requirements.txt",
-        "README.md",
+        "page/space.md",
         "LICENSE",
         "faceattr/__init__.py",
-        f"faceattr/weights/{DEFAULT_MODEL}/model.safetensors",
+        f"faceattr/weights/{DEFAULT_MODEL}/model.onnx",
         "page/__init__.py",
     ],
 )
@@ -145,8 +150,8 @@ def test_a_missing_file_is_named(script, checkout, name):
         script.space_files(checkout)
 
 
-def test_a_readme_that_describes_no_gradio_space_is_refused(script, checkout):
-    (checkout / "README.md").write_text(FRONT.replace("gradio", "docker"))
+def test_a_card_that_describes_no_gradio_space_is_refused(script, checkout):
+    (checkout / "page" / "space.md").write_text(FRONT.replace("gradio", "docker"))
     with pytest.raises(PublishError, match="`sdk: gradio`.*'docker'"):
         script.space_files(checkout)
 
