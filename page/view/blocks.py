@@ -2,6 +2,7 @@
 
 # No postponed annotations here: Gradio reads the types of the endpoints' parameters.
 
+import html
 from collections.abc import Callable
 from typing import Any
 
@@ -14,10 +15,10 @@ from page.admission.uploads import Uploads
 from page.errors import RequestError
 from page.service import MOST_MIN_FACE, FaceService, Found, guarded, picture_dict
 from page.view.examples import Examples
-from page.view.model_tab import model_html
+from page.view.model_tab import card_markdown, model_html
 from page.view.render import DETECTORS, describe, render_error, render_found
 from page.view.snippets import ADDRESS
-from page.view.texts import INTRO, LIMITS, TITLE, WAITING, use_html
+from page.view.texts import LIMITS, TITLE, WAITING, intro, use_html
 
 FRESH = "async (picture, ...rest) => [await window.faceattr.fresh(picture), ...rest]"
 OWN_ADDRESS = f"(text) => text.replaceAll('{ADDRESS}', window.faceattr.root())"
@@ -46,12 +47,20 @@ def build_page(
 ) -> gr.Blocks:
     """The page and the named endpoints; `has_tools` is said on the page."""
     with gr.Blocks(title=TITLE, analytics_enabled=False) as demo:
-        gr.HTML(INTRO)
+        info = service.pipeline.info
+        gr.HTML(intro(info.model, info.revision))
         with gr.Tabs():
             with gr.Tab("Try it"):
                 _try_tab(service, gate, uploads)
             with gr.Tab("Model"):
                 gr.HTML(model_html(service), elem_id="model")
+                if card := card_markdown(service):
+                    with gr.Accordion(
+                        "The weights' card: by group, worse images, training",
+                        open=False,
+                        elem_id="card",
+                    ):
+                        gr.Markdown(card, elem_classes="fa-prose")
             with gr.Tab("Use it"):
                 use = gr.HTML(use_html(service.limits, has_tools), elem_id="use")
             with gr.Tab("Limits and law"):
@@ -63,59 +72,65 @@ def build_page(
 
 
 def _try_tab(service: FaceService, gate: Gate, uploads: Uploads) -> None:
+    examples = Examples(service)
     with gr.Row():
-        with gr.Column(scale=2, min_width=300):
+        with gr.Column(scale=3, min_width=300):
             picture = gr.Image(
                 label="Your photo",
                 sources=["upload", "webcam", "clipboard"],
                 type="filepath",
                 image_mode=None,
-                height=320,
+                height=290,
                 buttons=[],
                 elem_id="picture",
             )
             picture.preprocess = _as_it_came
-            button = gr.Button("Find faces", variant="primary", elem_id="find")
-            with gr.Accordion("Options", open=False, elem_id="options"):
-                names = [(DETECTORS.get(n, n), n) for n in service.detectors]
-                detector = gr.Radio(
-                    names, value=service.detectors[0], label="Detector", elem_id="detector"
-                )
-                min_face = gr.Number(
-                    MIN_FACE,
-                    label="Smallest face, in pixels of the picture",
-                    minimum=MIN_FACE,
-                    maximum=MOST_MIN_FACE,
-                    precision=0,
-                    elem_id="min-face",
-                )
-            examples = Examples(service)
-            gr.HTML('<p class="fa-small"><strong>No photo at hand?</strong></p>')
-            with gr.Row():
-                samples = [
-                    gr.Button(f"Try {name}", size="sm", min_width=120) for name in examples.names
-                ]
-            gr.HTML(f'<p class="fa-small">{examples.credit}</p>')
-        with gr.Column(scale=3, min_width=300):
-            result = gr.HTML(WAITING, elem_id="result", min_height=120)
-            whole = gr.Button("Treat the whole picture as one face", visible=False, elem_id="whole")
+        with gr.Column(scale=2, min_width=300):
+            samples = gr.Dataset(
+                label="No photo at hand?",
+                components=["html"],
+                samples=examples.samples,
+                type="index",
+                layout="gallery",
+                elem_id="examples",
+            )
+            gr.HTML(f'<p class="fa-small">{html.escape(examples.credit)}</p>')
+            options = _options(service)
+    result = gr.HTML(WAITING, elem_id="result", min_height=60)
+    whole = gr.Button("Treat the whole picture as one face", visible=False, elem_id="whole")
     gr.HTML(describe(service.pipeline.info, service.note), elem_id="in-use")
-    _wire(service, gate, uploads, (picture, detector, min_face), button, (result, whole))
-    for name, sample in zip(examples.names, samples, strict=True):
-        sample.click(
-            _example(gate, examples, name),
-            None,
-            [result, whole],
-            api_visibility="private",
-            concurrency_limit=None,
-            show_progress_on=result,
+    result.change(None, js="() => window.faceattr.shown()")
+    _wire(service, gate, uploads, (picture, *options), (result, whole))
+    samples.click(
+        _example(gate, examples),
+        [samples],
+        [result, whole],
+        api_visibility="private",
+        concurrency_limit=None,
+        show_progress_on=result,
+    )
+
+
+def _options(service: FaceService) -> tuple[gr.Radio, gr.Number, gr.Button]:
+    with gr.Accordion("Options", open=False, elem_id="options"):
+        names = [(DETECTORS.get(n, n), n) for n in service.detectors]
+        detector = gr.Radio(names, value=service.detectors[0], label="Detector", elem_id="detector")
+        min_face = gr.Number(
+            MIN_FACE,
+            label="Smallest face, in pixels of the picture",
+            minimum=MIN_FACE,
+            maximum=MOST_MIN_FACE,
+            precision=0,
+            elem_id="min-face",
         )
+        button = gr.Button("Find faces again", size="sm", elem_id="find")
+    return detector, min_face, button
 
 
-def _example(gate: Gate, examples: Examples, name: str) -> Callable[..., Any]:
-    async def show() -> tuple[str, Any]:
+def _example(gate: Gate, examples: Examples) -> Callable[..., Any]:
+    async def show(index: int) -> tuple[str, Any]:
         try:
-            return await gate.run(lambda: examples.html(name)), gr.update(visible=False)
+            return await gate.run(lambda: examples.html(index)), gr.update(visible=False)
         except RequestError as error:
             return render_error(str(error)), gr.update(visible=False)
 
@@ -126,12 +141,11 @@ def _wire(
     service: FaceService,
     gate: Gate,
     uploads: Uploads,
-    inputs: tuple[gr.Image, gr.Radio, gr.Number],
-    button: gr.Button,
+    inputs: tuple[gr.Image, gr.Radio, gr.Number, gr.Button],
     outputs: tuple[gr.HTML, gr.Button],
 ) -> None:
     """Connect the fields with the service."""
-    picture, detector, min_face = inputs
+    picture, detector, min_face, button = inputs
     result, whole = outputs
 
     async def show(

@@ -1,44 +1,75 @@
-"""One-click examples: pictures that belong to nobody, with results that are computed once."""
+"""One-click examples: photographs that may be shown, with results that are computed once."""
 
 from __future__ import annotations
 
+import base64
+import html
+import io
 import json
 import threading
+from contextlib import suppress
+from functools import cache
 from importlib.resources import files
-from typing import Any
 
+from PIL import Image
+
+from page.errors import RequestError
 from page.service import FaceService, picture_dict
 from page.view.render import render_found
 
 FOLDER = files("page.view") / "static" / "examples"
+THUMBNAIL = (180, 110)
+"""Largest width and height in pixels."""
 
 
 class Examples:
     """The pictures of `page/view/static/examples`, listed with their credit in `examples.json`."""
 
     def __init__(self, service: FaceService) -> None:
-        listed: dict[str, Any] = json.loads(FOLDER.joinpath("examples.json").read_text("utf-8"))
+        """Read the list, and let a thread of its own compute the results."""
+        listed = json.loads(FOLDER.joinpath("examples.json").read_text("utf-8"))
         self.credit: str = listed["credit"]
-        self._files: dict[str, str] = listed["pictures"]
+        self._pictures: list[dict[str, str]] = listed["pictures"]
         self._service = service
-        self._results: dict[str, str] = {}
         self._lock = threading.Lock()
+        self._result = cache(self._render)
+        threading.Thread(target=self._compute, name="examples", daemon=True).start()
 
     @property
-    def names(self) -> list[str]:
-        """What the buttons say."""
-        return list(self._files)
+    def samples(self) -> list[list[str]]:
+        """A thumbnail with its name for each, as HTML: no file is served for it."""
+        return [
+            [
+                f'<figure class="fa-example"><img src="{_thumbnail(entry["file"])}" alt="">'
+                f"<figcaption>{html.escape(entry['name'])}</figcaption></figure>"
+            ]
+            for entry in self._pictures
+        ]
 
-    def html(self, name: str) -> str:
+    def html(self, index: int) -> str:
         """The result of one example.
 
         Raises:
             RequestError: as `FaceService.find`.
         """
         with self._lock:
-            if name not in self._results:
-                content = FOLDER.joinpath(self._files[name]).read_bytes()
-                found = self._service.find(content)
-                answer = {**self._service.head(found.detector), **picture_dict(found)}
-                self._results[name] = render_found(found, answer)
-            return self._results[name]
+            return self._result(index)
+
+    def _render(self, index: int) -> str:
+        found = self._service.find(FOLDER.joinpath(self._pictures[index]["file"]).read_bytes())
+        answer = {**self._service.head(found.detector), **picture_dict(found)}
+        return render_found(found, answer)
+
+    def _compute(self) -> None:
+        for index in range(len(self._pictures)):
+            # A server with tighter limits says so on the click.
+            with suppress(RequestError):
+                self.html(index)
+
+
+def _thumbnail(name: str) -> str:
+    with Image.open(io.BytesIO(FOLDER.joinpath(name).read_bytes())) as image:
+        image.thumbnail(THUMBNAIL, Image.Resampling.LANCZOS)
+        buffer = io.BytesIO()
+        image.save(buffer, "JPEG", quality=82, optimize=True)
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -1,4 +1,9 @@
-"""Results as HTML: the numbered picture, a card for every face, and what can be downloaded."""
+"""Results as HTML: the picture with its boxes, a card for every face, and what can be downloaded.
+
+Written by hand where Gradio's parts cannot serve: AnnotatedImage, Gallery and DownloadButton put
+their content among the server's files, and Label within `gr.render` puts it into a session, while
+here nothing of a picture may be kept; none of them can mark a face's box from its card either.
+"""
 
 from __future__ import annotations
 
@@ -6,26 +11,39 @@ import html
 import json
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 import faceattr
 from faceattr import labels
-from faceattr.drawing import annotate
 from faceattr.hub import BUNDLED_NAMES
+from faceattr.images import Picture, shrink
 from faceattr.pipeline import PipelineInfo
 from faceattr.results import Attribute, FaceResult
 from page.service import Found
 from page.view.encode import data_url, text_url, to_csv
 
+LONGEST_SIDE = 1280
+"""Of the picture that is shown, in pixels."""
 OPEN_CARDS = 3
-"""With more faces the bars are folded away under each card's summary."""
+"""With more faces a card shows the likeliest classes, and all of them on opening."""
+LIKELIEST = 3
+"""Classes of each task on a card that is not opened."""
+SMALL = 50
+"""Width of a face in pixels below which its answers are worse than they claim."""
+WIDE = 1.6
+"""Width by height from which a picture of many stands over its cards, not beside them."""
+COLOURS = ("1d4ed8", "b91c1c", "15803d", "a21caf", "b45309", "0e7490", "6d28d9", "be185d")
+"""Of the boxes in turn; white letters on each have a contrast of 4.5 or more."""
 
 TITLES = {"gender": "Perceived gender", "age": "Perceived age", "race": "Perceived race"}
 DETECTORS = {"yunet": "YuNet", "haar": "Haar cascades"}
 BACKENDS = {"torch": "PyTorch", "onnx": "ONNX Runtime"}
 
 NO_FACE = """<div class="fa-message" role="status"><h2>No face found</h2>
-<p>The detector looks for faces that are turned to the camera, upright or nearly so, and wider than
-about a twentieth of the picture. Under <em>Options</em>, another detector may find one, and so may
-a smaller minimum size if it was raised.</p>
+<p>The detector looks for faces that are turned to the camera and not too small. Under
+<em>Options</em>, another detector may find one, and so may a smaller minimum size if it was
+raised.</p>
 <p>If the picture <strong>is</strong> a cropped face, the button below treats all of it as one.</p>
 </div>"""
 
@@ -39,55 +57,31 @@ def percent(share: float) -> str:
     return f"{share:.0%}".replace("%", "\u00a0%")
 
 
-def ranked(attribute: Attribute) -> list[tuple[str, float]]:
-    """Names for people with their probabilities, the most likely first."""
-    task = labels.task(attribute.task)
-    shares = sorted(attribute.probabilities.items(), key=lambda item: -item[1])
-    return [(task.display_name(name), share) for name, share in shares]
+def short(face: FaceResult) -> tuple[str, str]:
+    """Gender and age as they stand beside a box; a "?" marks an answer that is unsure."""
+    return _marked(face.gender), _marked(face.age)
 
 
-def answer(attribute: Attribute) -> str:
-    """The answer in words: the label, or "unsure" with the two likeliest."""
-    (first, share), (second, other) = ranked(attribute)[:2]
-    if attribute.unsure:
-        return f"unsure: {first} ({percent(share)}) or {second} ({percent(other)})"
-    return f"{first} ({percent(share)})"
-
-
-def _answer_html(attribute: Attribute) -> str:
-    """`answer` that breaks only between its parts."""
-    words = html.escape(answer(attribute))
-    parts = [f'<span class="fa-nowrap">{part}</span>' for part in words.split(" or ")]
-    return " or ".join(parts).replace(": ", ':</span> <span class="fa-nowrap">')
+def _marked(attribute: Attribute) -> str:
+    return attribute.display_label + ("?" if attribute.unsure else "")
 
 
 def _bars(attribute: Attribute) -> str:
-    """All classes of one task: by probability, or in order of age."""
+    """All classes of one task, by probability or in order of age; CSS hides those unlikely."""
     task = labels.task(attribute.task)
-    if task.ordinal:
-        shares = [(task.display_name(n), s) for n, s in attribute.probabilities.items()]
-    else:
-        shares = ranked(attribute)
-    top = ranked(attribute)[0][0]
-    rows = "".join(
-        f'<li class="fa-bar{" fa-top" if name == top else ""}">'
-        f"<span>{html.escape(name)}</span>"
-        f'<span class="fa-track" aria-hidden="true"><span style="width:{share:.1%}"></span></span>'
-        f'<span class="fa-share">{html.escape(percent(share))}</span></li>'
-        for name, share in shares
-    )
-    verdict = f'<p class="fa-answer{" fa-unsure" if attribute.unsure else ""}">'
-    verdict += f"{_answer_html(attribute)}</p>"
-    return f"<section><h4>{TITLES[task.name]}</h4>{verdict}<ul>{rows}</ul></section>"
-
-
-def _summary(face: FaceResult) -> str:
-    rows = "".join(
-        f"<dt>{TITLES[attribute.task]}</dt>"
-        f'<dd class="{"fa-unsure" if attribute.unsure else ""}">{_answer_html(attribute)}</dd>'
-        for attribute in face.attributes
-    )
-    return f'<dl class="fa-summary">{rows}</dl>'
+    shares = attribute.probabilities
+    likeliest = sorted(shares, key=shares.__getitem__, reverse=True)
+    rows = []
+    for name in task.classes if task.ordinal else likeliest:
+        kind = " fa-top" if name == attribute.label else ""
+        kind += " fa-rest" if name not in likeliest[:LIKELIEST] else ""
+        rows.append(
+            f'<li class="fa-bar{kind}"><span>{html.escape(task.display_name(name))}</span>'
+            f'<span class="fa-track"><span style="width:{shares[name]:.1%}"></span></span>'
+            f'<span class="fa-share">{html.escape(percent(shares[name]))}</span></li>'
+        )
+    note = ' <span class="fa-unsure">unsure</span>' if attribute.unsure else ""
+    return f"<section><h4>{TITLES[task.name]}{note}</h4><ul>{''.join(rows)}</ul></section>"
 
 
 def _why(number: int) -> str:
@@ -100,24 +94,76 @@ def _why(number: int) -> str:
     )
 
 
+def _notes(face: FaceResult) -> list[str]:
+    """What a reader of the answers should know about this face."""
+    if face.score is None:
+        return ["the whole picture"]
+    notes = [f"{face.box.width:.0f} pixels wide"]
+    turn = getattr(face, "turn", 0)
+    if turn:
+        notes.append(f"found with the picture turned by {turn}°")
+    if face.age.label == "10-19":
+        notes.append("10-19 is often an adult: prove nobody's age by it")
+    return notes
+
+
 def _card(number: int, face: FaceResult, opened: bool) -> str:
     bars = "".join(_bars(attribute) for attribute in face.attributes)
-    bars = f'<div class="fa-bars">{bars}</div>{_why(number)}'
-    if opened:
-        head, body = "", bars
-    else:
-        head, body = (
-            _summary(face),
-            f"<details><summary>All probabilities</summary>{bars}</details>",
-        )
-    width = f"{face.box.width:.0f} pixels wide" if face.score is not None else "the whole picture"
-    return (
-        f'<article class="fa-face" aria-label="Face {number}"><header>'
-        f'<img class="fa-crop" src="{data_url(face.crop, lossless=opened)}" '
-        f'alt="Face {number}, cropped and turned upright">'
-        f'<div><h3>Face {number}</h3><p class="fa-small">{width}</p>{head}</div></header>'
-        f"{body}</article>"
+    notes = "; ".join(_notes(face))
+    gender, age = (html.escape(part) for part in short(face))
+    more = (
+        f'<button type="button" class="fa-button" data-more aria-expanded="false" '
+        f'aria-controls="more-{number}" aria-label="All classes of face {number}">'
+        "All classes</button>"
     )
+    return (
+        f'<article class="fa-face{" fa-open" if opened else ""}" id="face-{number}" '
+        f'data-face="{number}" style="--c:#{_colour(number)}" aria-label="Face {number}"><header>'
+        f'<img class="fa-crop" src="{data_url(face.crop, lossless=opened)}" '
+        f'alt="Face {number}, cropped and turned upright"><div>'
+        f'<h3><a class="fa-number" href="#box-{number}" aria-label="Face {number} in the picture">'
+        f'{number}</a> <span class="fa-nowrap">{gender},</span> '
+        f'<span class="fa-nowrap">{age}</span></h3>'
+        f'<p class="fa-small">{notes}</p></div></header>'
+        f'<div class="fa-bars" id="more-{number}">{bars}</div>'
+        f'<div class="fa-foot">{"" if opened else more}{_why(number)}</div></article>'
+    )
+
+
+def _colour(number: int) -> str:
+    return COLOURS[(number - 1) % len(COLOURS)]
+
+
+def _figure(found: Found, count: str) -> str:
+    """The picture, and over it a link for each face to its card."""
+    boxes = []
+    for number, face in enumerate(found.faces, start=1):
+        if face.score is None:
+            continue
+        box = face.box
+        left, width = (f"{side / found.width:.2%}" for side in (box.x, box.width))
+        top, height = (f"{side / found.height:.2%}" for side in (box.y, box.height))
+        gender, age = (html.escape(part) for part in short(face))
+        boxes.append(
+            f'<a class="fa-box" id="box-{number}" href="#face-{number}" data-face="{number}" '
+            f'style="--c:#{_colour(number)};left:{left};top:{top};width:{width};height:{height}" '
+            f'aria-label="Face {number}: {gender}, {age}"><span class="fa-tag"><b>{number}</b> '
+            f"<span>{gender},</span> <span>{age}</span></span></a>"
+        )
+    return (
+        f'<figure class="fa-figure"><img src="{data_url(shown(found.picture))}" '
+        f'alt="Your picture: {count}">{"".join(boxes)}</figure>'
+    )
+
+
+def shown(picture: Picture) -> NDArray[np.uint8]:
+    """RGB uint8, at most `LONGEST_SIDE` pixels on its longer side: full size is slow to encode."""
+    image = picture.decode(picture.reduction(LONGEST_SIDE))
+    scale = LONGEST_SIDE / max(image.shape[:2])
+    if scale >= 1:
+        return image
+    height, width = (max(1, round(side * scale)) for side in image.shape[:2])
+    return shrink(image, width, height)
 
 
 def render_found(found: Found, answer_json: dict[str, Any]) -> str:
@@ -131,32 +177,30 @@ def render_found(found: Found, answer_json: dict[str, Any]) -> str:
     notes = ", the largest first" if len(faces) > 1 else ""
     if found.truncated:
         notes += f"; the picture has more, only the {len(faces)} largest are shown"
-    small = any(face.score is not None and face.box.width < 50 for face in faces)
+    small = any(face.score is not None and face.box.width < SMALL for face in faces)
     hint = (
-        '<p class="fa-small">Faces narrower than about 50 pixels hold little detail; their '
+        f'<p class="fa-small">Faces narrower than about {SMALL} pixels hold little detail; their '
         "answers are less reliable than the probabilities say.</p>"
         if small
         else ""
     )
-    boxes = [face.box for face in faces if face.score is not None]
-    picture = data_url(annotate(found.picture, boxes))
     opened = len(faces) <= OPEN_CARDS
     cards = "".join(_card(number, face, opened) for number, face in enumerate(faces, start=1))
+    wide = " fa-wide" if not opened and found.width / found.height > WIDE else ""
     return (
-        f'<div class="fa-result"><p class="fa-count" role="status"><strong>{count}</strong>{notes}.'
-        f"</p>{hint}"
-        f'<img class="fa-annotated" src="{picture}" alt="Your picture: {count}, numbered boxes">'
-        f"{_downloads(found, answer_json, picture)}"
-        f'<div class="fa-faces" data-count="{min(len(faces), OPEN_CARDS + 1)}">{cards}</div></div>'
+        f'<div class="fa-result{wide}" data-count="{min(len(faces), OPEN_CARDS + 1)}">'
+        f'<div class="fa-side"><div class="fa-head"><p class="fa-count" role="status">'
+        f"<strong>{count}</strong>{notes}.</p>{_downloads(found, answer_json)}</div>"
+        f'{_figure(found, count)}{hint}</div><div class="fa-faces">{cards}</div></div>'
     )
 
 
-def _downloads(found: Found, answer_json: dict[str, Any], picture: str) -> str:
+def _downloads(found: Found, answer_json: dict[str, Any]) -> str:
     document = json.dumps(answer_json, indent=2, ensure_ascii=False)
     links = (
         ("faces.json", text_url(document, "application/json"), "JSON"),
         ("faces.csv", text_url(to_csv(found.faces), "text/csv"), "CSV"),
-        ("faces.jpg", picture, "picture with boxes"),
+        ("faces.jpg", "#", "picture with boxes"),
     )
     items = "".join(
         f'<a class="fa-button" download="{name}" href="{address}">{label}</a>'
@@ -174,15 +218,15 @@ def render_error(message: str) -> str:
 
 
 def describe(info: PipelineInfo, note: str | None = None) -> str:
-    """One line on the weights and the detector in use."""
+    """One line on the weights and the detector in use, and what is not as it was asked for."""
     weights = info.model
     if info.model in BUNDLED_NAMES:
         weights += " (in this repository)"
     if info.revision:
         weights += f" at {info.revision[:12]}"
     detector = DETECTORS.get(info.detector, info.detector)
-    remark = f"({html.escape(note)})" if note else ""
+    warning = f'<p class="fa-message fa-warning">{html.escape(note)}</p>' if note else ""
     return (
-        f'<p class="fa-small">Weights: <strong>{html.escape(weights)}</strong>. Detector: '
-        f"<strong>{html.escape(detector)}</strong>. faceattr {faceattr.__version__}. {remark}</p>"
+        f'{warning}<p class="fa-small">Weights: <strong>{html.escape(weights)}</strong>. Detector: '
+        f"<strong>{html.escape(detector)}</strong>. faceattr {faceattr.__version__}.</p>"
     )

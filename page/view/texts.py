@@ -3,20 +3,58 @@
 from __future__ import annotations
 
 import html
+import os
+from importlib.metadata import PackageNotFoundError, metadata
 
 from page.limits import Limits
 from page.view.snippets import ADDRESS, AGENTS, SNIPPETS
 
-TITLE = "faceattr: perceived gender, age and race of faces"
+TITLE = "Perceived gender, age and race of every face in a photo: faceattr"
 
-INTRO = """<div class="fa-intro">
-<h1>How would annotators have labelled this face?</h1>
-<p>Drop in a photo. Every face gets the <strong>perceived</strong> gender, age group and race that
-FairFace's annotators would most likely have given it, with the probability of every answer.
-It is a measuring tool for picture collections, not a judge of anybody's identity. Pictures are
-not stored.</p></div>"""
+WAITING = """<div class="fa-message fa-empty"><p>Drop in a photo, or click an example: every face
+gets its bars here.</p></div>"""
 
-WAITING = """<div class="fa-message fa-empty"><p>The result will appear here.</p></div>"""
+
+def intro(model: str, revision: str | None) -> str:
+    """The head of the page, with links to the model, the code and how to call it.
+
+    Args:
+        model: Hub id or name of the weights.
+        revision: commit of the Hub repository, None for local weights.
+    """
+    links = [_tab("Model", "How often it is right"), _tab("Use it", "Call it from your code")]
+    if revision:
+        links.append(_link(f"https://huggingface.co/{model}/tree/{revision}", "Weights"))
+    if code := code_address():
+        links.append(_link(code, "Code"))
+    links.append(_tab("Limits and law", "What it is not for"))
+    items = "".join(f"<li>{link}</li>" for link in links)
+    return f"""<div class="fa-intro">
+<h1>Perceived gender, age and race of every face in a photo</h1>
+<p>How FairFace's annotators would most likely have labelled each face, with the probability of
+every answer. A measuring tool for picture collections, not a judge of anybody's identity. Pictures
+are not stored.</p><ul class="fa-links">{items}</ul></div>"""
+
+
+def code_address() -> str | None:
+    """Where the code of this page is to be read: the Space's files, or the package's home."""
+    if space := os.environ.get("SPACE_ID"):
+        return f"https://huggingface.co/spaces/{space}/tree/main"
+    try:
+        listed = metadata("faceattr").get_all("Project-URL") or []
+    except PackageNotFoundError:
+        return None
+    urls = dict(entry.split(", ", 1) for entry in listed)
+    return next((urls[name] for name in ("Source", "Repository", "Homepage") if name in urls), None)
+
+
+def _tab(name: str, words: str) -> str:
+    return f'<a href="#" data-tab="{name}">{words}</a>'
+
+
+def _link(address: str, words: str) -> str:
+    return f'<a href="{html.escape(address)}" rel="noopener">{words}</a>'
+
 
 LIMITS = """
 ## What the answers are, and what they are not

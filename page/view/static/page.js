@@ -1,11 +1,12 @@
 "use strict";
-// The picture stays in the visitor's browser: the server deletes an upload when it has read it,
-// so a second run (other options, whole picture) uploads it again from here.
 window.faceattr = {
   root: () => location.origin + location.pathname.replace(/\/$/, ""),
   held: { path: null, blob: null },
+  // The picture stays in the visitor's browser: the server deletes an upload when it has read it,
+  // so a second run (other options, whole picture) uploads it again from here.
   async fresh(picture) {
     if (!picture || !picture.path) return picture;
+    this.reveal();
     const held = this.held;
     if (held.path !== picture.path) {
       const answer = await fetch(picture.url);
@@ -21,6 +22,99 @@ window.faceattr = {
     const answer = await fetch(this.root() + "/gradio_api/upload", { method: "POST", body: form });
     if (!answer.ok) return picture;
     return { ...picture, path: (await answer.json())[0], url: null };
+  },
+  // A result below the fold would look like nothing had happened.
+  reveal() {
+    const result = document.querySelector("#result");
+    const { top } = result.getBoundingClientRect();
+    if (top >= 0 && top < innerHeight / 2) return;
+    const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
+    result.scrollIntoView({ block: "start", behavior: still ? "auto" : "smooth" });
+  },
+  async shown() {
+    await new Promise((done) => setTimeout(done, 50));
+    const image = document.querySelector("#result .fa-figure img");
+    if (image) await image.decode().catch(() => {});
+    this.place();
+    if (document.querySelector("#result .fa-result, #result h2")) this.reveal();
+  },
+  // Every answer stands outside all faces and answers, as a line, as two, or as its number alone.
+  place() {
+    const figure = document.querySelector("#result .fa-figure");
+    if (!figure) return;
+    const area = figure.getBoundingClientRect();
+    const boxes = [...figure.querySelectorAll(".fa-box")];
+    const taken = boxes.map((box) => {
+      const { left, top, width, height } = box.getBoundingClientRect();
+      return { x: left - area.left, y: top - area.top, w: width, h: height };
+    });
+    const faces = [...taken];
+    const free = (a) => !taken.some(
+      (b) => a.x < b.x + b.w && b.x < a.x + a.w && a.y < b.y + b.h && b.y < a.y + a.h);
+    const left = new Set(boxes.keys());
+    const crowded = area.width < 24 * boxes.length;
+    for (const form of crowded ? ["fa-bare"] : ["fa-line", "fa-two", "fa-bare"]) {
+      for (const i of left) boxes[i].firstElementChild.className = `fa-tag ${form}`;
+      const sizes = boxes.map((box) => box.firstElementChild.getBoundingClientRect());
+      for (const i of [...left]) {
+        const { x, y, w, h } = faces[i];
+        const { width, height } = sizes[i];
+        const across = [x, x + (w - width) / 2, x + w - width];
+        const beside = [y, y + h - height];
+        const spots = [
+          ...across.map((side) => [side, y - height - 1]), ...across.map((side) => [side, y + h + 1]),
+          ...beside.map((side) => [x + w + 1, side]), ...beside.map((side) => [x - width - 1, side]),
+        ].map(([side, down]) => ({
+          x: Math.max(0, Math.min(side, area.width - width)),
+          y: Math.max(0, Math.min(down, area.height - height)), w: width, h: height,
+        }));
+        const spot = spots.find(free) || (form === "fa-bare" && spots[0]);
+        if (!spot) continue;
+        left.delete(i);
+        taken.push(spot);
+        const { style } = boxes[i].firstElementChild;
+        style.top = `${spot.y - y}px`;
+        // Marked, a number grows into its answer, away from the nearer edge.
+        if (spot.x + width / 2 < area.width / 2) [style.left, style.right] = [`${spot.x - x}px`, "auto"];
+        else [style.left, style.right] = ["auto", `${x + w - spot.x - width}px`];
+      }
+    }
+  },
+  mark(number) {
+    for (const part of document.querySelectorAll("#result [data-face]"))
+      part.classList.toggle("fa-mark", part.dataset.face === number);
+  },
+  async save() {
+    const figure = document.querySelector("#result .fa-figure");
+    const image = figure.querySelector("img");
+    const canvas = document.createElement("canvas");
+    [canvas.width, canvas.height] = [image.naturalWidth, image.naturalHeight];
+    const pen = canvas.getContext("2d");
+    const area = figure.getBoundingClientRect();
+    const scale = image.naturalWidth / area.width;
+    const inPicture = (part) => {
+      const { left, top, width, height } = part.getBoundingClientRect();
+      return [left - area.left, top - area.top, width, height].map((side) => side * scale);
+    };
+    pen.drawImage(image, 0, 0);
+    pen.textBaseline = "middle";
+    for (const box of figure.querySelectorAll(".fa-box")) {
+      pen.fillStyle = pen.strokeStyle = getComputedStyle(box).borderTopColor;
+      pen.lineWidth = 2 * scale;
+      pen.strokeRect(...inPicture(box));
+      pen.fillRect(...inPicture(box.firstElementChild));
+      pen.fillStyle = "white";
+      for (const word of box.firstElementChild.children) {
+        const { fontSize, fontWeight, fontFamily } = getComputedStyle(word);
+        pen.font = `${fontWeight} ${parseFloat(fontSize) * scale}px ${fontFamily}`;
+        const [x, y, , height] = inPicture(word);
+        if (height) pen.fillText(word.textContent, x, y + height / 2);
+      }
+    }
+    const link = document.createElement("a");
+    link.href = canvas.toDataURL("image/jpeg", 0.92);
+    link.download = "faces.jpg";
+    link.click();
   },
   async explain(button) {
     const card = button.closest(".fa-face");
@@ -54,6 +148,25 @@ window.faceattr = {
   },
 };
 document.addEventListener("click", (event) => {
-  const button = event.target.closest && event.target.closest("[data-why]");
-  if (button) window.faceattr.explain(button);
+  const at = (what) => event.target.closest && event.target.closest(what);
+  if (at("[data-why]")) window.faceattr.explain(at("[data-why]"));
+  if (at("[data-more]")) {
+    const open = at(".fa-face").classList.toggle("fa-open");
+    at("[data-more]").setAttribute("aria-expanded", open);
+  }
+  if (at("[data-tab]")) {
+    event.preventDefault();
+    const tabs = [...document.querySelectorAll("[role=tab]")];
+    tabs.find((tab) => tab.textContent.trim() === at("[data-tab]").dataset.tab).click();
+  }
+  if (at("[download='faces.jpg'][href='#']")) {
+    event.preventDefault();
+    window.faceattr.save();
+  }
 });
+for (const kind of ["pointerover", "focusin"])
+  document.addEventListener(kind, (event) => {
+    const part = event.target.closest && event.target.closest("[data-face]");
+    window.faceattr.mark(part ? part.dataset.face : null);
+  });
+addEventListener("resize", () => window.faceattr.place());
