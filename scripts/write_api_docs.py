@@ -172,7 +172,7 @@ def _short(answer: dict[str, Any]) -> str:
 def document(url: str) -> str:
     """The whole file, from the server at `url`."""
     schema = _get(f"{url}gradio_api/info")["named_endpoints"]
-    example = _post(f"{url}api/v1/predict", FOLDER.joinpath("mean-face.jpg").read_bytes())
+    example = _post(f"{url}api/v1/predict", FOLDER.joinpath("collins.jpg").read_bytes())
     endpoints = "\n".join(_endpoint(name, info) for name, info in schema.items())
     names = {"Python": "python", "curl": "bash", "JavaScript": "js"}
     snippets = "\n\n".join(
@@ -233,7 +233,7 @@ as below) and, without an error, the fields from `width` to `faces`. `/classify_
 `largest_drop` (how far the probability falls at most while a patch is covered) and `heat_map`, a
 `data:` URL.
 
-The example is the mean of many FairFace pictures, `page/view/static/examples/mean-face.jpg`:
+The example is `page/view/static/examples/collins.jpg`, a portrait by NASA:
 
 <details><summary>Example</summary>
 

@@ -33,7 +33,8 @@ class Examples:
         self._service = service
         self._lock = threading.Lock()
         self._result = cache(self._render)
-        threading.Thread(target=self._compute, name="examples", daemon=True).start()
+        # No daemon: at exit the network would be torn down while it runs.
+        threading.Thread(target=self._compute, name="examples").start()
 
     @property
     def samples(self) -> list[list[str]]:
