@@ -1,0 +1,239 @@
+"""A collection → its two tables, with either engine, from where an earlier run stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from faceattr import __version__
+from faceattr.audit.engine_local import Outcome, Part, run_local
+from faceattr.audit.progress import Progress
+from faceattr.audit.sources import (
+    Collection,
+    SourceOptions,
+    in_parts,
+    open_collection,
+    sampled,
+)
+from faceattr.audit.store import Store
+from faceattr.audit.work import PART_SIZE, Settings
+from faceattr.config import ONNX_NAME, WEIGHTS_NAME
+from faceattr.errors import AuditError, WeightsError
+from faceattr.hub import find_weights
+
+STDIN = "-"
+"""Source that stands for a list of paths on standard input."""
+LIST_NAME = "paths.txt"
+"""Where that list is kept, so that a second run reads the same."""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What runs the workers.
+
+    Attributes:
+        name: "local" or "ray".
+        workers: processes or actors; None for one a core.
+        ray_address: of a running cluster; None to start one on this machine.
+    """
+
+    name: str = "local"
+    workers: int | None = None
+    ray_address: str | None = None
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The tables of a collection and how they came about.
+
+    Attributes:
+        images: path of the table of images.
+        faces: path of the table of faces.
+        facts: JSON-ready: source, weights, versions, notes.
+        rate: images a second of this run; None where nothing was left to do.
+        peak_megabytes: largest memory of a worker in this run.
+    """
+
+    images: Path
+    faces: Path
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    rate: float | None = None
+    peak_megabytes: float = 0.0
+
+
+def cores() -> int:
+    """CPUs that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def weights_facts(settings: Settings) -> dict[str, Any]:
+    """Name, revision and digest of the weights that workers will load.
+
+    Raises:
+        WeightsError: when they cannot be had.
+    """
+    try:
+        files = find_weights(settings.model, revision=settings.revision, file=ONNX_NAME)
+    except WeightsError:
+        files = find_weights(settings.model, revision=settings.revision, file=WEIGHTS_NAME)
+    return {
+        "model": files.name,
+        "revision": files.revision,
+        "sha256": hashlib.sha256(files.weights.read_bytes()).hexdigest(),
+        "file": files.weights.name,
+    }
+
+
+def collect(
+    source: str | os.PathLike[str],
+    output: Path,
+    settings: Settings,
+    options: SourceOptions,
+    *,
+    sample: int | None = None,
+    seed: int = 0,
+    engine: Engine | None = None,
+    restart: bool = False,
+    quiet: bool = False,
+) -> Tables:
+    """Classify every face of a collection.
+
+    Args:
+        source: see `open_collection`; "-" for paths on standard input.
+        output: folder for the tables.
+        settings: what rows depend on.
+        options: how the source is read.
+        sample: images to draw; None for all.
+        seed: of the draw.
+        engine: what runs the workers.
+        restart: whether an earlier run's work is thrown away.
+        quiet: whether no progress is shown.
+
+    Raises:
+        AuditError: for a source, an option or an output that cannot be used.
+        WeightsError: when the weights cannot be had.
+    """
+    engine = engine or Engine()
+    store = Store(output, settings.columns)
+    with store.locked():
+        if os.fspath(source) == STDIN:
+            source, options = _spool(store, options, restart=restart)
+        weights = weights_facts(settings)
+        said = _said(source, settings, options, sample, seed, weights)
+        if store.begin(said, restart=restart):
+            if not quiet:
+                sys.stderr.write(f"{output} is complete; its tables are used as they are\n")
+            return Tables(store.images, store.faces, store.facts)
+        collection = open_collection(source, options)
+        if sample is not None:
+            collection = sampled(collection, sample, seed)
+        settings = replace(
+            settings,
+            root=collection.root,
+            http=options.http,
+            parquet=collection.parquet,
+        )
+        with Progress(collection.count(), quiet=quiet) as progress:
+            outcome, parts = _run(collection, store, settings, engine, progress)
+            rate = progress.rate
+        facts = _facts(collection, weights, settings, outcome)
+        store.finish(parts, facts)
+        return Tables(store.images, store.faces, facts, rate, outcome.peak_megabytes)
+
+
+def _run(
+    collection: Collection,
+    store: Store,
+    settings: Settings,
+    engine: Engine,
+    progress: Progress,
+) -> tuple[Outcome, int]:
+    """Have all parts done that are not; their whole number beside it."""
+    count = itertools.count()
+
+    def missing() -> Iterator[Part]:
+        first = 0
+        for refs in in_parts(collection.refs(), PART_SIZE):
+            number = next(count)
+            if store.has(number, refs):
+                progress.kept(len(refs))
+            else:
+                yield Part(number, first, refs)
+            first += len(refs)
+
+    if engine.name == "local":
+        outcome = run_local(
+            settings, store.folder, missing(), engine.workers or cores(), progress.done
+        )
+    else:
+        # Imported here: the local engine does without Ray.
+        from faceattr.audit.engine_ray import run_ray
+
+        outcome = run_ray(
+            settings, store, missing(), engine.workers, progress.done, engine.ray_address
+        )
+    parts = next(count)
+    if parts == 0:
+        raise AuditError(f"{collection.name!r} holds no image")
+    return outcome, parts
+
+
+def _spool(store: Store, options: SourceOptions, *, restart: bool) -> tuple[str, SourceOptions]:
+    """Keep the list that comes on standard input."""
+    path = store.folder / LIST_NAME
+    if restart or not path.is_file():
+        store.write(LIST_NAME, sys.stdin.buffer.read())
+    return str(path), replace(options, root=options.root or ".")
+
+
+def _said(
+    source: str | os.PathLike[str],
+    settings: Settings,
+    options: SourceOptions,
+    sample: int | None,
+    seed: int,
+    weights: Mapping[str, Any],
+) -> dict[str, Any]:
+    """What a second run has to say again to go on with the first one's parts."""
+    values = asdict(settings) | asdict(options)
+    for name in ("model", "revision", "parquet"):
+        del values[name]
+    return {
+        "source": os.fspath(source),
+        **values,
+        "sample": sample,
+        "seed": seed if sample is not None else None,
+        "weights": weights["sha256"],
+        "part_size": PART_SIZE,
+        "faceattr": __version__,
+    }
+
+
+def _facts(
+    collection: Collection,
+    weights: Mapping[str, Any],
+    settings: Settings,
+    outcome: Outcome,
+) -> dict[str, Any]:
+    info = outcome.info
+    return {
+        "source": collection.name,
+        "kind": collection.kind,
+        "revision": collection.revision,
+        "notes": list(collection.notes),
+        "weights": dict(weights),
+        "detector": "none" if settings.crops else (info.detector if info else settings.detector),
+        "backend": info.backend if info else settings.backend,
+        "mirror": settings.mirror,
+        "crops": settings.crops,
+        "columns": list(settings.columns),
+        "faceattr": __version__,
+    }

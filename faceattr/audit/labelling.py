@@ -1,0 +1,229 @@
+"""Labels by hand for some faces: a seeded sheet, a page to fill it in with, and reading it back."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+from PIL import Image
+
+from faceattr import labels
+from faceattr.audit.places import Reader, ReadError, Ref
+from faceattr.audit.work import Settings
+from faceattr.errors import AuditError, FaceAttrError, LabelError
+from faceattr.images import open_image
+
+SHEET_NAME = "label-sheet.csv"
+PAGE_NAME = "label-sheet.html"
+CROPS_NAME = "label-crops"
+SHEET_COLUMNS = ("row", "image", "id", "face", "weight", *(task.name for task in labels.TASKS))
+UNCLEAR = "unclear"
+"""What a labeller writes where a face cannot be judged; such rows are left out and counted."""
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What a sheet says.
+
+    Attributes:
+        rows: of the table of faces, from 0.
+        weights: faces of the collection that each stands for.
+        classes: by task, class numbers; -1 where the row has no label for it.
+        unclear: by task, how many rows were marked so.
+    """
+
+    rows: tuple[int, ...]
+    weights: tuple[float, ...]
+    classes: Mapping[str, tuple[int, ...]]
+    unclear: Mapping[str, int]
+
+
+def write_sheet(
+    faces: Path,
+    chosen: Sequence[int],
+    weights: Sequence[float],
+    output: Path,
+    refs: Callable[[], Iterator[Ref]],
+    settings: Settings,
+) -> Path:
+    """Write the CSV and the page of crops.
+
+    Args:
+        faces: the table of faces.
+        chosen: rows of it, ascending.
+        weights: faces that each of them stands for.
+        output: the audit's folder.
+        refs: the collection's images.
+        settings: with which they were read.
+
+    Returns:
+        The page.
+
+    Raises:
+        AuditError: when the folder cannot be written.
+    """
+    table = pq.read_table(faces, columns=["image", "id", "face", "x", "y", "width", "height"])
+    picked = table.take(list(chosen)).to_pylist()
+    entries = [
+        {"row": int(row), "weight": float(weight), **values}
+        for row, weight, values in zip(chosen, weights, picked, strict=True)
+    ]
+    folder = output / CROPS_NAME
+    try:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        _write_crops(entries, folder, refs, settings)
+        (output / SHEET_NAME).write_text(_csv(entries), encoding="utf-8")
+        page = output / PAGE_NAME
+        page.write_text(_page(entries), encoding="utf-8")
+    except OSError as error:
+        raise AuditError(
+            f"the sheet of labels cannot be written: {error.strerror or error}"
+        ) from error
+    return page
+
+
+def forget_crops(output: Path) -> int:
+    """Delete the crops and the page that shows them; returns how many crops there were.
+
+    The CSV, which holds no image, stays.
+    """
+    folder = output / CROPS_NAME
+    count = len(list(folder.glob("*.jpg"))) if folder.is_dir() else 0
+    shutil.rmtree(folder, ignore_errors=True)
+    (output / PAGE_NAME).unlink(missing_ok=True)
+    return count
+
+
+def _write_crops(
+    entries: Sequence[Mapping[str, Any]],
+    folder: Path,
+    refs: Callable[[], Iterator[Ref]],
+    settings: Settings,
+) -> None:
+    """One JPEG a face: its box with a margin, as an annotator of FairFace saw faces."""
+    by_image: dict[int, list[Mapping[str, Any]]] = {}
+    for entry in entries:
+        by_image.setdefault(entry["image"], []).append(entry)
+    with Reader(root=settings.root, http=settings.http, parquet=settings.parquet) as reader:
+        for number, ref in enumerate(refs()):
+            wanted = by_image.pop(number, None)
+            if wanted is None:
+                continue
+            image = _image(reader, ref)
+            if image is None:
+                continue
+            for entry in wanted:
+                _crop(image, entry, settings.crops).save(folder / f"{entry['row']}.jpg", quality=92)
+            if not by_image:
+                return
+
+
+def _image(reader: Reader, ref: Ref) -> Image.Image | None:
+    """An image that was read before; None where that is not possible any more."""
+    try:
+        content = reader.read(ref).content
+        source = Path(content) if isinstance(content, str) else content
+        return Image.fromarray(open_image(source).decode())
+    except (ReadError, FaceAttrError):
+        return None
+
+
+def _crop(image: Image.Image, entry: Mapping[str, Any], whole: bool) -> Image.Image:
+    if whole:
+        found = image
+    else:
+        margin = 0.25 * max(entry["width"], entry["height"])
+        x, y = entry["x"], entry["y"]
+        box = (
+            max(0, x - margin),
+            max(0, y - margin),
+            min(image.width, x + entry["width"] + margin),
+            min(image.height, y + entry["height"] + margin),
+        )
+        found = image.crop(tuple(round(value) for value in box))
+    found.thumbnail((448, 448))
+    return found
+
+
+def _csv(entries: Sequence[Mapping[str, Any]]) -> str:
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, SHEET_COLUMNS, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    for entry in entries:
+        writer.writerow({**entry, **{task.name: "" for task in labels.TASKS}})
+    return stream.getvalue()
+
+
+def _page(entries: Sequence[Mapping[str, Any]]) -> str:
+    """The page: the model's answers are not on it, they would sway the labeller."""
+    tasks = [
+        {
+            "name": task.name,
+            "classes": [
+                {"name": name, "shown": task.display_name(name)}
+                for name in (*task.classes, UNCLEAR)
+            ],
+        }
+        for task in labels.TASKS
+    ]
+    rows = [
+        {key: entry[key] for key in ("row", "image", "id", "face", "weight")} for entry in entries
+    ]
+    data = json.dumps({"tasks": tasks, "rows": rows, "columns": SHEET_COLUMNS, "crops": CROPS_NAME})
+    template = (files("faceattr.audit") / "templates" / "labels.html").read_text(encoding="utf-8")
+    # An id may hold whatever a file name can; "</script>" must not end the script.
+    return template.replace("__DATA__", base64.b64encode(data.encode("utf-8")).decode("ascii"))
+
+
+def read_sheet(path: Path) -> Labels:
+    """Read a sheet that was filled in.
+
+    Raises:
+        AuditError: for a file that is no sheet, or a name that is no class.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            reader = csv.DictReader(stream)
+            rows = list(reader)
+            names = reader.fieldnames or []
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise AuditError(f"the labels {str(path)!r} cannot be read: {error}") from error
+    tasks = [task for task in labels.TASKS if task.name in names]
+    if missing := [name for name in ("row", "weight") if name not in names]:
+        raise AuditError(
+            f"{str(path)!r} lacks the columns {missing}; expected a sheet that "
+            "`faceattr audit --label-sample` wrote"
+        )
+    classes: dict[str, tuple[int, ...]] = {}
+    unclear: dict[str, int] = {}
+    for task in tasks:
+        found = [(row[task.name] or "").strip() for row in rows]
+        unclear[task.name] = sum(value.lower() == UNCLEAR for value in found)
+        classes[task.name] = tuple(_class(task, value, n) for n, value in enumerate(found, 2))
+    if not any(value >= 0 for column in classes.values() for value in column):
+        raise AuditError(f"{str(path)!r} holds no label yet; fill in its columns first")
+    try:
+        places = tuple(int(row["row"]) for row in rows)
+        weights = tuple(float(row["weight"]) for row in rows)
+    except ValueError as error:
+        raise AuditError(f"{str(path)!r}: the columns 'row' and 'weight' hold numbers") from error
+    return Labels(places, weights, classes, unclear)
+
+
+def _class(task: labels.Task, value: str, line: int) -> int:
+    if not value or value.lower() == UNCLEAR:
+        return -1
+    try:
+        return task.index(value)
+    except LabelError as error:
+        raise AuditError(f"line {line} of the labels: {error}") from error

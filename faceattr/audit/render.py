@@ -1,0 +1,177 @@
+"""A report's values → one HTML file that needs no network, and Markdown."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+import jinja2
+from markupsafe import Markup
+
+Interval: TypeAlias = "Sequence[float | None] | None"
+"""Value, lower and upper end; the ends are None where there is no interval."""
+
+_WIDTH, _LEFT, _RIGHT, _ROW, _TOP = 720, 150, 20, 34, 8
+"""Of the figures, in units of the SVG: whole width, margins, height of a class, upper margin."""
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """A share for people; "–" where there is none."""
+    if value is None or math.isnan(value):
+        return "–"
+    return f"{100 * value:.{digits}f}\u00a0%".replace("-", "−")
+
+
+def number(value: int) -> str:
+    """A whole number with separated thousands."""
+    return f"{value:,}"
+
+
+def interval(values: Interval, digits: int = 1) -> str:
+    """A share and its interval, such as "12.1 % (10.0 to 14.3)"."""
+    if values is None or values[0] is None:
+        return "–"
+    if not _has_ends(values):
+        return percent(values[0], digits)
+    low, high = (f"{100 * float(v or 0):.{digits}f}".replace("-", "−") for v in values[1:])
+    return f"{percent(values[0], digits)} ({low} to {high})"
+
+
+def measure(values: Interval) -> str:
+    """A measure that is no share, and its interval."""
+    if values is None or values[0] is None:
+        return "–"
+    if not _has_ends(values):
+        return f"{values[0]:.3f}"
+    return f"{values[0]:.3f} ({float(values[1] or 0):.3f} to {float(values[2] or 0):.3f})"
+
+
+def _has_ends(values: Sequence[float | None]) -> bool:
+    return values[1] is not None and not math.isnan(values[1])
+
+
+def _span(values: Interval) -> Markup:
+    """`interval` with its parts marked up."""
+    if values is None or values[0] is None:
+        return Markup("–")
+    text = Markup("<b>{}</b>").format(percent(values[0]))
+    if not _has_ends(values):
+        return text
+    low, high = (percent(value) for value in values[1:])
+    return text + Markup(' <span class="ci">{} to {}</span>').format(low, high)
+
+
+def _mark(kind: str, x: float, y: float) -> str:
+    if kind == "counted":
+        corner = f'x="{x - 4:.1f}" y="{y - 4:.1f}"'
+        return f'<rect class="k hollow" {corner} width="8" height="8" stroke-width="2"/>'
+    if kind == "corrected":
+        return f'<circle class="k" cx="{x:.1f}" cy="{y:.1f}" r="4.5"/>'
+    return f'<path class="k" d="M{x:.1f} {y - 6:.1f}l6 6-6 6-6-6Z"/>'
+
+
+def _scale(rows: Sequence[Mapping[str, Any]], kinds: Sequence[str]) -> float:
+    """Right end of the axis: the next tenth above everything that is drawn."""
+    ends = [float(v) for row in rows for kind in kinds for v in (row.get(kind) or ()) if v]
+    return min(1.0, max(0.1, math.ceil(max(ends, default=0.1) * 10 - 1e-9) / 10))
+
+
+def figure(task: Mapping[str, Any]) -> Markup:
+    """Shares with their intervals as an SVG: one line a class, one mark a way of estimating.
+
+    Args:
+        task: as the report holds it: "title" and "rows", each with "display" and intervals.
+    """
+    rows: Sequence[Mapping[str, Any]] = task["rows"]
+    kinds = [k for k in ("counted", "corrected", "labelled") if any(row.get(k) for row in rows)]
+    top = _scale(rows, kinds)
+    height = _TOP + _ROW * len(rows) + 26
+    inner = _WIDTH - _LEFT - _RIGHT
+
+    def place(share: float) -> float:
+        return _LEFT + inner * min(max(share, 0.0), top) / top
+
+    steps = 10 if top <= 0.5 else 5
+    parts = []
+    for step in range(steps + 1) if top > 0.5 else range(round(top * 10) * 2 + 1):
+        share = top * step / steps if top > 0.5 else step * 0.05
+        x = place(share)
+        parts.append(
+            f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" y2="{height - 24}"/>'
+            f'<text class="tick" x="{x:.1f}" y="{height - 8}" text-anchor="middle">'
+            f"{100 * share:.0f} %</text>"
+        )
+    for position, row in enumerate(rows):
+        middle = _TOP + _ROW * (position + 0.5)
+        name = html.escape(row["display"])
+        parts.append(f'<text x="{_LEFT - 10}" y="{middle + 4:.1f}" text-anchor="end">{name}</text>')
+        for line, kind in enumerate(kinds):
+            y = middle + (line - (len(kinds) - 1) / 2) * 10
+            parts.append(_estimate(kind, row.get(kind), y, place))
+    label = html.escape(f"{task['title']}: shares with 95 % intervals; the table below has them")
+    # Every text in it was escaped above.
+    return Markup(
+        f'<svg viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="{label}">'
+        + "".join(parts)
+        + "</svg>"
+    )
+
+
+def _estimate(kind: str, values: Interval, y: float, place: Any) -> str:
+    if values is None or values[0] is None:
+        return ""
+    line = ""
+    if _has_ends(values):
+        low, high = (place(float(value or 0)) for value in values[1:])
+        line = (
+            f'<line x1="{low:.1f}" x2="{high:.1f}" y1="{y:.1f}" y2="{y:.1f}" '
+            'stroke="currentColor" stroke-width="2"/>'
+        )
+    return f'<g class="k-{kind}">{line}{_mark(kind, place(float(values[0])), y)}</g>'
+
+
+def _environment(*, escape: bool) -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("faceattr.audit"),
+        autoescape=escape,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=not escape,
+        keep_trailing_newline=True,
+    )
+    environment.globals.update(
+        percent=percent,
+        number=number,
+        interval=interval,
+        measure=measure,
+        span=_span,
+        figure=figure,
+    )
+    return environment
+
+
+def to_html(report: Mapping[str, Any]) -> str:
+    """The report as one HTML file; styles and figures are in it, scripts are not."""
+    return _environment(escape=True).get_template("report.html").render(r=report)
+
+
+def to_markdown(report: Mapping[str, Any]) -> str:
+    """The report's main tables as Markdown."""
+    return _environment(escape=False).get_template("report.md").render(r=report)
+
+
+def to_text(report: Mapping[str, Any]) -> str:
+    """A table for the end of a run on a terminal."""
+    lines = [f"! {warning['title']} {warning['text']}" for warning in report["warnings"]]
+    counts = report["counts"]
+    lines.append(
+        f"{counts['images']:,} images, {counts['failed']:,} not read, "
+        f"{counts['without_face']:,} without a face, {counts['faces']:,} faces"
+    )
+    for task in report["tasks"]:
+        lines += ["", f"{task['title']:<26} {'counted':>24} {'corrected':>26}"]
+        for row in task["rows"]:
+            counted, corrected = interval(row["counted"]), interval(row["corrected"])
+            lines.append(f"  {row['display']:<24} {counted:>24} {corrected:>26}")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,275 @@
+"""The folder of an audit: parts while it runs, two tables when it is done.
+
+Every file appears whole under its name or not at all. What a run depends on is written first; a
+second run goes on only with the same settings and the same collection.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from faceattr.audit.places import Ref
+from faceattr.audit.work import SOURCE_PREFIX, face_fields, image_fields
+from faceattr.errors import AuditError
+
+RUN_NAME = "run.json"
+IMAGES_NAME = "images.parquet"
+FACES_NAME = "faces.parquet"
+GROUP_ROWS = 65_536
+"""Images whose rows are written together; bounds the memory of joining parts."""
+
+
+def write_atomically(path: Path, content: bytes | str) -> None:
+    """Write a file that is whole or not there, whatever happens.
+
+    Raises:
+        AuditError: when the disk is full or the folder cannot be written.
+    """
+    data = content.encode("utf-8") if isinstance(content, str) else content
+    try:
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(descriptor, "wb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(name, path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise AuditError(_full(path, error)) from error
+
+
+def _full(path: Path, error: OSError) -> str:
+    return (
+        f"cannot write {path.name!r} in {str(path.parent)!r}: {error.strerror or error}. What is "
+        "done so far is kept; make room and give the same command again"
+    )
+
+
+def digest_of(refs: Sequence[Ref]) -> str:
+    """Eight hexadecimal digits that tell one part's images from others."""
+    joined = "\n".join(ref.id for ref in refs)
+    return hashlib.sha256(joined.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+
+
+class Store:
+    """The output folder of one audit."""
+
+    def __init__(self, folder: Path, columns: Sequence[str]) -> None:
+        """Make the folder.
+
+        Args:
+            folder: where everything goes.
+            columns: of the source that are kept.
+
+        Raises:
+            AuditError: when it cannot be made.
+        """
+        self.folder = folder
+        self._columns = list(columns)
+        self._parts = folder / "parts"
+        try:
+            self._parts.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise AuditError(
+                f"the folder {str(folder)!r} cannot be made: {error.strerror}"
+            ) from error
+
+    @property
+    def images(self) -> Path:
+        """The table of images."""
+        return self.folder / IMAGES_NAME
+
+    @property
+    def faces(self) -> Path:
+        """The table of faces."""
+        return self.folder / FACES_NAME
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Refuse a second run in the same folder at the same time."""
+        try:
+            import fcntl
+        except ImportError:  # Windows
+            yield
+            return
+        with (self.folder / ".lock").open("w") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise AuditError(
+                    f"another audit is writing to {str(self.folder)!r}; wait for it or choose "
+                    "another --output"
+                ) from None
+            yield
+
+    def begin(self, settings: Mapping[str, Any], *, restart: bool = False) -> bool:
+        """Note what the run depends on; whether an earlier run has finished the tables.
+
+        Raises:
+            AuditError: when the folder holds a run with other settings.
+        """
+        if restart:
+            shutil.rmtree(self._parts)
+            self._parts.mkdir()
+            for path in (self.folder / RUN_NAME, self.images, self.faces):
+                path.unlink(missing_ok=True)
+        found = self._read()
+        wanted = json.loads(json.dumps(settings, default=list))
+        if found is None:
+            self._write({"settings": wanted, "complete": False})
+            return False
+        if found["settings"] != wanted:
+            differing = sorted(
+                key
+                for key in {*wanted, *found["settings"]}
+                if wanted.get(key) != found["settings"].get(key)
+            )
+            raise AuditError(
+                f"{str(self.folder)!r} holds an audit with other settings "
+                f"({', '.join(differing)}); choose another --output, or begin anew with --restart"
+            )
+        return bool(found["complete"]) and self.images.is_file() and self.faces.is_file()
+
+    def _read(self) -> dict[str, Any] | None:
+        path = self.folder / RUN_NAME
+        if not path.is_file():
+            return None
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise AuditError(f"{RUN_NAME} in {str(self.folder)!r} is damaged") from error
+        return dict(values)
+
+    def _write(self, values: Mapping[str, Any]) -> None:
+        text = json.dumps(values, indent=1, ensure_ascii=False)
+        write_atomically(self.folder / RUN_NAME, text + "\n")
+
+    def _part(self, number: int, digest: str) -> Path:
+        return self._parts / f"{number:09d}-{digest}.parquet"
+
+    def has(self, number: int, refs: Sequence[Ref]) -> bool:
+        """Whether a part is done.
+
+        Raises:
+            AuditError: when other images had that number in an earlier run.
+        """
+        path = self._part(number, digest_of(refs))
+        if path.is_file():
+            return True
+        if next(self._parts.glob(f"{number:09d}-*.parquet"), None) is not None:
+            raise AuditError(
+                "the collection has changed since this audit began (images came, went or were "
+                "renamed); choose another --output, or give --restart to begin anew"
+            )
+        return False
+
+    def save(self, number: int, digest: str, content: bytes) -> None:
+        """Keep a part that is done."""
+        write_atomically(self._part(number, digest), content)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What `finish` was told."""
+        return dict((self._read() or {}).get("facts", {}))
+
+    def write(self, name: str, content: bytes | str) -> Path:
+        """Write another file of the audit; returns its path."""
+        path = self.folder / name
+        write_atomically(path, content)
+        return path
+
+    def finish(self, parts: int, facts: Mapping[str, Any]) -> None:
+        """Join all parts to the two tables, then delete them.
+
+        Args:
+            parts: how many there have to be.
+            facts: JSON-ready; kept with the settings.
+
+        Raises:
+            AuditError: for a full disk, or parts of more images than there are now.
+        """
+        found = sorted(self._parts.glob("*.parquet"))
+        if len(found) != parts:
+            raise AuditError(
+                f"{len(found)} parts are there where the collection gives {parts}: it has changed "
+                "since this audit began; choose another --output, or give --restart"
+            )
+        try:
+            _join(found, self._columns, self.images, self.faces)
+        except OSError as error:
+            raise AuditError(_full(self.images, error)) from error
+        self._write({**(self._read() or {}), "facts": dict(facts), "complete": True})
+        for path in found:
+            path.unlink()
+        for path in [*self._parts.glob(".*"), *self.folder.glob(".*.parquet.*")]:
+            path.unlink(missing_ok=True)
+
+
+def _join(parts: Sequence[Path], columns: Sequence[str], images: Path, faces: Path) -> None:
+    """Stream parts, in order, into one table of images and one of faces."""
+    image_schema = pa.schema(image_fields(columns))
+    names = ["image", "id", "name", *(SOURCE_PREFIX + name for name in columns)]
+    face_schema = pa.schema(
+        [
+            *(image_schema.field(name) for name in names),
+            *(pa.field(*item) for item in face_fields()),
+        ]
+    )
+    drafts = [path.with_name(f".{path.name}.new") for path in (images, faces)]
+    try:
+        with (
+            pq.ParquetWriter(drafts[0], image_schema, compression="zstd") as image_writer,
+            pq.ParquetWriter(drafts[1], face_schema, compression="zstd") as face_writer,
+        ):
+            for some in _groups(parts):
+                table = pa.concat_tables(pq.read_table(path) for path in some)
+                image_writer.write_table(table.drop_columns(["found"]).cast(image_schema))
+                face_writer.write_table(_faces(table, names, face_schema))
+        for draft, path in zip(drafts, (images, faces), strict=True):
+            with draft.open("rb") as stream:
+                os.fsync(stream.fileno())
+            os.replace(draft, path)
+    finally:
+        for draft in drafts:
+            draft.unlink(missing_ok=True)
+
+
+def _groups(parts: Sequence[Path]) -> Iterator[list[Path]]:
+    """Parts of about `GROUP_ROWS` images together; the same in every run."""
+    some: list[Path] = []
+    rows = 0
+    for path in parts:
+        some.append(path)
+        rows += pq.read_metadata(path).num_rows
+        if rows >= GROUP_ROWS:
+            yield some
+            some, rows = [], 0
+    if some:
+        yield some
+
+
+def _faces(table: pa.Table, names: Sequence[str], schema: pa.Schema) -> pa.Table:
+    """One row a face, with its image's columns."""
+    import pyarrow.compute as pc
+
+    found = table["found"].combine_chunks()
+    parents = pc.list_parent_indices(found)
+    flat = pc.list_flatten(found)
+    rows = table.select(list(names)).take(parents)
+    columns = [rows[name] for name in names]
+    columns += [flat.field(name) for name, _ in face_fields()]
+    return pa.table(columns, schema=schema)

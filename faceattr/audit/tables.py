@@ -1,0 +1,44 @@
+"""Parquet files as sources: which column holds images, and references to their rows."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import Any
+
+import pyarrow as pa
+
+from faceattr.audit.places import Cell, Ref
+
+
+def hub_features(schema: pa.Schema) -> Mapping[str, Any]:
+    """What the `datasets` library wrote of the columns; empty where it wrote nothing."""
+    stored = (schema.metadata or {}).get(b"huggingface")
+    try:
+        features = json.loads(stored)["info"]["features"] if stored else {}
+    except (ValueError, KeyError, TypeError):
+        return {}
+    return features if isinstance(features, Mapping) else {}
+
+
+def image_column(schema: pa.Schema, features: Mapping[str, Any]) -> str | None:
+    """The column that holds images by its feature or its type; None where none does."""
+    for name, feature in features.items():
+        if isinstance(feature, Mapping) and feature.get("_type") == "Image":
+            return name
+    for item in schema:
+        if pa.types.is_struct(item.type) and item.type.get_field_index("bytes") >= 0:
+            return str(item.name)
+    return None
+
+
+def parquet_refs(files: Sequence[str], counts: Sequence[int]) -> Iterator[Ref]:
+    """One reference a row; ids are the file's name, from where names differ, and the row."""
+    folders = [file.rpartition("/")[0] for file in files]
+    base = os.path.commonprefix([f"{folder}/" for folder in folders]).rpartition("/")[0]
+    for file, count in zip(files, counts, strict=True):
+        shown = file[len(base) :].lstrip("/") if base else PurePosixPath(file).name
+        for row in range(count):
+            yield Ref(f"{shown}#{row}", "", Cell(file, row), {})

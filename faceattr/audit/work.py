@@ -1,0 +1,271 @@
+"""What a worker does: references of one part in, one Parquet table of rows out.
+
+The same code runs in a process of this machine and in an actor of Ray, so that both write the
+same bytes.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from faceattr import labels
+from faceattr.audit.places import Loaded, ParquetColumns, Reader, ReadError, Ref, as_text
+from faceattr.errors import FaceAttrError
+from faceattr.images import open_image
+from faceattr.pipeline import FacePipeline
+from faceattr.results import FaceResult
+
+PART_SIZE = 256
+"""Images of a part; what a killed run has to do again is less than one a worker."""
+
+BATCH = 16
+"""Images that are found, cut and classified together."""
+
+SMALL = 50.0
+"""A face narrower than this, in pixels of the image, is flagged as small."""
+
+BLURRED = 13.0
+"""A crop whose Laplacian has a smaller variance is flagged as blurred (Pech-Pacheco 2000).
+
+Of grey levels 0 to 255 after the crop was brought to `BLUR_SIDE` pixels. Of FairFace's first 2,000
+training chips 1 % lie below; blurred by a Gaussian of 2 % of their side, 95 % do.
+"""
+BLUR_SIDE = 112
+
+CUT = 0.02
+"""A box that reaches past the image's border by this share of its side is flagged as cut."""
+
+SOURCE_PREFIX = "source:"
+"""Before the names of the source's own columns, which may be called like ours."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What rows depend on, beside the images.
+
+    Attributes:
+        model: as `FacePipeline.from_pretrained`.
+        revision: of the weights, likewise.
+        detector: "auto", "yunet", "haar" or another that the pipeline knows.
+        backend: likewise.
+        mirror: likewise.
+        crops: whether every image already is one face.
+        columns: of the source that are kept.
+        root: for `Reader`.
+        http: for `Reader`.
+        parquet: for `Reader`.
+        min_face: as `FacePipeline.predict_batch`.
+    """
+
+    model: str | None = None
+    revision: str | None = None
+    detector: str = "auto"
+    backend: str = "auto"
+    mirror: bool = False
+    crops: bool = False
+    columns: tuple[str, ...] = ()
+    root: str | None = None
+    http: bool = False
+    parquet: ParquetColumns | None = None
+    min_face: float = 0.0
+
+    def pipeline(self) -> FacePipeline:
+        """Load the weights and the detector; errors as `FacePipeline.from_pretrained`."""
+        backend: Any = self.backend
+        detector = "haar" if self.crops else self.detector
+        return FacePipeline.from_pretrained(
+            self.model, self.revision, detector, backend=backend, mirror=self.mirror, threads=1
+        )
+
+
+def face_fields() -> list[tuple[str, pa.DataType]]:
+    """Columns of a face, in order."""
+    fields: list[tuple[str, pa.DataType]] = [
+        ("face", pa.int32()),
+        *((name, pa.float32()) for name in ("x", "y", "width", "height", "score")),
+        ("detector", pa.string()),
+        ("turn", pa.float32()),
+        *((flag, pa.bool_()) for flag in ("small", "blurred", "cut")),
+    ]
+    for task in labels.TASKS:
+        fields += [(task.name, pa.string()), (f"{task.name}_unsure", pa.bool_())]
+        fields += [(f"{task.name}:{name}", pa.float32()) for name in task.classes]
+    return fields
+
+
+def image_fields(columns: Sequence[str]) -> list[tuple[str, pa.DataType]]:
+    """Columns of an image, in order; those of the source are text."""
+    return [
+        ("image", pa.int64()),
+        ("id", pa.string()),
+        ("name", pa.string()),
+        ("image_width", pa.int32()),
+        ("image_height", pa.int32()),
+        ("faces", pa.int32()),
+        ("error", pa.string()),
+        ("message", pa.string()),
+        *((SOURCE_PREFIX + name, pa.string()) for name in columns),
+    ]
+
+
+def part_schema(columns: Sequence[str]) -> pa.Schema:
+    """A row an image with its faces as a list, so that ids stay unique."""
+    found = pa.list_(pa.struct([pa.field(*item) for item in face_fields()]))
+    return pa.schema([*image_fields(columns), ("found", found)])
+
+
+class Worker:
+    """Runs the pipeline over parts; one process, one thread."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Load the network; errors as `FacePipeline.from_pretrained`."""
+        self.settings = settings
+        self.pipeline = settings.pipeline()
+        self._schema = part_schema(settings.columns)
+        self._reader = Reader(root=settings.root, http=settings.http, parquet=settings.parquet)
+
+    def table(
+        self,
+        first: int,
+        refs: Sequence[Ref],
+        *,
+        skip: Collection[int] = (),
+        alone: Callable[[int], None] | None = None,
+    ) -> bytes:
+        """The rows of a part as a Parquet file.
+
+        Args:
+            first: number of its first image within the collection.
+            refs: the part's images.
+            skip: positions within the part of images that end the process.
+            alone: called with each position before its image is worked on; images are then
+                worked on one by one.
+        """
+        rows: list[dict[str, Any]] = []
+        step = 1 if alone else BATCH
+        for start in range(0, len(refs), step):
+            if alone:
+                alone(start)
+            skipped = [p - start for p in skip if start <= p < start + step]
+            rows += self._rows(refs[start : start + step], skipped)
+        for number, row in enumerate(rows, start=first):
+            row["image"] = number
+        buffer = io.BytesIO()
+        table = pa.Table.from_pylist(rows, schema=self._schema)
+        pq.write_table(table, buffer, compression="zstd")
+        return buffer.getvalue()
+
+    def _rows(self, refs: Sequence[Ref], skipped: Collection[int]) -> list[dict[str, Any]]:
+        """Rows of a few images, faces classified together."""
+        rows: list[dict[str, Any]] = []
+        images: list[tuple[dict[str, Any], Any]] = []
+        for position, ref in enumerate(refs):
+            row = _empty_row(ref)
+            rows.append(row)
+            try:
+                if position in skipped:
+                    raise ReadError("crashed", "reading it ended the process", ref.columns)
+                loaded = self._reader.read(ref)
+                self._name(row, loaded.columns, loaded.name)
+                images.append((row, open_image(_path_or_bytes(loaded))))
+            except ReadError as error:
+                self._name(row, error.columns, ref.name)
+                row.update(error=error.kind, message=str(error))
+            except FaceAttrError as error:
+                row.update(error="undecodable", message=str(error))
+        self._find(images)
+        return rows
+
+    def _find(self, images: Sequence[tuple[dict[str, Any], Any]]) -> None:
+        """Fill in the faces of images whose headers were read."""
+        if not images:
+            return
+        try:
+            found = self._predict([image for _, image in images])
+        except FaceAttrError as error:
+            if len(images) == 1:
+                images[0][0].update(error="undecodable", message=str(error))
+            else:
+                # One of them is damaged within: each for itself then.
+                for one in images:
+                    self._find([one])
+            return
+        for (row, image), faces in zip(images, found, strict=True):
+            width, height = image.size
+            values = [face_values(number, face, width, height) for number, face in enumerate(faces)]
+            row.update(image_width=width, image_height=height, faces=len(faces), found=values)
+
+    def _predict(self, images: Sequence[Any]) -> list[list[FaceResult]]:
+        if self.settings.crops:
+            return [[face] for face in self.pipeline.classify_crops(images)]
+        return self.pipeline.predict_batch(images, min_face=self.settings.min_face)
+
+    def _name(self, row: dict[str, Any], columns: Mapping[str, Any], name: str) -> None:
+        """Fill in what the source says of an image."""
+        row["name"] = name or None
+        for column in self.settings.columns:
+            row[SOURCE_PREFIX + column] = as_text(columns.get(column))
+
+
+def _empty_row(ref: Ref) -> dict[str, Any]:
+    return {"id": ref.id, "faces": 0, "found": []}
+
+
+def _path_or_bytes(loaded: Loaded) -> Path | bytes:
+    return Path(loaded.content) if isinstance(loaded.content, str) else loaded.content
+
+
+def face_values(number: int, face: FaceResult, width: int, height: int) -> dict[str, Any]:
+    """A face's columns as `face_fields` names them.
+
+    Args:
+        number: within the image, from 0.
+        face: what the pipeline answered.
+        width: of the image in pixels.
+        height: of the image in pixels.
+    """
+    box = face.box
+    beyond = (-box.x, -box.y, box.x + box.width - width, box.y + box.height - height)
+    side = max(box.width, box.height)
+    values: dict[str, Any] = {
+        "face": number,
+        "x": box.x,
+        "y": box.y,
+        "width": box.width,
+        "height": box.height,
+        "score": face.score,
+        "detector": face.detector,
+        "turn": getattr(face, "turn", None),
+        "small": box.width < SMALL,
+        "blurred": sharpness(face.crop) < BLURRED,
+        "cut": max(beyond) > CUT * side,
+    }
+    for answer in face.attributes:
+        values[answer.task] = answer.label
+        values[f"{answer.task}_unsure"] = answer.unsure
+        for name, probability in answer.probabilities.items():
+            values[f"{answer.task}:{name}"] = probability
+    return values
+
+
+def sharpness(crop: np.ndarray[Any, np.dtype[np.uint8]]) -> float:
+    """Variance of a crop's Laplacian at `BLUR_SIDE` pixels, in grey levels squared."""
+    grey = cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY)
+    small = cv2.resize(grey, (BLUR_SIDE, BLUR_SIDE), interpolation=cv2.INTER_AREA)
+    return float(cv2.Laplacian(small, cv2.CV_32F).var())
+
+
+def single_thread() -> dict[str, str]:
+    """Environment of a process that computes with one thread."""
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "ARROW_NUM_THREADS")
+    return {**os.environ, **dict.fromkeys(names, "1"), "ORT_DISABLE_TELEMETRY": "1"}
