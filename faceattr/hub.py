@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from faceattr.config import CONFIG_NAME, ONNX_NAME, WEIGHTS_NAME, ModelConfig
 from faceattr.errors import WeightsError
-from faceattr.reach import hub_answers
 
 HUB_LIMIT_S = 5.0
 """Longest wait in seconds for the Hub's first answer; then what is in the cache is used."""
+SILENT_S = 120.0
+"""Seconds for which a Hub that did not answer is taken to be out of reach.
+
+One start looks for several files there; each wait of its own would add up.
+"""
 
 _ADVICE = {
     401: "check the spelling of the name; a private repository needs HF_TOKEN",
@@ -21,6 +27,7 @@ _ADVICE = {
 BUNDLED = Path(__file__).parent / "weights"
 BUNDLED_NAMES = ("FaceAttrNet", "LightweightMTLNet224")
 DEFAULT_MODEL = BUNDLED_NAMES[0]
+_silent_until = 0.0
 
 
 @dataclass(frozen=True)
@@ -72,10 +79,40 @@ def find_weights(
 
 
 def _answers(repo_id: str, revision: str | None) -> bool:
-    """See `hub_answers`."""
-    from huggingface_hub import hf_hub_url
+    """Whether the Hub answers a question about a repository; an HTTP error is an answer.
 
-    return hub_answers(hf_hub_url(repo_id, CONFIG_NAME, revision=revision), HUB_LIMIT_S)
+    This is the one place that waits for a silent Hub: `hf_hub_download` retries for 23 s.
+    """
+    global _silent_until
+    if time.monotonic() < _silent_until:
+        return False
+    answers: list[bool] = []
+    # The client may ask for more than the file, with limits of its own: hence a thread that can
+    # be left behind.
+    thread = threading.Thread(target=_ask, args=(repo_id, revision, answers), daemon=True)
+    thread.start()
+    thread.join(HUB_LIMIT_S)
+    if answers == [True]:
+        return True
+    _silent_until = time.monotonic() + SILENT_S
+    return False
+
+
+def _ask(repo_id: str, revision: str | None, answers: list[bool]) -> None:
+    """Append whether there was an answer to one request."""
+    # Imported here: local weights need neither, and together they take a quarter of a second.
+    import httpx2
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        url = hf_hub_url(repo_id, CONFIG_NAME, revision=revision)
+        get_hf_file_metadata(url, timeout=HUB_LIMIT_S)
+        answers.append(True)
+    except HfHubHTTPError:
+        answers.append(True)
+    except (httpx2.HTTPError, OSError):
+        answers.append(False)
 
 
 def _download(repo_id: str, revision: str | None, file: str) -> WeightsFiles:
