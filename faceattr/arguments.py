@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import operator
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sized
 from numbers import Real
 from typing import TYPE_CHECKING, Any
@@ -86,33 +87,46 @@ def choice(name: str, value: Any, allowed: tuple[str, ...]) -> str:
 def device(value: str | int | torch.device | None) -> str | None:
     """Where PyTorch runs, as PyTorch writes it; a number means that CUDA device, as it does there.
 
+    Whether it is there is for `require_device` to say, which needs PyTorch.
+
     Raises:
-        ArgumentError: for a device that PyTorch does not know or that is not there.
-        ArgumentTypeError: for what is neither text, nor a number, nor a `torch.device`.
+        ArgumentError: for what is no device's name or number.
+        ArgumentTypeError: for anything else.
     """
-    if value is None or value == "cpu":
-        return value
     wanted = f"device: expected 'cpu', 'cuda', 'cuda:N' or N, came {_shown(value)}"
-    if isinstance(value, (bool, float)):
+    if value is None:
+        return None
+    if isinstance(value, int) and not isinstance(value, bool):
+        if value < 0:
+            raise ArgumentError(wanted)
+        return f"cuda:{value}"
+    name = str(value)
+    if not isinstance(value, str) and type(value).__name__ != "device":
         raise ArgumentTypeError(wanted)
-    # Imported here: only PyTorch can tell, and only it can run elsewhere than on the CPU.
+    if not re.fullmatch(r"[a-z]+(:[0-9]+)?", name):
+        raise ArgumentError(wanted)
+    return name
+
+
+def require_device(value: str | int | torch.device | None) -> torch.device:
+    """PyTorch's device of that name, the CPU for None.
+
+    Raises:
+        ArgumentError: as `device`, and for one that is not there.
+    """
     import torch
 
+    name = device(value) or "cpu"
     try:
-        there = torch.device(value)
-    except TypeError as error:
-        raise ArgumentTypeError(wanted) from error
-    except RuntimeError as error:
-        raise ArgumentError(wanted) from error
-    try:
+        there = torch.device(name)
         torch.empty(0, device=there)
     # PyTorch built without CUDA raises AssertionError, others RuntimeError or its subclasses.
     except (AssertionError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0].split(". ")[0]
         raise ArgumentError(
             f"device: {_shown(value)} is not to be had here ({reason}); use device='cpu'"
         ) from error
-    return str(there)
+    return there
 
 
 def images(name: str, value: Any) -> tuple[Iterator[Any], int | None]:

@@ -1,15 +1,19 @@
-"""Numbered boxes on a picture."""
+"""Faces for people to look at: numbered boxes on an image, and a face with its answers."""
 
 from __future__ import annotations
 
+import base64
+import sys
 from collections.abc import Sequence
+from html import escape
+from io import BytesIO
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from faceattr.images import ImageSource, open_image
-from faceattr.results import FaceBox
+from faceattr.results import FaceBox, FaceResult
 
 _COLOUR = (255, 213, 79)
 _INK = (20, 20, 20)
@@ -47,3 +51,40 @@ def annotate(
         draw.rectangle((x, y, tag[2] + 3, tag[3] + 3), fill=_COLOUR)
         draw.text((x + 3, y + 1), str(number), fill=_INK, font=font)
     return np.asarray(image, np.uint8)
+
+
+def face_html(face: FaceResult, *, side: int = 112) -> str:
+    """A face's crop and answers as a piece of HTML that needs nothing from elsewhere.
+
+    Args:
+        face: what to show.
+        side: of the crop in pixels.
+    """
+    stream = BytesIO()
+    Image.fromarray(face.crop).resize((side, side), Image.Resampling.LANCZOS).save(stream, "PNG")
+    content = base64.b64encode(stream.getvalue()).decode()
+    years = face.age_range
+    rows = [(a.task, a.display_label, a.probability, a.unsure) for a in face.attributes]
+    rows.insert(2, ("age range", years.label, years.probability, False))
+    cells = "".join(
+        f"<tr><th>{escape(name)}</th><td>{escape(label)}{' ?' if unsure else ''}</td>"
+        f"<td>{probability:.0%}</td></tr>"
+        for name, label, probability, unsure in rows
+    )
+    note = "<div>may be under 20</div>" if years.may_be_under_20 else ""
+    return (
+        f'<div style="display:flex;gap:12px"><img alt="face" width="{side}" height="{side}" '
+        f'src="data:image/png;base64,{content}"><div><table>{cells}</table>{note}</div></div>'
+    )
+
+
+def show_face(face: FaceResult) -> None:
+    """Show a face in the notebook that runs this; elsewhere print it and open its crop."""
+    shell = sys.modules.get("IPython")
+    if shell is not None and shell.get_ipython() is not None:
+        from IPython.display import display
+
+        display(face)
+        return
+    sys.stdout.write(f"{face!r}\n")
+    Image.fromarray(face.crop).show()

@@ -1,8 +1,9 @@
-"""Picture in, labelled faces out."""
+"""Image in, labelled faces out."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
@@ -11,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from faceattr import labels
+from faceattr import arguments, labels
 from faceattr.alignment import CHIP_SIDE, align_face, chip_pixels
 from faceattr.backends.onnx import OnnxClassifier
 from faceattr.config import ONNX_NAME, ModelConfig
@@ -19,6 +20,7 @@ from faceattr.detection import DETECTION_SIDE, MIN_FACE, FaceDetector, load_dete
 from faceattr.errors import FaceAttrError, WeightsError
 from faceattr.hub import WeightsFiles, find_weights
 from faceattr.images import ImageSource, Picture, open_image, shrink
+from faceattr.limits import OWN_PIXELS
 from faceattr.results import Attribute, Detection, FaceBox, FaceResult
 
 if TYPE_CHECKING:
@@ -69,9 +71,11 @@ class PipelineInfo:
 
 
 class FacePipeline:
-    """Find the faces of a picture and classify each: perceived gender, age group and race.
+    """Find the faces of an image and classify each: perceived gender, age group and race.
 
-    Calling it from several threads is safe.
+    Calling it from several threads is safe. It can be pickled, and goes on in a forked process,
+    so that workers of `multiprocessing` or of PyTorch's `DataLoader` can have one each: give them
+    `threads=1`, or they get in each other's way.
     """
 
     def __init__(
@@ -80,10 +84,10 @@ class FacePipeline:
         detector: FaceDetector,
         *,
         files: WeightsFiles | None = None,
-        device: str | torch.device | None = None,
+        device: str | int | torch.device | None = None,
         mirror: bool = False,
     ) -> None:
-        self.classifier = _classifier(model, device)
+        self.classifier = _classifier(model, arguments.device(device))
         self.config = self.classifier.config
         self.detector = detector
         self.files = files
@@ -93,6 +97,14 @@ class FacePipeline:
             detector=detector.name,
             backend=self.classifier.name,
             mirror=mirror,
+        )
+
+    def __repr__(self) -> str:
+        info = self.info
+        revision = "" if info.revision is None else f", revision={info.revision!r}"
+        return (
+            f"FacePipeline({info.model!r}{revision}, detector={info.detector!r}, "
+            f"backend={info.backend!r}, mirror={info.mirror})"
         )
 
     @property
@@ -118,7 +130,7 @@ class FacePipeline:
         model: str | Path | None = None,
         revision: str | None = None,
         detector: str = "auto",
-        device: str | torch.device | None = None,
+        device: str | int | torch.device | None = None,
         min_face: float = MIN_FACE,
         backend: Backend = "auto",
         mirror: bool = False,
@@ -132,8 +144,9 @@ class FacePipeline:
             revision: branch, tag or commit of the Hub repository; pin a commit to get the
                 same answers tomorrow.
             detector: "yunet"; "auto", which means it; or "haar".
-            device: where the network runs; the CPU by default. PyTorch only.
-            min_face: least width of a face in pixels of the picture.
+            device: where the network runs: "cpu" (the default), "cuda", "cuda:1" or, as in
+                PyTorch, the number of a CUDA device. PyTorch only.
+            min_face: least width of a face in pixels of the image.
             backend: "onnx" for ONNX Runtime, which needs the weights' `model.onnx`; "torch" for
                 PyTorch, which `pip install 'faceattr[torch]'` brings; or "auto": "onnx" where
                 there is that file and no device is given, otherwise "torch". Probabilities agree
@@ -148,8 +161,11 @@ class FacePipeline:
             WeightsError: when the weights cannot be had or do not fit, for an unknown backend, and
                 where PyTorch is needed but not installed.
             DetectorError: when the detector cannot be had.
+            ArgumentError: for a device, length or number that cannot be.
         """
-        _check_threads(threads)
+        device = arguments.device(device)
+        min_face = arguments.pixels("min_face", min_face)
+        threads = arguments.optional_whole_number("threads", threads, 1)
         if threads is not None:
             cv2.setNumThreads(threads)
         files, classifier = _load(model, revision, device, backend, threads)
@@ -157,47 +173,69 @@ class FacePipeline:
         return cls(classifier, finder, files=files, device=device, mirror=mirror)
 
     def __call__(
-        self, picture: ImageSource, *, min_face: float = 0.0, max_faces: int | None = None
-    ) -> list[FaceResult]:
-        """The faces of one picture, largest first; empty when there is none.
-
-        Args:
-            picture: path, encoded bytes, PIL image or RGB array; see `decode_image`.
-            min_face: as `predict_batch`.
-            max_faces: as `predict_batch`.
-
-        Raises:
-            ImageDecodeError: when the picture cannot be read.
-        """
-        return self.predict_batch([picture], min_face=min_face, max_faces=max_faces)[0]
-
-    def predict_batch(
         self,
-        pictures: Sequence[ImageSource],
+        image: ImageSource,
         *,
         min_face: float = 0.0,
         max_faces: int | None = None,
-    ) -> list[list[FaceResult]]:
-        """One list of faces for each picture; all faces pass the network together.
+        channels: str = "rgb",
+        max_pixels: int = OWN_PIXELS,
+    ) -> list[FaceResult]:
+        """The faces of one image, largest first; empty when there is none.
 
         Args:
-            pictures: paths, encoded bytes, PIL images or RGB arrays; see `decode_image`.
-            min_face: least width of a face in pixels of the picture; below the detector's own
-                limit it changes nothing.
-            max_faces: largest faces of a picture that are kept; None for all.
+            image: path, encoded bytes, file object, row of a Hub data set, PIL image or array; see
+                `decode_image`.
+            min_face: as `predict_batch`.
+            max_faces: as `predict_batch`.
+            channels: as `predict_batch`.
+            max_pixels: as `predict_batch`.
 
         Raises:
-            ImageDecodeError: when a picture cannot be read; its message says which.
+            ImageDecodeError: when the image cannot be read.
+            ArgumentError: for another argument that cannot be.
         """
+        return self.predict_batch(
+            [image],
+            min_face=min_face,
+            max_faces=max_faces,
+            channels=channels,
+            max_pixels=max_pixels,
+        )[0]
+
+    def predict_batch(
+        self,
+        images: Iterable[ImageSource],
+        *,
+        min_face: float = 0.0,
+        max_faces: int | None = None,
+        channels: str = "rgb",
+        max_pixels: int = OWN_PIXELS,
+    ) -> list[list[FaceResult]]:
+        """One list of faces for each image; all faces pass the network together.
+
+        Args:
+            images: a list or any other iterable of what `decode_image` takes, or an array
+                `(N, H, W, C)`; each is read, and let go, in turn.
+            min_face: least width of a face in pixels of the image; below the detector's own
+                limit it changes nothing.
+            max_faces: largest faces of an image that are kept; None for all.
+            channels: order of arrays' channels: "rgb", or "bgr" as OpenCV reads.
+            max_pixels: largest width times height of an image.
+
+        Raises:
+            ImageDecodeError: when an image cannot be read; its message says which.
+            ArgumentError: for another argument that cannot be.
+        """
+        min_face = arguments.pixels("min_face", min_face)
+        max_faces = arguments.optional_whole_number("max_faces", max_faces, 0)
+        sources, count = arguments.images("images", images)
         found: list[list[Detection]] = []
         crops: list[NDArray[np.uint8]] = []
-        for position, picture in enumerate(pictures):
-            try:
-                faces, chips = self._find(open_image(picture), min_face, max_faces)
-            except FaceAttrError as error:
-                if len(pictures) == 1:
-                    raise
-                raise type(error)(f"picture {position + 1} of {len(pictures)}: {error}") from error
+        for number, source in enumerate(sources, start=1):
+            with _named("image", number, count):
+                opened = open_image(source, max_pixels=max_pixels, channels=channels)
+                faces, chips = self._find(opened, min_face, max_faces)
             found.append(faces)
             crops.extend(chips)
         rows = iter(self._classify(crops))
@@ -207,21 +245,36 @@ class FacePipeline:
             for faces in found
         ]
 
-    def classify_crops(self, crops: Sequence[ImageSource]) -> list[FaceResult]:
-        """Classify pictures that already are face chips; no detector runs.
+    def classify_crops(
+        self,
+        crops: Iterable[ImageSource],
+        *,
+        channels: str = "rgb",
+        max_pixels: int = OWN_PIXELS,
+    ) -> list[FaceResult]:
+        """Classify images that already are face chips; no detector runs.
 
         Chips should look like FairFace's at margin 0.25: the face fills most of a square, the
         eyes lie at about 0.3 of its height. A chip that is not square is padded to one by
         repeating its edges, and one larger than `LARGEST_CROP` is shrunk to it. The result's box
         is the whole chip.
 
+        Args:
+            crops: as the images of `predict_batch`.
+            channels: as there.
+            max_pixels: as there.
+
         Raises:
-            ImageDecodeError: when a chip cannot be read.
+            ImageDecodeError: when a chip cannot be read; its message says which.
+            ArgumentError: for another argument that cannot be.
         """
+        sources, count = arguments.images("crops", crops)
         boxes, squares = [], []
-        for picture in map(open_image, crops):
-            squares.append(_square(picture.decode(picture.reduction(LARGEST_CROP))))
-            boxes.append(FaceBox(0, 0, *picture.size))
+        for number, source in enumerate(sources, start=1):
+            with _named("crop", number, count):
+                chip = open_image(source, max_pixels=max_pixels, channels=channels)
+                squares.append(_square(chip.decode(chip.reduction(LARGEST_CROP))))
+            boxes.append(FaceBox(0, 0, *chip.size))
         rows = self._classify(squares)
         return [
             _result(box, None, square, row)
@@ -264,6 +317,18 @@ class FacePipeline:
             )
             for i in range(len(crops))
         ]
+
+
+@contextmanager
+def _named(kind: str, number: int, count: int | None) -> Iterator[None]:
+    """Say of an error which of several images it is about."""
+    try:
+        yield
+    except FaceAttrError as error:
+        if count == 1:
+            raise
+        place = f"{kind} {number}" if count is None else f"{kind} {number} of {count}"
+        raise type(error)(f"{place}: {error}") from error
 
 
 def _classifier(
@@ -320,11 +385,6 @@ def _find_onnx(model: str | Path | None, revision: str | None) -> WeightsFiles |
     except WeightsError:
         # Whatever else is wrong with them, loading says so.
         return None
-
-
-def _check_threads(threads: int | None) -> None:
-    if threads is not None and (type(threads) is not int or threads < 1):
-        raise FaceAttrError(f"threads: expected a whole number of at least 1, came {threads!r}")
 
 
 def _joined(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from faceattr import labels
+from faceattr.ages import AgeRange, likeliest_range
+from faceattr.errors import ArgumentTypeError, MissingPackageError
 from faceattr.labels import Task
+
+Results: TypeAlias = (
+    "FaceResult | Iterable[FaceResult] | Iterable[Iterable[FaceResult]] "
+    "| Mapping[str, Iterable[FaceResult]]"
+)
 
 LANDMARKS = ("right_eye", "left_eye", "nose", "right_mouth_corner", "left_mouth_corner")
 """The five points in order; right and left are the pictured person's own."""
+
+ROW = (
+    *("x", "y", "width", "height", "score", "detector"),
+    *(task.name + end for task in labels.TASKS for end in ("", "_probability", "_unsure")),
+    *("age_range", "age_range_probability", "may_be_under_20"),
+)
+"""Columns of a face in a table; see `FaceResult.to_row`."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +130,10 @@ class Attribute:
         """The label as people write it, e.g. "70+"."""
         return labels.task(self.task).display_name(self.label)
 
+    def __str__(self) -> str:
+        mark = "?" if self.unsure else ""
+        return f"{self.display_label}{mark} {self.probability:.0%}"
+
     def to_dict(self) -> dict[str, Any]:
         """`label`, `display_label`, `probability`, `unsure`, `probabilities`; six decimals."""
         return {
@@ -127,7 +145,7 @@ class Attribute:
         }
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class FaceResult:
     """One face: where it is, what the network saw, and what it answered.
 
@@ -138,7 +156,7 @@ class FaceResult:
         detector: "yunet", "haar" or None.
         crop: RGB uint8 `(side, side, 3)`, the aligned chip before it becomes a tensor.
         gender: perceived gender.
-        age: perceived age group in years.
+        age: perceived age group in years; `age_range` says more: a single group is often unsure.
         race: perceived race in FairFace's seven groups.
     """
 
@@ -156,6 +174,46 @@ class FaceResult:
         """The three answers in the order of `faceattr.labels.TASKS`."""
         return (self.gender, self.age, self.race)
 
+    @property
+    def age_range(self) -> AgeRange:
+        """The fewest neighbouring age groups that hold `faceattr.ages.RANGE_LEVEL`."""
+        return likeliest_range(self.age.probabilities)
+
+    def __repr__(self) -> str:
+        box = self.box
+        answers = ", ".join(f"{a.task}='{a}'" for a in self.attributes)
+        years = self.age_range
+        return (
+            f"FaceResult({box.x:.0f},{box.y:.0f} {box.width:.0f}×{box.height:.0f}, {answers}, "
+            f"age_range='{years.label} {years.probability:.0%}')"
+        )
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the crop beside the answers."""
+        from faceattr.drawing import face_html
+
+        return face_html(self)
+
+    def show(self) -> None:
+        """Show crop and answers in a notebook; elsewhere print them and open the crop."""
+        from faceattr.drawing import show_face
+
+        show_face(self)
+
+    def to_row(self) -> dict[str, Any]:
+        """One flat row for a table, with the columns `ROW`: box, detector, answers."""
+        box = self.box.to_dict()
+        row = {**box, "score": self.score, "detector": self.detector}
+        for attribute in self.attributes:
+            row[attribute.task] = attribute.display_label
+            row[f"{attribute.task}_probability"] = round(attribute.probability, 6)
+            row[f"{attribute.task}_unsure"] = attribute.unsure
+        years = self.age_range
+        row["age_range"] = years.label
+        row["age_range_probability"] = round(years.probability, 6)
+        row["may_be_under_20"] = years.may_be_under_20
+        return row
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready values; the crop is left out."""
         points = None
@@ -170,4 +228,58 @@ class FaceResult:
             "detector": self.detector,
             "landmarks": points,
             **{attribute.task: attribute.to_dict() for attribute in self.attributes},
+            "age_range": self.age_range.to_dict(),
         }
+
+
+def to_pandas(results: Results) -> Any:
+    """Faces as a `pandas.DataFrame`: one row a face, as `FaceResult.to_row`.
+
+    Args:
+        results: the faces of one image, as `pipeline(image)` and `classify_crops` give them; those
+            of several, as `predict_batch` does, with a column `image` that counts from 0; or a
+            mapping from names to faces, whose names that column holds. An image without a face
+            has no row.
+
+    Raises:
+        MissingPackageError: where pandas is not installed.
+        ArgumentTypeError: for what holds no results.
+    """
+    try:
+        import pandas
+    except ImportError as error:
+        raise MissingPackageError(
+            "to_pandas needs the package pandas; run pip install pandas"
+        ) from error
+    rows = [
+        {"image": image, "face": number, **face.to_row()}
+        for image, faces in _by_image(results)
+        for number, face in enumerate(faces)
+    ]
+    frame = pandas.DataFrame(rows, columns=["image", "face", *ROW])
+    return frame.drop(columns="image") if frame["image"].isna().all() else frame
+
+
+def _by_image(results: Any) -> list[tuple[object, list[FaceResult]]]:
+    """Faces with the name or number of their image, or None where all are of one."""
+    if isinstance(results, FaceResult):
+        return [(None, [results])]
+    if isinstance(results, Mapping):
+        found = [(name, list(faces)) for name, faces in results.items()]
+    elif isinstance(results, Iterable):
+        entries = list(results)
+        if all(isinstance(entry, FaceResult) for entry in entries):
+            found = [(None, entries)]
+        else:
+            found = [
+                (i, list(e) if isinstance(e, Iterable) else [e]) for i, e in enumerate(entries)
+            ]
+    else:
+        found = [(None, [results])]
+    wrong = [face for _, faces in found for face in faces if not isinstance(face, FaceResult)]
+    if wrong:
+        raise ArgumentTypeError(
+            "results: expected what a pipeline returns (faces, or lists of faces), came "
+            f"{type(wrong[0]).__name__}"
+        )
+    return found

@@ -265,7 +265,7 @@ def test_a_forked_child_answers_alike_and_ends(exported, backend):
 
 def test_threads_must_be_a_number_above_zero(exported):
     for wrong in (0, -1, 1.0, True, "2"):
-        with pytest.raises(FaceAttrError, match="threads: expected a whole number of at least 1"):
+        with pytest.raises(FaceAttrError, match="threads: expected a whole number from 1 on"):
             FacePipeline.from_pretrained(exported, detector="haar", threads=wrong)
 
 

@@ -101,7 +101,7 @@ def test_a_chip_is_classified_as_training_saw_it(pipeline):
 
 
 def test_with_the_mirror_image_the_logits_are_averaged():
-    pipeline = FacePipeline.from_pretrained(detector="haar", mirror=True)
+    pipeline = FacePipeline.from_pretrained(detector="haar", mirror=True, backend="torch")
     model = pipeline.model
     chips = [picture(224, 224, seed) for seed in range(3)]
     with torch.inference_mode():
@@ -150,7 +150,7 @@ def test_a_chip_that_is_not_square_is_padded_with_its_edge(pipeline):
 
 
 def test_a_bad_picture_of_a_batch_is_numbered(pipeline):
-    with pytest.raises(ImageDecodeError, match="picture 2 of 2"):
+    with pytest.raises(ImageDecodeError, match="image 2 of 2"):
         pipeline.predict_batch([picture(), b"not a picture"])
 
 

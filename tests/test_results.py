@@ -1,10 +1,15 @@
+import base64
 import json
+import sys
+from io import BytesIO
+from types import ModuleType
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from faceattr.labels import AGE, GENDER, RACE
-from faceattr.results import LANDMARKS, Attribute, FaceBox, FaceResult
+from faceattr.results import LANDMARKS, ROW, Attribute, FaceBox, FaceResult, to_pandas
 
 
 def attribute(task, winner):
@@ -29,7 +34,9 @@ def face(**changes):
 
 def test_dict_is_json_with_names_for_everything():
     values = json.loads(json.dumps(face().to_dict()))
-    assert list(values) == ["box", "score", "detector", "landmarks", "gender", "age", "race"]
+    assert list(values) == ["box", "score", "detector", "landmarks", "gender", "age", "race"] + [
+        "age_range"
+    ]
     assert values["box"] == {"x": 1.3, "y": 2, "width": 30, "height": 40}
     assert list(values["landmarks"]) == list(LANDMARKS)
     assert values["age"]["label"] == "more than 70"
@@ -65,3 +72,72 @@ def test_overlap_of_boxes():
     assert box.iou(FaceBox(5, 0, 10, 10)) == pytest.approx(50 / 150)
     assert box.iou(FaceBox(10, 0, 10, 10)) == 0
     assert box.iou(box) == 1
+
+
+def test_a_face_is_shown_in_one_line():
+    shown = repr(face())
+    assert shown.startswith("FaceResult(1,2 30×40, gender='Male? 50%', age='70+? 50%'")
+    assert len(shown) < 200
+    assert shown in repr([face()])
+
+
+def test_a_notebook_shows_the_crop_and_the_answers():
+    shown = face(crop=np.full((9, 9, 3), 7, np.uint8))._repr_html_()
+    content = shown.partition("data:image/png;base64,")[2].partition('"')[0]
+    with Image.open(BytesIO(base64.b64decode(content))) as crop:
+        assert crop.getpixel((3, 3)) == (7, 7, 7)
+    for text in ("Male ?", "70+ ?", "Latino/Hispanic ?", "50%", "age range"):
+        assert text in shown
+
+
+def test_show_uses_the_notebook_where_one_runs_this(monkeypatch):
+    shown = []
+    shell = ModuleType("IPython")
+    shell.get_ipython = lambda: object()
+    part = ModuleType("IPython.display")
+    part.display = shown.append
+    monkeypatch.setitem(sys.modules, "IPython", shell)
+    monkeypatch.setitem(sys.modules, "IPython.display", part)
+    one = face()
+    one.show()
+    assert shown == [one]
+
+
+def test_show_prints_and_opens_the_crop_elsewhere(monkeypatch, capsys):
+    opened = []
+    monkeypatch.setitem(sys.modules, "IPython", None)
+    monkeypatch.setattr("PIL.Image.Image.show", lambda image: opened.append(image.size))
+    face().show()
+    assert capsys.readouterr().out == f"{face()!r}\n"
+    assert opened == [(4, 4)]
+
+
+def test_a_flat_row_has_the_columns_it_promises():
+    row = face().to_row()
+    assert tuple(row) == ROW
+    assert (row["x"], row["gender"], row["age"], row["age_unsure"]) == (1.3, "Male", "70+", True)
+    assert json.loads(json.dumps(row)) == row
+
+
+def test_tables_of_one_image_of_several_and_of_named_ones():
+    pandas = pytest.importorskip("pandas")
+    one = to_pandas([face(), face()])
+    assert list(one.columns) == ["face", *ROW]
+    assert one["face"].tolist() == [0, 1]
+    several = to_pandas([[face()], [], [face(), face()]])
+    assert list(several.columns) == ["image", "face", *ROW]
+    assert several[["image", "face"]].values.tolist() == [[0, 0], [2, 0], [2, 1]]
+    named = to_pandas({"a.jpg": [face()], "b.jpg": []})
+    assert named["image"].tolist() == ["a.jpg"]
+    assert len(to_pandas(face())) == 1
+    assert list(to_pandas([]).columns) == ["face", *ROW]
+    assert isinstance(named, pandas.DataFrame)
+    for wrong in (["a"], 3, [[face()], None]):
+        with pytest.raises(TypeError, match="results: expected what a pipeline returns"):
+            to_pandas(wrong)
+
+
+def test_without_pandas_it_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(ImportError, match="pip install pandas"):
+        to_pandas([])

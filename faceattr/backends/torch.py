@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from faceattr.arguments import require_device
 from faceattr.model import FaceAttributeModel
 
 CHUNK = 16
@@ -81,7 +82,7 @@ class TorchClassifier:
         if threads is not None:
             torch.set_num_threads(threads)
         self.threads = threads
-        self.device = torch.device(device or "cpu")
+        self.device = require_device(device)
         self.model = model.eval().to(self.device)
         self.config = model.config
         self._folded = fold_batch_norms(self.model).to(memory_format=torch.channels_last)

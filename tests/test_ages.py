@@ -1,0 +1,67 @@
+"""The likeliest range of neighbouring age groups, against every range tried one by one."""
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+
+from faceattr.ages import UNDER_20, UNDER_20_LEVEL, likeliest_range
+from faceattr.labels import AGE
+
+
+def named(values):
+    return dict(zip(AGE.classes, values, strict=True))
+
+
+def draws(count):
+    rng = np.random.default_rng(0)
+    return [named(rng.dirichlet(np.full(9, a))) for a in (0.1, 0.5, 2) for _ in range(count)]
+
+
+@pytest.mark.parametrize("level", [0.0, 0.3, 0.8, 0.99])
+def test_no_other_range_is_shorter_or_as_short_and_likelier(level):
+    for probabilities in draws(100):
+        found = likeliest_range(probabilities, level=level)
+        values = list(probabilities.values())
+        holding = [
+            (j - i, -sum(values[i:j]), i)
+            for i, j in combinations(range(10), 2)
+            if sum(values[i:j]) >= level - 1e-12
+        ]
+        length, total, start = min(holding)
+        assert len(found.groups) == length
+        assert found.probability == pytest.approx(-total)
+        assert found.groups == AGE.classes[start : start + length]
+
+
+def test_a_range_is_written_in_years():
+    probabilities = named([0, 0, 0.02, 0.4, 0.43, 0.15, 0, 0, 0])
+    found = likeliest_range(probabilities)
+    assert (found.label, found.first_year, found.last_year) == ("20-39", 20, 39)
+    assert found.to_dict() == {
+        "label": "20-39",
+        "first_year": 20,
+        "last_year": 39,
+        "groups": ["20-29", "30-39"],
+        "probability": 0.83,
+        "may_be_under_20": False,
+    }
+    oldest = likeliest_range(named([0, 0, 0, 0, 0, 0, 0.1, 0.3, 0.6]))
+    assert (oldest.label, oldest.last_year) == ("60+", None)
+    assert likeliest_range(named([1, 0, 0, 0, 0, 0, 0, 0, 0])).label == "0-2"
+
+
+def test_rounding_leaves_no_face_without_a_range():
+    values = np.full(9, 1 / 9) * (1 - 1e-7)
+    found = likeliest_range(named(values), level=1.0)
+    assert found.groups == AGE.classes
+
+
+def test_whoever_may_be_under_20_is_flagged_whatever_the_likeliest_group():
+    adult = named([0, 0, UNDER_20_LEVEL, 1 - UNDER_20_LEVEL, 0, 0, 0, 0, 0])
+    assert likeliest_range(adult).label == "20-29"
+    assert likeliest_range(adult).may_be_under_20
+    assert not likeliest_range(named([0, 0, 0.01, 0.99, 0, 0, 0, 0, 0])).may_be_under_20
+    for probabilities in draws(50):
+        if max(probabilities, key=probabilities.get) in UNDER_20:
+            assert likeliest_range(probabilities).may_be_under_20
