@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -72,20 +74,46 @@ def _load(command: _Command) -> ModuleType:
         raise SystemExit(2) from None
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status of the subcommand."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    if not words:
-        _parser().print_help(sys.stderr)
-        return 2
-    if words[0] in ("-h", "--help", "--version"):
-        _parser().parse_args(words)
+def _prepare_output() -> None:
+    """Let no letter end the run: what an output cannot hold is written as an escape."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _run(words: list[str]) -> int:
     name = words.pop(0) if words[0] in COMMANDS else "predict"
     module = _load(COMMANDS[name])
     parser = argparse.ArgumentParser(prog=f"faceattr {name}")
     module.add_arguments(parser)
     status: int = module.run(parser.parse_args(words))
+    sys.stdout.flush()
     return status
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Returns:
+        The exit status of the subcommand; 130 when interrupted, 141 when whoever read its output
+        had enough.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    _prepare_output()
+    if not words:
+        _parser().print_help(sys.stderr)
+        return 2
+    if words[0] in ("-h", "--help", "--version"):
+        _parser().parse_args(words)
+    try:
+        return _run(words)
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        return 130
+    except BrokenPipeError:
+        # Python would complain at its end when it flushes what nobody reads.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
 
 
 if __name__ == "__main__":

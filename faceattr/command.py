@@ -3,55 +3,224 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import csv
 import json
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 from PIL import Image
+from tqdm import tqdm
 
+from faceattr import arguments
 from faceattr.drawing import annotate
-from faceattr.errors import FaceAttrError
+from faceattr.errors import ArgumentError, FaceAttrError, ImageDecodeError, ImageNotFoundError
 from faceattr.images import Picture, open_image
+from faceattr.limits import OWN_PIXELS
 from faceattr.pipeline import FacePipeline
-from faceattr.results import FaceResult
+from faceattr.results import ROW, FaceResult
 
 DESCRIPTION = (
     "Find every face in images and print its perceived gender, age group and race with "
-    "probabilities, unsure ones with a question mark. Labels are how FairFace's annotators "
-    "perceived faces, not who people are."
+    "probabilities, unsure ones with a question mark, and in brackets the likeliest range of age. "
+    "Labels are how FairFace's annotators perceived faces, not who people are."
 )
+
+SUFFIXES = {
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".bmp", ".dib", ".gif"),
+    *(".tif", ".tiff", ".avif", ".heic", ".heif", ".hif"),
+}
+"""Files of a folder that are looked at; those named one by one may be called anything."""
+
+COLUMNS = ("image", "face", *ROW, "error")
+"""Of `--csv`: one row a face; one without a face's columns for an image with none or an error."""
+
+_LONGEST_STEM = 180
+"""Bytes of a file's name that written files keep: file systems allow 255 in all."""
+
+T = TypeVar("T")
+
+
+def _checked(check: Callable[[Any], T], kind: type[int] | type[float]) -> Callable[[str], T]:
+    """A type for `argparse` that refuses with the library's own words."""
+
+    def parse(text: str) -> T:
+        value: object = text
+        with contextlib.suppress(ValueError):
+            value = kind(text)
+        try:
+            return check(value)
+        except ArgumentError as error:
+            # The parser names the argument itself.
+            raise argparse.ArgumentTypeError(str(error).partition(": ")[2]) from None
+
+    return parse
+
+
+def _whole(name: str, least: int) -> Callable[[str], int]:
+    return _checked(lambda value: arguments.whole_number(name, value, least), int)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `faceattr predict`."""
     parser.description = DESCRIPTION
-    parser.add_argument("photos", nargs="+", metavar="PHOTO", help="picture files")
-    parser.add_argument("--json", action="store_true", help="one JSON object a line and picture")
     parser.add_argument(
+        "images",
+        nargs="+",
+        metavar="IMAGE",
+        help="image files; folders, with all below them; or - for one image from standard input",
+    )
+    lines = parser.add_mutually_exclusive_group()
+    lines.add_argument("--json", action="store_true", help="one JSON object a line and image")
+    lines.add_argument("--csv", action="store_true", help="a table with one row a face")
+    parser.add_argument("--save-annotated", type=Path, metavar="DIR", help="write numbered boxes")
+    parser.add_argument("--save-crops", type=Path, metavar="DIR", help="write each face's crop")
+    faces = parser.add_argument_group("faces")
+    faces.add_argument(
         "--detector",
         choices=["auto", "yunet", "haar", "none"],
         default="auto",
-        help="none: each picture already is one face chip (default: %(default)s)",
+        help="none: as --crops (default: %(default)s)",
     )
-    parser.add_argument("--model", help="weights folder, Hub id or name of bundled weights")
-    parser.add_argument("--revision", help="commit of the Hub repository")
-    parser.add_argument("--device", help="cpu (default) or cuda; PyTorch only")
-    parser.add_argument(
+    faces.add_argument("--crops", action="store_true", help="each image already is one face's crop")
+    faces.add_argument(
+        "--min-face",
+        type=_checked(lambda value: arguments.pixels("min_face", value), float),
+        default=0.0,
+        metavar="PIXELS",
+        help="least width of a face",
+    )
+    faces.add_argument(
+        "--max-faces",
+        type=_whole("max_faces", 0),
+        metavar="N",
+        help="keep only the largest N of an image",
+    )
+    faces.add_argument(
+        "--max-pixels",
+        type=_whole("max_pixels", 1),
+        default=OWN_PIXELS,
+        metavar="N",
+        help="largest width times height of an image (default: %(default)s)",
+    )
+    _add_network_arguments(parser.add_argument_group("network"))
+
+
+def _add_network_arguments(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--model", help="weights folder, Hub id or name of bundled weights")
+    group.add_argument("--revision", help="commit of the Hub repository")
+    group.add_argument("--device", help="cpu (default), cuda or cuda:N; PyTorch only")
+    group.add_argument(
         "--backend",
         choices=["auto", "torch", "onnx"],
         default="auto",
-        help="what runs the network; auto: ONNX Runtime, which starts faster, where it is "
-        "installed and no device is given; answers agree within 0.00001 (default: %(default)s)",
+        help="what runs the network; auto: ONNX Runtime where the weights have a file for it and "
+        "no device is given; answers agree within 0.00001 (default: %(default)s)",
     )
-    parser.add_argument(
+    group.add_argument(
         "--mirror",
         action="store_true",
         help="answer with the mean over each face and its mirror image; slower, see README",
     )
-    parser.add_argument(
-        "--save-annotated", type=Path, metavar="DIR", help="write pictures with numbered boxes"
+    group.add_argument(
+        "--threads",
+        type=_whole("threads", 1),
+        metavar="N",
+        help="that compute together (default: one a processor)",
     )
+
+
+def files_of(images: Sequence[str]) -> list[str]:
+    """The files that arguments name: each as it is, a folder's images in order of their names.
+
+    Raises:
+        ImageDecodeError: for a folder without an image.
+    """
+    files: list[str] = []
+    for given in images:
+        if given == "-" or not Path(given).is_dir():
+            files.append(given)
+            continue
+        found = []
+        for folder, below, names in os.walk(given):
+            below[:] = sorted(name for name in below if not name.startswith("."))
+            shown = (name for name in names if not name.startswith("."))
+            found += [os.path.join(folder, n) for n in shown if Path(n).suffix.lower() in SUFFIXES]
+        if not found:
+            raise ImageDecodeError(
+                f"the folder {given!r} holds no image; expected files ending in "
+                f"{', '.join(sorted(SUFFIXES))}"
+            )
+        files += sorted(found)
+    return files
+
+
+def _open(file: str, max_pixels: int) -> Picture:
+    """Open an image as its owner named it.
+
+    Raises:
+        ImageDecodeError: as `open_image`; for a missing file with the folder that was looked in.
+    """
+    try:
+        if file == "-":
+            return open_image(sys.stdin.buffer, max_pixels=max_pixels)
+        return open_image(file, max_pixels=max_pixels)
+    except ImageNotFoundError:
+        folder = Path(file).absolute().parent
+        reason = "" if folder.is_dir() else ", which is not there either"
+        raise ImageNotFoundError(
+            f"there is no file {Path(file).name!r} in the folder {str(folder)!r}{reason}; "
+            "check the path"
+        ) from None
+
+
+class _Lines:
+    """Writes results in the form that was asked for, one line at a time, beside a progress bar."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self._json, self._csv = args.json, args.csv
+        # JSON's own escapes where the output cannot hold a letter.
+        encoding = (sys.stdout.encoding or "ascii").lower().replace("-", "")
+        self._plain = encoding not in ("utf8", "utf16", "utf32")
+        if self._csv:
+            self._row(dict(zip(COLUMNS, COLUMNS, strict=True)))
+
+    def faces(self, name: str, faces: Sequence[FaceResult]) -> None:
+        """Write an image's faces."""
+        if self._json:
+            self._record({"photo": name, "faces": [face.to_dict() for face in faces]})
+        elif self._csv:
+            for number, face in enumerate(faces, start=1):
+                self._row({"image": name, "face": number, **face.to_row()})
+            if not faces:
+                self._row({"image": name})
+        else:
+            self._write(_table(name, faces))
+
+    def error(self, name: str, error: Exception) -> None:
+        """Write why an image has no result, to standard error as well."""
+        with tqdm.external_write_mode(file=sys.stderr):
+            print(f"error: {name}: {error}", file=sys.stderr)
+        if self._json:
+            self._record({"photo": name, "error": str(error)})
+        elif self._csv:
+            self._row({"image": name, "error": str(error)})
+
+    def _record(self, record: dict[str, Any]) -> None:
+        self._write(json.dumps(record, ensure_ascii=self._plain))
+
+    def _row(self, row: dict[str, Any]) -> None:
+        with tqdm.external_write_mode(file=sys.stdout):
+            writer = csv.DictWriter(sys.stdout, COLUMNS, restval="", lineterminator="\n")
+            writer.writerow(row)
+            sys.stdout.flush()
+
+    def _write(self, text: str) -> None:
+        with tqdm.external_write_mode(file=sys.stdout):
+            print(text, flush=True)
 
 
 def _table(name: str, faces: Sequence[FaceResult]) -> str:
@@ -59,16 +228,39 @@ def _table(name: str, faces: Sequence[FaceResult]) -> str:
     for number, face in enumerate(faces, start=1):
         box = face.box
         place = f"{box.x:.0f},{box.y:.0f} {box.width:.0f}×{box.height:.0f}"
-        answers = " ".join(
-            f"{a.display_label:<15} {a.probability:>4.0%}{'?' if a.unsure else ' '}"
-            for a in face.attributes
-        ).rstrip()
-        lines.append(f"  {number:>3}  {place:<20} {answers}")
+        gender, age, race = (
+            f"{a.display_label:<{width}} {a.probability:>4.0%}{'?' if a.unsure else ' '}"
+            for a, width in zip(face.attributes, (6, 5, 15), strict=True)
+        )
+        years = face.age_range
+        young = " may be under 20" if years.may_be_under_20 else ""
+        span = f"({years.label} {years.probability:.0%})"
+        lines.append(f"  {number:>3}  {place:<20} {gender} {age} {span:<12} {race}{young}".rstrip())
     return "\n".join(lines)
 
 
-def _save_annotated(picture: Picture, path: Path, faces: Sequence[FaceResult]) -> None:
-    Image.fromarray(annotate(picture, [face.box for face in faces])).save(path)
+def _save(picture: Picture, faces: Sequence[FaceResult], stem: str, args: Any) -> None:
+    """Write what `--save-annotated` and `--save-crops` ask for."""
+    if args.save_annotated:
+        boxes = [face.box for face in faces]
+        Image.fromarray(annotate(picture, boxes)).save(args.save_annotated / f"{stem}.png")
+    if args.save_crops:
+        for number, face in enumerate(faces, start=1):
+            Image.fromarray(face.crop).save(args.save_crops / f"{stem}-{number:03d}.png")
+
+
+def _stem(number: int, file: str) -> str:
+    """Name without ending of a written file; the number keeps equal names apart."""
+    stem = os.fsencode("stdin" if file == "-" else Path(file).stem)
+    # Cut off between letters.
+    name = stem[:_LONGEST_STEM].decode("utf-8", "ignore")
+    return f"{number:03d}-{name}"
+
+
+def _progress(values: Sequence[T]) -> Iterator[T]:
+    """The values, with a bar on a terminal's standard error where there are several."""
+    hidden = len(values) < 2 or not sys.stderr.isatty()
+    yield from tqdm(values, unit="image", disable=hidden, file=sys.stderr)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -77,39 +269,39 @@ def run(args: argparse.Namespace) -> int:
     Returns:
         0 when every image was read, 1 when at least one was not, 2 when nothing could start.
     """
-    is_chip = args.detector == "none"
+    is_crop = args.crops or args.detector == "none"
     try:
         pipeline = FacePipeline.from_pretrained(
             args.model,
             args.revision,
-            "haar" if is_chip else args.detector,
+            "haar" if is_crop else args.detector,
             args.device,
             backend=args.backend,
             mirror=args.mirror,
+            threads=args.threads,
         )
-        if args.save_annotated:
-            args.save_annotated.mkdir(parents=True, exist_ok=True)
+        for folder in (args.save_annotated, args.save_crops):
+            if folder:
+                folder.mkdir(parents=True, exist_ok=True)
+        files = files_of(args.images)
     except (FaceAttrError, OSError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     failed = 0
-    for number, photo in enumerate(args.photos, start=1):
+    lines = _Lines(args)
+    options = {"min_face": args.min_face, "max_faces": args.max_faces}
+    for number, file in enumerate(_progress(files), start=1):
         try:
-            picture = open_image(photo)
-            faces = pipeline.classify_crops([picture]) if is_chip else pipeline(picture)
-            if args.save_annotated:
-                # The number keeps equal names from different folders apart.
-                name = f"{number:03d}-{Path(photo).stem}.png"
-                _save_annotated(picture, args.save_annotated / name, faces)
+            picture = _open(file, args.max_pixels)
+            faces = pipeline.classify_crops([picture]) if is_crop else pipeline(picture, **options)
         except (FaceAttrError, OSError) as error:
             failed += 1
-            print(f"error: {photo}: {error}", file=sys.stderr)
-            if args.json:
-                print(json.dumps({"photo": photo, "error": str(error)}), flush=True)
+            lines.error(file, error)
             continue
-        if args.json:
-            record = {"photo": photo, "faces": [face.to_dict() for face in faces]}
-            print(json.dumps(record, ensure_ascii=False), flush=True)
-        else:
-            print(_table(photo, faces), flush=True)
+        lines.faces(file, faces)
+        try:
+            _save(picture, faces, _stem(number, file), args)
+        except OSError as error:
+            failed += 1
+            print(f"error: {file}: cannot write: {error}", file=sys.stderr)
     return 1 if failed else 0

@@ -55,6 +55,13 @@ FIELDS = {
     "faces[].gender.probabilities": "of every class, in the order of `/model_info`",
     "faces[].age": "perceived age group in years",
     "faces[].race": "perceived race in FairFace's seven groups",
+    "faces[].age_range": "the fewest neighbouring age groups that together are likely",
+    "faces[].age_range.label": "the range for people, e.g. 20-39 or 60+",
+    "faces[].age_range.first_year": "youngest age in it",
+    "faces[].age_range.last_year": "oldest age in it, or null where it has no end",
+    "faces[].age_range.groups": "its groups, youngest first",
+    "faces[].age_range.probability": "of all of them together, at least 0.8",
+    "faces[].age_range.may_be_under_20": "true: do not take this face for an adult's",
     "timing_ms.decode": "reading the picture, in milliseconds",
     "timing_ms.predict": "finding and classifying, in milliseconds",
 }
@@ -65,6 +72,7 @@ NULLABLE = {
     "faces[].score": "number or null",
     "faces[].detector": "string or null",
     "faces[].landmarks": "object or null",
+    "faces[].age_range.last_year": "number or null",
 }
 
 PURPOSE = {
