@@ -20,6 +20,10 @@ COMMANDS = {
     "robustness": ("train.evaluate.robustness", "accuracy on pictures made worse in steps"),
     "duplicates": ("train.evaluate.duplicates", "the same picture twice, within and across splits"),
     "evaluate": ("train.evaluate.report", "predictions -> report.json"),
+    "audit-table": (
+        "train.evaluate.audit_table",
+        "predictions of the holdout -> audit.json, by which audits correct what they count",
+    ),
     "imbalance": ("train.report.imbalance", "how unevenly labels are spread"),
     "card": ("train.report.card", "report.json -> model card"),
     "results": ("train.report.results", "reports -> comparison table in a Markdown file"),

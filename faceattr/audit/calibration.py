@@ -1,0 +1,205 @@
+"""What a classifier answers for faces whose labels are known: the table that travels with weights.
+
+`audit.json` holds one row for each labelled face that the weights were not trained on: its classes
+and its probabilities, coded in a byte each. Confusion counts, also of two attributes at once, and
+what EM needs are counted from these rows, and they can be resampled.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from faceattr.errors import AuditError
+from faceattr.hub import WeightsFiles, find_beside
+from faceattr.labels import TASKS, Task
+
+AUDIT_NAME = "audit.json"
+SCHEMA = 1
+_KEYS = ("schema", "weights_sha256", "source", "classes", "counts", "rows", "labels", "answers")
+_LEVELS = 255
+_MAX_ROWS = 1_000_000
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class CalibrationTable:
+    """Answers for n labelled faces that the weights were not trained on.
+
+    Attributes:
+        weights_sha256: of the `model.safetensors` that answered, hexadecimal.
+        source: where the faces come from, for reports: `id`, `part`, `config`, ...
+        true: by task, class positions in the order of `faceattr.labels`, shape `(n,)`.
+        probabilities: by task, shape `(n, classes)`, rows sum to 1.
+    """
+
+    weights_sha256: str
+    source: Mapping[str, Any]
+    true: Mapping[str, NDArray[np.int64]]
+    probabilities: Mapping[str, Floats]
+
+    def __post_init__(self) -> None:
+        rows = {len(self.true[task.name]) for task in TASKS}
+        rows |= {len(self.probabilities[task.name]) for task in TASKS}
+        if len(rows) != 1 or 0 in rows:
+            raise AuditError(f"a calibration table needs as many rows of each task, came {rows}")
+        for task in TASKS:
+            if missing := [n for n, count in self.counts(task).items() if not count]:
+                raise AuditError(
+                    f"the calibration rows hold no face of {task.name} {missing}; every class "
+                    "needs some"
+                )
+
+    @property
+    def rows(self) -> int:
+        """Number of labelled faces."""
+        return len(self.true[TASKS[0].name])
+
+    def counts(self, task: Task) -> dict[str, int]:
+        """Labelled faces by class name."""
+        found = np.bincount(self.true[task.name], minlength=len(task.classes))
+        return dict(zip(task.classes, found.tolist(), strict=True))
+
+    def select(self, rows: NDArray[np.integer[Any]] | NDArray[np.bool_]) -> CalibrationTable:
+        """The table of some of its rows."""
+        return CalibrationTable(
+            self.weights_sha256,
+            self.source,
+            {name: values[rows] for name, values in self.true.items()},
+            {name: values[rows] for name, values in self.probabilities.items()},
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready content of `audit.json`; probabilities lose what a byte cannot hold."""
+        labels = np.stack([self.true[task.name] for task in TASKS], 1).astype(np.uint8)
+        answers = np.concatenate([self.probabilities[task.name] for task in TASKS], 1)
+        coded = np.rint(np.sqrt(answers) * _LEVELS).astype(np.uint8)
+        # Rows in the order of their content say nothing of the data set's order, and pack better.
+        order = np.lexsort((*coded.T, *labels.T))
+        return {
+            "schema": SCHEMA,
+            "weights_sha256": self.weights_sha256,
+            "source": dict(self.source),
+            "classes": {task.name: list(task.classes) for task in TASKS},
+            "counts": {task.name: list(self.counts(task).values()) for task in TASKS},
+            "rows": self.rows,
+            "labels": _packed(labels[order]),
+            "answers": _packed(coded[order]),
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> CalibrationTable:
+        """Read the content of `audit.json`.
+
+        Raises:
+            AuditError: for unknown or missing keys, other classes, or damaged rows.
+        """
+        if sorted(values) != sorted(_KEYS) or values["schema"] != SCHEMA:
+            raise AuditError(
+                f"expected schema {SCHEMA} with the keys {list(_KEYS)}, came schema "
+                f"{values.get('schema')!r} with {list(values)}"
+            )
+        for task in TASKS:
+            if values["classes"].get(task.name) != list(task.classes):
+                raise AuditError(
+                    f"classes of {task.name!r}: expected {list(task.classes)}, came "
+                    f"{values['classes'].get(task.name)}"
+                )
+        rows, sizes = values["rows"], [len(task.classes) for task in TASKS]
+        if not isinstance(rows, int) or not 0 < rows <= _MAX_ROWS:
+            raise AuditError(f"'rows' must be 1 to {_MAX_ROWS:,}, came {rows!r}")
+        labels = _unpacked(values["labels"], rows, len(TASKS))
+        coded = _unpacked(values["answers"], rows, sum(sizes)).astype(np.float64)
+        if (wrong := labels >= np.array(sizes)).any():
+            raise AuditError(f"{int(wrong.sum())} labels are of no class")
+        parts = np.split((coded / _LEVELS) ** 2, np.cumsum(sizes)[:-1], axis=1)
+        if any((part.sum(axis=1) < 0.5).any() for part in parts):
+            raise AuditError("some rows' probabilities do not sum to 1")
+        table = cls(
+            str(values["weights_sha256"]),
+            dict(values["source"]),
+            {task.name: labels[:, i].astype(np.int64) for i, task in enumerate(TASKS)},
+            {
+                task.name: part / part.sum(axis=1, keepdims=True)
+                for task, part in zip(TASKS, parts, strict=True)
+            },
+        )
+        found = {task.name: list(table.counts(task).values()) for task in TASKS}
+        if found != values["counts"]:
+            raise AuditError(f"'counts' says {values['counts']}, the rows say {found}")
+        return table
+
+
+def _packed(values: NDArray[np.uint8]) -> str:
+    """Columns one after the other, compressed, as text."""
+    return base64.b64encode(zlib.compress(np.asfortranarray(values).tobytes("F"), 9)).decode()
+
+
+def _unpacked(text: object, rows: int, columns: int) -> NDArray[np.uint8]:
+    wanted = rows * columns
+    try:
+        packed = base64.b64decode(str(text), validate=True)
+        # One byte more than wanted at most: a small file cannot swell without bound.
+        content = zlib.decompressobj().decompress(packed, wanted + 1)
+    except (binascii.Error, zlib.error) as error:
+        raise AuditError(f"packed rows are damaged: {error}") from error
+    if len(content) != wanted:
+        raise AuditError(f"packed rows hold {len(content)} bytes, expected {wanted}")
+    values: NDArray[np.uint8] = np.frombuffer(content, np.uint8).reshape(columns, rows).T
+    return values
+
+
+def read_table(path: Path) -> CalibrationTable:
+    """Read an `audit.json`.
+
+    Raises:
+        AuditError: saying what is wrong with the file.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(values, dict):
+            raise AuditError("expected a JSON object")
+        return CalibrationTable.from_dict(values)
+    except (OSError, ValueError, TypeError, AttributeError, AuditError) as error:
+        raise AuditError(
+            f"{path.name} is no calibration table: {error}. "
+            "`python -m train audit-table` writes one."
+        ) from error
+
+
+def write_table(table: CalibrationTable, path: Path) -> None:
+    """Write an `audit.json`; the same rows give the same bytes."""
+    path.write_text(json.dumps(table.to_dict(), indent=1, ensure_ascii=False) + "\n", "utf-8")
+
+
+def find_table(files: WeightsFiles, weights_sha256: str | None = None) -> CalibrationTable | None:
+    """The table that lies beside the weights; None where there is none.
+
+    Args:
+        files: of the weights, from `faceattr.hub.find_weights`.
+        weights_sha256: of the `model.safetensors` in use, if known; the table must be of these.
+
+    Raises:
+        AuditError: for a damaged table, or one of other weights.
+    """
+    path = find_beside(files, AUDIT_NAME)
+    if path is None:
+        return None
+    table = read_table(path)
+    if weights_sha256 is not None and table.weights_sha256 != weights_sha256:
+        raise AuditError(
+            f"{AUDIT_NAME} of {files.name!r} was written for the weights "
+            f"{table.weights_sha256[:12]}, these are {weights_sha256[:12]}; write it again with "
+            "`python -m train audit-table`"
+        )
+    return table

@@ -1,0 +1,446 @@
+"""Shares of a collection: as counted, and corrected for the classifier's errors, with intervals.
+
+Two corrections. *Matrix* (adjusted count; Forman 2008, Tasche doi 10.3390/make1030047): the shares
+whose mixture of the calibration classes' answers comes nearest to the answers counted. *EM*
+(Saerens, Latinne and Decaestecker 2002): the shares under which the answers' probabilities are
+likeliest; the class shares the probabilities were made for are taken as their mean over the
+calibration rows (Alexandari, Kundaje and Shrikumar, arXiv 1901.06852).
+
+Intervals are bootstrapped over images, so faces of one image stay together, and over calibration
+rows. Two questions: what the shares *in these images* are (a finite collection), where only the
+classifier errs; and what they are in the *population* the images were drawn from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from faceattr.audit import em
+from faceattr.audit.answers import DEFAULT_AXES, Answers, Axis, Codes, Floats, single
+from faceattr.audit.calibration import CalibrationTable
+from faceattr.audit.simplex import minimise
+from faceattr.errors import AuditError
+from faceattr.labels import task
+
+CONFIDENCE = 0.95
+DRAWS = 500
+MOST_FACES = 400_000
+"""Of a larger collection EM and the bootstrap read a random part of its images; see `measure`."""
+
+RECOMMENDED = "em"
+LEANING = {"age": 0.02, "gender × age": 0.02}
+"""Strength of EM's pull towards the calibration shares by axis; 0 elsewhere. See docs/audit.md."""
+
+_CHUNK = 8_192
+"""Images whose resampled weights are in memory at once."""
+
+
+@dataclass(frozen=True, eq=False)
+class Estimates:
+    """One number for each cell with its interval.
+
+    Attributes:
+        value: shape `(cells,)`.
+        low: lower end of the interval; NaN where there is none.
+        high: upper end.
+        draws: what bootstrapping gave, shape `(draws, cells)`; for figures made of shares.
+    """
+
+    value: Floats
+    low: Floats
+    high: Floats
+    draws: Floats = field(repr=False)
+
+    def to_dict(self) -> list[dict[str, float | None]]:
+        """`value`, `low`, `high` by cell, JSON-ready."""
+        columns = {"value": self.value, "low": self.low, "high": self.high}
+        return [
+            {name: None if np.isnan(v[i]) else float(v[i]) for name, v in columns.items()}
+            for i in range(len(self.value))
+        ]
+
+
+@dataclass(frozen=True, eq=False)
+class Shares:
+    """The shares of one axis.
+
+    Attributes:
+        axis: what the cells are.
+        faces: N.
+        counts: faces by cell of their likeliest classes, shape `(cells,)`.
+        counted: counts / N; with an interval for a population only.
+        matrix: corrected by the confusion matrix; None without a calibration table.
+        em: corrected by EM; None without a calibration table.
+        corrected: "matrix" or "em": which one is recommended for this axis.
+    """
+
+    axis: Axis
+    faces: int
+    counts: Codes
+    counted: Estimates
+    matrix: Estimates | None
+    em: Estimates | None
+    corrected: str = RECOMMENDED
+
+    @property
+    def best(self) -> Estimates | None:
+        """The recommended corrected shares."""
+        found: Estimates | None = getattr(self, self.corrected)
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "axis": self.axis.name,
+            "tasks": list(self.axis.tasks),
+            "cells": list(self.axis.cells),
+            "faces": self.faces,
+            "counts": self.counts.tolist(),
+            "counted": self.counted.to_dict(),
+            "matrix": None if self.matrix is None else self.matrix.to_dict(),
+            "em": None if self.em is None else self.em.to_dict(),
+            "corrected": self.corrected,
+        }
+
+
+def interval(value: Floats, errors: Floats, low: float = 0.0, high: float = 1.0) -> Estimates:
+    """Estimates with the interval that bootstrapped errors give, within `low` to `high`.
+
+    Args:
+        value: shape `(cells,)`.
+        errors: estimate less truth in each draw, shape `(draws, cells)`.
+        low: least possible value.
+        high: largest possible value.
+    """
+    tail = (1 - CONFIDENCE) / 2
+    below, above = np.quantile(errors, [tail, 1 - tail], axis=0)
+    return Estimates(
+        value,
+        np.clip(value + np.minimum(below, 0), low, high),
+        np.clip(value + np.maximum(above, 0), low, high),
+        np.clip(value + errors, low, high),
+    )
+
+
+def exact(value: Floats, draws: int = DRAWS) -> Estimates:
+    """Values that carry no error."""
+    nowhere = np.full(len(value), np.nan)
+    return Estimates(value, nowhere, nowhere, np.broadcast_to(value, (draws, len(value))))
+
+
+def confusion(predicted: Codes, true: Codes, cells: int) -> Floats:
+    """Share of each predicted cell among the faces of each true one, `(predicted, true)`."""
+    counts = np.bincount(predicted * cells + true, minlength=cells * cells).reshape(cells, cells)
+    found: Floats = counts / np.maximum(counts.sum(axis=0), 1)
+    return found
+
+
+def adjusted(rates: Floats, counted: Floats) -> Floats:
+    """Shares whose mixture of the columns of `rates` is nearest to the counted ones.
+
+    Args:
+        rates: of `confusion`, shape `(n, cells, cells)`.
+        counted: shape `(n, cells)`.
+
+    Returns:
+        Shape `(n, cells)`: least squares on the simplex (Bunse 2022).
+    """
+    gram = np.einsum("nij,nik->njk", rates, rates)
+    return minimise(gram, np.einsum("nij,ni->nj", rates, counted))
+
+
+@dataclass(frozen=True, eq=False)
+class _Fitted:
+    """One axis before the bootstrap. Shapes: k cells, n calibration rows."""
+
+    axis: Axis
+    counts: Codes  # of all faces, (k,)
+    scores: Floats  # of the faces that are read, (N, k)
+    predicted: Codes  # (N,)
+    curve: Floats  # (k, k)
+    em: Floats  # (k,), with the axis's leaning
+    plain: Floats  # (k,), without it
+    known_soft: Floats  # (n, k)
+    known_scores: Floats  # (n, k)
+    known_predicted: Codes  # (n,)
+    known_true: Codes  # (n,)
+
+
+def _fit(axis: Axis, counts: Codes, answers: Answers, table: CalibrationTable) -> _Fitted:
+    soft, known = axis.soft(answers.probabilities), axis.soft(table.probabilities)
+    prior = known.mean(axis=0)
+    likelihood = em.ratios(soft, prior)
+    plain = leaning = em.fit(likelihood)
+    true = axis.cell_of(table.true)
+    if strength := LEANING.get(axis.name, 0.0):
+        shares = np.bincount(true, minlength=len(axis.cells)) / len(true)
+        leaning = em.fit(likelihood, towards=shares, strength=strength)
+    given = em.scores(likelihood, plain)
+    return _Fitted(
+        axis,
+        counts,
+        given,
+        axis.predicted(answers.probabilities),
+        given.T @ given / len(given),
+        leaning,
+        plain,
+        known,
+        em.scores(em.ratios(known, prior), plain),
+        axis.predicted(table.probabilities),
+        true,
+    )
+
+
+_POISSON = np.repeat(
+    np.arange(9, dtype=np.float32),
+    [24109, 24109, 12055, 4018, 1005, 201, 33, 5, 1],
+)
+"""65,536 draws of a Poisson variable of mean 1, each value as often as it is likely."""
+
+
+def resampled_means(image: Codes, features: Floats, draws: int, seed: int) -> Floats:
+    """Means of features over faces when images are drawn again with replacement.
+
+    Args:
+        image: of each face, shape `(N,)`.
+        features: shape `(N, d)`.
+        draws: how often.
+        seed: of the generator.
+
+    Returns:
+        Shape `(draws, d)`. The number of times an image is drawn is Poisson with mean 1.
+    """
+    order = np.argsort(image, kind="stable")
+    starts = np.flatnonzero(np.diff(image[order], prepend=image[order[0]] - 1))
+    faces = np.diff(starts, append=len(image)).astype(np.float32)
+    sums = np.zeros((draws, features.shape[1]))
+    total = np.zeros(draws)
+    rng = np.random.default_rng(seed)
+    for begin in range(0, len(starts), _CHUNK):
+        some = starts[begin : begin + _CHUNK]
+        last = starts[begin + _CHUNK] if begin + _CHUNK < len(starts) else len(image)
+        values = np.add.reduceat(features[order[some[0] : last]], some - some[0], axis=0)
+        times = _POISSON[rng.integers(65_536, size=(draws, len(some)), dtype=np.uint16)]
+        sums += times @ values.astype(np.float32)
+        total += times @ faces[begin : begin + _CHUNK]
+    means: Floats = sums / np.maximum(total, 1)[:, None]
+    return means
+
+
+def _calibration_noise(fitted: _Fitted, times: Floats) -> Floats:
+    """Change of EM's gradient when the calibration rows are drawn again, `(draws, k)`.
+
+    Two parts: of the mean probabilities, by which answers are divided; and of the mean scores
+    within each class, which are what they should be only as exactly as the rows can tell.
+    """
+    means = np.maximum(times @ fitted.known_soft / len(fitted.known_soft), 1e-12)
+    prior = fitted.known_soft.mean(axis=0)
+    slope = np.diag(fitted.scores.mean(axis=0)) - fitted.curve * fitted.plain
+    change: Floats = -np.log(means / np.maximum(prior, 1e-12)) @ slope.T
+    for cell in np.flatnonzero(fitted.plain > 0):
+        rows = fitted.known_true == cell
+        if not rows.any():
+            continue
+        weight = times[:, rows]
+        sums = weight.sum(axis=1, keepdims=True)
+        usual = fitted.known_scores[rows].mean(axis=0)
+        again = np.where(sums > 0, weight @ fitted.known_scores[rows] / np.maximum(sums, 1), usual)
+        change += fitted.plain[cell] * (again - usual)
+    return change
+
+
+def _resampled_rates(fitted: _Fitted, times: Floats) -> Floats:
+    """Confusion shares of each draw of the calibration rows, `(draws, k, k)`."""
+    k = len(fitted.axis.cells)
+    pair = np.zeros((len(fitted.known_true), k * k))
+    pair[np.arange(len(pair)), fitted.known_predicted * k + fitted.known_true] = 1
+    counts = (times @ pair).reshape(-1, k, k)
+    sums = counts.sum(axis=1, keepdims=True)
+    usual = confusion(fitted.known_predicted, fitted.known_true, k)
+    rates: Floats = np.where(sums > 0, counts / np.maximum(sums, 1), usual)
+    return rates
+
+
+def _shares(fitted: _Fitted, means: Floats, times: Floats, population: bool, seed: int) -> Shares:
+    """The three estimates of an axis with their intervals.
+
+    Args:
+        fitted: of the axis.
+        means: predicted shares and mean scores in each draw, `(draws, 2 k)`.
+        times: how often each calibration row was drawn, `(draws, n)`.
+        population: which question the intervals answer.
+        seed: of the generator.
+    """
+    k, faces = len(fitted.axis.cells), len(fitted.scores)
+    counted = fitted.counts / max(fitted.counts.sum(), 1)
+    here = np.bincount(fitted.predicted, minlength=k) / faces
+    shifts, slopes = means[:, :k] - here, means[:, k:]
+    rates = confusion(fitted.known_predicted, fitted.known_true, k)
+    matrix = adjusted(rates[None], counted[None])[0]
+    matrices = adjusted(_resampled_rates(fitted, times), np.clip(counted + shifts, 0, 1))
+    gradient = slopes + _calibration_noise(fitted, times)
+    curves = np.broadcast_to(fitted.curve, (len(means), k, k))
+    ems = minimise(curves, fitted.curve @ fitted.plain + gradient)
+    truth: Floats = np.zeros((len(means), k))
+    if not population:
+        truth = _imputed(fitted, slopes, seed) - fitted.plain
+    return Shares(
+        fitted.axis,
+        int(fitted.counts.sum()),
+        fitted.counts,
+        interval(counted, shifts) if population else exact(counted, len(means)),
+        interval(matrix, matrices - matrix - truth),
+        interval(fitted.em, ems - fitted.plain - truth),
+    )
+
+
+def _imputed(fitted: _Fitted, slopes: Floats, seed: int) -> Floats:
+    """What the shares would be in each draw were its faces labelled, `(draws, k)`.
+
+    Each face's class is drawn from its probabilities under the shares found; of their sum only
+    mean and covariance matter.
+    """
+    faces, plain = len(fitted.scores), fitted.plain
+    spread = (np.diag(plain) - plain[:, None] * fitted.curve * plain) / faces
+    values, vectors = np.linalg.eigh((spread + spread.T) / 2)
+    root = vectors * np.sqrt(np.maximum(values, 0))
+    noise = np.random.default_rng(seed).standard_normal(slopes.shape) @ root.T
+    imputed: Floats = plain * slopes + noise
+    return imputed
+
+
+def _part(answers: Answers, seed: int) -> Answers:
+    """At most about `MOST_FACES` faces: all of some images, chosen at random."""
+    if answers.faces <= MOST_FACES:
+        return answers
+    images, number = np.unique(answers.image, return_inverse=True)
+    keep = np.random.default_rng(seed).random(len(images)) < MOST_FACES / answers.faces
+    return answers.select(keep[number])
+
+
+def _merged(base: Shares, axis: Axis) -> Shares:
+    """The shares of own bins: sums over classes that were corrected one by one."""
+    gather = np.eye(len(axis.cells))[list(axis.members[0])]
+
+    def joined(found: Estimates | None) -> Estimates | None:
+        if found is None:
+            return None
+        value = found.value @ gather
+        if np.isnan(found.low).all():
+            return exact(value, len(found.draws))
+        return interval(value, found.draws @ gather - value)
+
+    counted = joined(base.counted)
+    assert counted is not None
+    return Shares(
+        axis,
+        base.faces,
+        np.rint(base.counts @ gather).astype(np.int64),
+        counted,
+        joined(base.matrix),
+        joined(base.em),
+        base.corrected,
+    )
+
+
+def _base(axis: Axis) -> Axis:
+    """The axis of single classes that an axis of own bins sums up; others stay as they are."""
+    if len(axis.tasks) == 1 and axis.members[0] != tuple(range(len(axis.cells))):
+        return single(task(axis.tasks[0]))
+    return axis
+
+
+def measure(
+    answers: Answers,
+    table: CalibrationTable | None,
+    *,
+    axes: Sequence[Axis] = DEFAULT_AXES,
+    population: bool = False,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> dict[str, Shares]:
+    """Shares of each axis as counted and corrected, with 95 % intervals, by name of the axis.
+
+    Args:
+        answers: at least one face. Of more than `MOST_FACES` all are counted; EM and the bootstrap
+            read the faces of a random part of the images.
+        table: beside the weights that answered; None leaves the corrected shares out.
+        axes: `DEFAULT_AXES`, and any of `parse_merge`.
+        population: False asks for the shares in these images, where a counted share has no
+            sampling error; True for those where the images were drawn from.
+        draws: of the bootstrap.
+        seed: of the generator; the same seed gives the same intervals.
+
+    Raises:
+        AuditError: without any face.
+    """
+    if not answers.faces:
+        raise AuditError("shares need at least one face, came none")
+    bases = [_base(axis) for axis in axes]
+    distinct = {axis.name: axis for axis in bases}
+    part = _part(answers, seed)
+    counts = {
+        name: np.bincount(axis.predicted(answers.probabilities), minlength=len(axis.cells))
+        for name, axis in distinct.items()
+    }
+    if table is None:
+        found = _counted(distinct, counts, part, population, draws, seed)
+    else:
+        found = _corrected(distinct, counts, part, table, population, draws, seed)
+    return {
+        axis.name: found[base.name] if base is axis else _merged(found[base.name], axis)
+        for axis, base in zip(axes, bases, strict=True)
+    }
+
+
+def _one_hot(codes: Codes, cells: int) -> Floats:
+    found: Floats = np.eye(cells)[codes]
+    return found
+
+
+def _counted(
+    axes: Mapping[str, Axis],
+    counts: Mapping[str, Codes],
+    part: Answers,
+    population: bool,
+    draws: int,
+    seed: int,
+) -> dict[str, Shares]:
+    found = {}
+    for name, axis in axes.items():
+        value = counts[name] / counts[name].sum()
+        estimates = exact(value, draws)
+        if population:
+            shown = _one_hot(axis.predicted(part.probabilities), len(axis.cells))
+            means = resampled_means(part.image, shown, draws, seed)
+            estimates = interval(value, means - shown.mean(axis=0))
+        total = int(counts[name].sum())
+        found[name] = Shares(axis, total, counts[name], estimates, None, None)
+    return found
+
+
+def _corrected(
+    axes: Mapping[str, Axis],
+    counts: Mapping[str, Codes],
+    part: Answers,
+    table: CalibrationTable,
+    population: bool,
+    draws: int,
+    seed: int,
+) -> dict[str, Shares]:
+    rng = np.random.default_rng([seed, 1])
+    times = rng.multinomial(table.rows, np.full(table.rows, 1 / table.rows), size=draws)
+    found = {}
+    for number, (name, axis) in enumerate(axes.items()):
+        fitted = _fit(axis, counts[name], part, table)
+        shown = _one_hot(fitted.predicted, len(axis.cells))
+        features = np.concatenate([shown, fitted.scores], axis=1)
+        means = resampled_means(part.image, features, draws, seed)
+        found[name] = _shares(
+            fitted, means, times.astype(np.float64), population, seed + 2 + number
+        )
+    return found
