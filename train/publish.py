@@ -33,6 +33,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]
 )
 from numpy.typing import NDArray
 
+from faceattr.audit.calibration import AUDIT_NAME, read_table
 from faceattr.backends.onnx import OnnxClassifier
 from faceattr.config import CONFIG_NAME, ONNX_NAME, WEIGHTS_NAME
 from faceattr.errors import FaceAttrError, WeightsError
@@ -88,7 +89,7 @@ def check_folder(folder: Path) -> dict[str, Path]:
 
     Returns:
         The files to publish by their path in the repository: the four required ones, the
-        pictures under `figures/`, and `model.onnx` where there is one.
+        pictures under `figures/`, and `model.onnx` and `audit.json` where there are any.
 
     Raises:
         PublishError: naming missing files, a card without metadata, or a report of other weights.
@@ -111,6 +112,7 @@ def check_folder(folder: Path) -> dict[str, Path]:
         )
     figures = sorted(path for pattern in FIGURES for path in folder.glob(pattern))
     paths = [folder / name for name in REQUIRED] + figures + _checked_onnx(folder)
+    paths += _checked_table(folder, digest)
     return {path.relative_to(folder).as_posix(): path for path in paths}
 
 
@@ -120,6 +122,19 @@ def _checked_onnx(folder: Path) -> list[Path]:
         return []
     OnnxClassifier(find_weights(folder, file=ONNX_NAME))
     return [folder / ONNX_NAME]
+
+
+def _checked_table(folder: Path, weights_sha256: str) -> list[Path]:
+    """`audit.json`, if there is one; `python -m train audit-table` writes it."""
+    path = folder / AUDIT_NAME
+    if not path.is_file():
+        return []
+    if (found := read_table(path).weights_sha256) != weights_sha256:
+        raise PublishError(
+            f"{AUDIT_NAME} is of the weights with SHA-256 {found}, not of these. Write it again "
+            "with `python -m train audit-table`."
+        )
+    return [path]
 
 
 def _check_report(report: Path, weights: Path) -> str:
@@ -358,8 +373,8 @@ def publish(
             files,
             message=message,
             revision=revision,
-            # An ONNX file that is gone here would be of other weights there.
-            owned=("figures/*", ONNX_NAME),
+            # An ONNX file or a table that is gone here would be of other weights there.
+            owned=("figures/*", ONNX_NAME, AUDIT_NAME),
         )
         log.info("committed %s" if changed else "nothing has changed since %s", commit)
         _verify(api, repo_id, commit, source)
