@@ -30,6 +30,7 @@ __all__ = [
     "CONFIG_NAME",
     "WEIGHTS_NAME",
     "FaceAttrNet",
+    "FaceAttrNetLarge",
     "FaceAttributeModel",
     "LightweightMTLNet224",
     "ModelConfig",
@@ -97,11 +98,18 @@ class FaceAttributeModel(nn.Module, ABC):
             result[name][:, list(order)] = scaled
         return result
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write `model.safetensors` and `config.json` into a folder, made if needed."""
+    def save_pretrained(self, folder: str | Path, *, half: bool = False) -> None:
+        """Write `model.safetensors` and `config.json` into a folder, made if needed.
+
+        Args:
+            folder: where to.
+            half: store numbers in float16, in half the space; loading turns them into float32.
+        """
         target = Path(folder)
         target.mkdir(parents=True, exist_ok=True)
         state = {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}
+        if half:
+            state = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
         save_file(state, target / WEIGHTS_NAME, metadata={"format": "pt"})
         text = json.dumps(self.config.to_dict(), indent=2, ensure_ascii=False)
         (target / CONFIG_NAME).write_text(text + "\n", encoding="utf-8")
@@ -338,8 +346,101 @@ class FaceAttrNet(FaceAttributeModel):
         }
 
 
+class MobileBlock(nn.Module):
+    """MobileNetV2's inverted residual with ReLU6, as EfficientNet-Lite has it.
+
+    Convolutions are padded on both sides alike, where the original's TensorFlow pads strided ones
+    on one side only.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel: int, stride: int, factor: int
+    ) -> None:
+        super().__init__()
+        inner = in_channels * factor
+        act = nn.ReLU6
+        self.widen: nn.Module = nn.Identity()
+        if factor > 1:
+            self.widen = ConvNorm(in_channels, inner, 1, activation=act)
+        self.depthwise = ConvNorm(inner, inner, kernel, stride, groups=inner, activation=act)
+        self.narrow = ConvNorm(inner, out_channels, 1, activation=None)
+        self.residual = stride == 1 and in_channels == out_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(N, C, H, W)` to `(N, out_channels, H/stride, W/stride)`."""
+        narrowed: Tensor = self.narrow(self.depthwise(self.widen(x)))
+        return x + narrowed if self.residual else narrowed
+
+
+class FaceAttrNetLarge(FaceAttributeModel):
+    """EfficientNet-Lite's body with one learned pooling and head for each task.
+
+    Body: Tan and Le, ICML 2019, without squeeze-excitation and with ReLU6 (EfficientNet-Lite,
+    2020); the default sizes are Lite0's, 3,490,066 parameters in all. With the last stages at a
+    sixteenth of the resolution rather than a thirty-second, a chip of 112 pixels gives the heads
+    a map of 7×7, as 224 pixels would.
+    """
+
+    @dataclass(frozen=True)
+    class Sizes:
+        """Channels and blocks.
+
+        Attributes:
+            stem: channels at 1/2 of the input's resolution.
+            widths: channels of the seven stages.
+            depths: blocks of the seven stages.
+            last_stride: of the sixth stage, 1 or 2: the last map is 1/16 or 1/32 of the input.
+            features: channels that the heads see.
+            pool: side of the map they see.
+        """
+
+        stem: int = 32
+        widths: tuple[int, ...] = (16, 24, 40, 80, 112, 192, 320)
+        depths: tuple[int, ...] = (1, 2, 2, 3, 3, 4, 1)
+        last_stride: int = 1
+        features: int = 1280
+        pool: int = 5
+
+    KERNELS = (3, 3, 5, 3, 5, 5, 3)
+    STRIDES = (1, 2, 2, 2, 1, 2, 1)
+    FACTORS = (1, 6, 6, 6, 6, 6, 6)
+
+    def __init__(self, config: ModelConfig | None = None) -> None:
+        super().__init__(config)
+        sizes = self.sizes
+        act = nn.ReLU6
+        self.stem = ConvNorm(3, sizes.stem, 3, stride=2, activation=act)
+        strides = (*self.STRIDES[:5], sizes.last_stride, self.STRIDES[6])
+        blocks: list[nn.Module] = []
+        channels = sizes.stem
+        for width, depth, kernel, stride, factor in zip(
+            sizes.widths, sizes.depths, self.KERNELS, strides, self.FACTORS, strict=True
+        ):
+            for number in range(depth):
+                step = 1 if number else stride
+                blocks.append(MobileBlock(channels, width, kernel, step, factor))
+                channels = width
+        self.blocks = nn.Sequential(*blocks)
+        self.features = ConvNorm(channels, sizes.features, 1, activation=act)
+        self.pool = TaskPool(sizes.features, sizes.pool)
+        self.heads = nn.ModuleDict(
+            {t.name: nn.Linear(sizes.features, len(t.classes)) for t in labels.TASKS}
+        )
+        # TensorFlow's, with which the body's published weights were trained.
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eps = 1e-3
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Normalised faces `(N, 3, S, S)` to logits `(N, classes)` by task name."""
+        pooled = self.pool(self.features(self.blocks(self.stem(x))))
+        return {
+            name: head(part) for (name, head), part in zip(self.heads.items(), pooled, strict=True)
+        }
+
+
 ARCHITECTURES: dict[str, type[FaceAttributeModel]] = {
-    network.__name__: network for network in (LightweightMTLNet224, FaceAttrNet)
+    network.__name__: network for network in (LightweightMTLNet224, FaceAttrNet, FaceAttrNetLarge)
 }
 
 

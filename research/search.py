@@ -1,19 +1,19 @@
-"""Search the settings that matter most with Optuna; every finished trial is kept.
+"""Search the settings of a short taught run with Optuna; every trial is kept.
 
-The journal in --output is the study: the same command goes on where the last one ended. Trials
-are short runs on small pictures, judged by the sum of the three holdout losses after temperature
-scaling, and pruned when they fall behind the median of the others. The summary goes to
-docs/experiments/search.json, from which `python -m train experiments` makes its table.
+    python -m train search --answers runs/answers --output runs/search.journal --data DATA
+
+The journal in --output is the study: the same command goes on where the last one ended. A trial is
+a short run of the small student on stored answers, judged by the sum of the three calibrated
+losses on the holdout, and pruned when it falls behind the median of the others. --summary gets all
+trials, the importance of each setting and a table, and a figure beside it.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import math
 import tempfile
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,51 +22,46 @@ import optuna
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from research.catalogue import BASELINE, RESULTS, SEARCH_NAME
-from train.data.source import add_data_arguments, count_rows, source_of
-from train.fit.device import choose_device, choose_precision, hardware
-from train.fit.trainer import Settings, Trainer, TrainingError
-from train.recipe import LIGHT, Augmentation, Recipe
-from train.tables import rounded, write_json
+from train.answers import Answers
+from train.config import Distillation, Recipe, Stage
+from train.data.source import add_data_arguments, source_of
+from train.fit.device import choose_device
+from train.fit.settings import Settings, TrainingError
+from train.fit.trainer import Trainer
+from train.recipes import faceattrnet
+from train.report.plots import Canvas, Figure, canvas_of
+from train.tables import markdown_table, rounded, write_json, write_text
 
 log = logging.getLogger("train")
-STUDY = "faceattr"
-EPOCHS = 3
-ENOUGH = 10
+EPOCHS = 4
+ENOUGH = 8
 """Finished trials before it makes sense to say which settings mattered."""
-GEOMETRY = ("rotation", "scale", "shift")
-COLOUR = ("brightness", "contrast", "saturation")
 
 
-def scaled(augmentation: Augmentation, geometry: float, colour: float) -> Augmentation:
-    """The augmentation with its geometric and colour amounts multiplied."""
-    factors = dict.fromkeys(GEOMETRY, geometry) | dict.fromkeys(COLOUR, colour)
+def suggest(trial: optuna.Trial, side: int) -> Recipe:
+    """A short `faceattrnet` with the trial's settings."""
+    gender = trial.suggest_float("gender", 1.0, 5.0, log=True)
     return replace(
-        augmentation, **{name: getattr(augmentation, name) * f for name, f in factors.items()}
-    )
-
-
-def suggest(trial: optuna.Trial) -> Recipe:
-    """The baseline of the experiments with the trial's settings."""
-    augmentation = scaled(
-        LIGHT, trial.suggest_float("geometry", 0.25, 2.0), trial.suggest_float("colour", 0.0, 2.0)
-    )
-    return replace(
-        BASELINE,
+        faceattrnet(),
         name=f"search-{trial.number}",
         epochs=EPOCHS,
-        learning_rate=trial.suggest_float("learning_rate", 5e-4, 1e-2, log=True),
+        stages=(Stage(0, side),),
+        learning_rate=trial.suggest_float("learning_rate", 1e-3, 1e-2, log=True),
         weight_decay=trial.suggest_float("weight_decay", 1e-3, 0.3, log=True),
-        label_smoothing=trial.suggest_float("label_smoothing", 0.0, 0.1),
-        augmentation=replace(augmentation, erase=trial.suggest_float("erase", 0.0, 0.4)),
+        mixup=trial.suggest_float("mixup", 0.0, 0.5),
+        loss_weights={"gender": gender, "race": trial.suggest_float("race", 0.7, 2.0), "age": 0.7},
+        distillation=Distillation(
+            weight=trial.suggest_float("answers", 0.5, 1.0),
+            temperature=trial.suggest_float("temperature", 1.0, 4.0),
+        ),
     )
 
 
-def objective(trial: optuna.Trial, settings: Settings) -> float:
-    """Sum of the holdout losses in nats, after temperature scaling, of a short run."""
+def objective(trial: optuna.Trial, settings: Settings, side: int) -> float:
+    """Sum of the calibrated holdout losses in nats after a short run."""
     loss = math.inf
 
-    def report(entry: dict[str, Any]) -> None:
+    def tell(entry: dict[str, Any]) -> None:
         nonlocal loss
         loss = trainer.measure(entry["image_size"]).score()
         trial.report(loss, entry["epoch"])
@@ -74,94 +69,87 @@ def objective(trial: optuna.Trial, settings: Settings) -> float:
             raise optuna.TrialPruned
 
     with tempfile.TemporaryDirectory() as folder:
-        trainer = Trainer(suggest(trial), replace(settings, output=Path(folder)))
-        trainer.run(report)
+        trainer = Trainer(suggest(trial, side), replace(settings, output=Path(folder)))
+        trainer.run(tell)
     trial.set_user_attr("accuracy", trainer.history[-1]["holdout_accuracy"])
     return loss
 
 
-def check_study(study: optuna.Study, facts: Mapping[str, Any]) -> None:
-    """Refuse to go on with a study of other runs; mark a new one.
-
-    Raises:
-        ValueError: naming what differs.
-    """
-    stored = study.user_attrs
-    if not stored and not study.trials:
-        for name, value in facts.items():
-            study.set_user_attr(name, value)
-    elif changed := [name for name in facts if stored.get(name) != facts[name]]:
-        raise ValueError(
-            f"the study was made with another {' and '.join(changed)}; give another --output"
-        )
-
-
-def summarise(study: optuna.Study, machine: str) -> dict[str, Any]:
-    """What the page shows: each trial's settings and result, and which settings mattered."""
+def summarise(study: optuna.Study) -> dict[str, Any]:
+    """Each trial's settings and result, best first, and which settings mattered."""
     finished = [t for t in study.trials if t.state == optuna.trial.TrialState.COMPLETE]
     importance: dict[str, float] = {}
     if len(finished) >= ENOUGH:
         evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
         importance = optuna.importance.get_param_importances(study, evaluator=evaluator)
-    return dict(
-        rounded(
-            {
-                "command": "python -m train search",
-                "epochs": EPOCHS,
-                "hardware": machine,
-                **study.user_attrs,
-                "finished": len(finished),
-                "pruned": sum(t.state == optuna.trial.TrialState.PRUNED for t in study.trials),
-                "importance": dict(importance),
-                "trials": [
-                    {
-                        "number": t.number,
-                        "loss": t.value,
-                        "settings": t.params,
-                        "accuracy": t.user_attrs["accuracy"],
-                    }
-                    for t in sorted(finished, key=lambda t: float(t.value or 0))
-                ],
-            }
-        )
-    )
+    trials = [
+        {"number": t.number, "loss": t.value, **t.params, "accuracy": t.user_attrs["accuracy"]}
+        for t in sorted(finished, key=lambda t: float(t.value or 0))
+    ]
+    pruned = sum(t.state == optuna.trial.TrialState.PRUNED for t in study.trials)
+    facts = {**study.user_attrs, "finished": len(finished), "pruned": pruned}
+    return dict(rounded({**facts, "importance": dict(importance), "trials": trials}))
+
+
+def write(summary: dict[str, Any], path: Path) -> None:
+    """The summary as JSON, and as a table and a figure of the importances beside it."""
+    write_json(path, summary)
+    names = sorted(summary["importance"], key=lambda name: -float(summary["importance"][name]))
+    best = summary["trials"][0]
+    rows = [[n, f"{summary['importance'][n]:.2f}", f"{best[n]:.3g}"] for n in names]
+    write_text(path.with_suffix(".md"), markdown_table(["", "Importance", "Best"], rows) + "\n")
+    if not names:
+        return
+    values = {name: summary["importance"][name] for name in names}
+
+    def draw() -> Canvas:
+        canvas = canvas_of(6, 3)
+        axes = canvas.subplots()
+        axes.barh(names[::-1], [values[name] for name in names[::-1]])
+        axes.set_xlabel("share of the variance of the loss (fANOVA)")
+        return canvas
+
+    title = f"What mattered in {summary['finished']} trials"
+    alt = "; ".join(f"{name} {value:.2f}" for name, value in values.items())
+    Figure(path.stem, title, alt, values, draw).save(path.parent, ("svg",))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `python -m train search`."""
     parser.add_argument("--output", type=Path, required=True, help="journal file of the study")
-    parser.add_argument("--trials", type=int, default=20, help="to add to it (%(default)s)")
-    parser.add_argument(
-        "--summary", type=Path, default=RESULTS / SEARCH_NAME, help="JSON file (%(default)s)"
-    )
+    parser.add_argument("--answers", type=Path, required=True, help="stored answers to learn from")
+    parser.add_argument("--trials", type=int, default=24, help="in all (%(default)s)")
+    parser.add_argument("--side", type=int, default=64, help="input side (%(default)s)")
+    parser.add_argument("--summary", type=Path, required=True, help="JSON file to write")
     add_data_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Carry out `python -m train search`."""
-    if args.trials < 0:
-        raise ValueError("--trials must not be below 0")
     args.output.parent.mkdir(parents=True, exist_ok=True)
-    device = choose_device(args.device)
-    settings = Settings(args.output, source_of(args), device=device, cache_memory=True)
+    device, source = choose_device(args.device), source_of(args)
+    settings = Settings(args.output, source, device=device, answers=args.answers)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(
         storage=JournalStorage(JournalFileBackend(str(args.output))),
-        study_name=STUDY,
+        study_name="faceattr",
         load_if_exists=True,
-        pruner=optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=2),
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=1),
     )
     # Another seed for each continuation, or its first draws would repeat those of the first.
-    study.sampler = optuna.samplers.TPESampler(n_startup_trials=6, seed=len(study.trials))
-    facts = {
-        "baseline": json.loads(json.dumps(replace(BASELINE, epochs=EPOCHS).to_dict())),
-        "dataset": settings.source.describe("train", count_rows(settings.source, "train")),
-        "precision": choose_precision(device),
-    }
-    check_study(study, facts)
+    study.sampler = optuna.samplers.TPESampler(n_startup_trials=8, seed=len(study.trials))
+    facts = {"epochs": EPOCHS, "side": args.side, "answers": Answers(args.answers).facts}
+    if changed := [n for n in facts if study.user_attrs.get(n, facts[n]) != facts[n]]:
+        raise ValueError(
+            f"the study was made with another {' and '.join(changed)}; give another --output"
+        )
+    for name, value in facts.items():
+        study.set_user_attr(name, value)
+    done = sum(t.state.is_finished() for t in study.trials)
     study.optimize(
-        lambda trial: objective(trial, settings), n_trials=args.trials, catch=(TrainingError,)
+        lambda trial: objective(trial, settings, args.side),
+        n_trials=max(0, args.trials - done),
+        catch=(TrainingError,),
     )
-    if any(trial.state == optuna.trial.TrialState.COMPLETE for trial in study.trials):
-        write_json(args.summary, summarise(study, hardware(device)))
-        log.info("best %s -> %s", study.best_params, args.summary)
+    write(summarise(study), args.summary)
+    log.info("best of %d trials: %s -> %s", len(study.trials), study.best_params, args.summary)

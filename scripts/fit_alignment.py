@@ -67,7 +67,7 @@ def find(
     """
     rng = np.random.default_rng(seed)
     found: dict[str, list[Found]] = {detector.name: [] for detector in detectors}
-    scenes = pasted(islice(rows.in_order(), limit), rng)
+    scenes = pasted(islice(rows, limit), rng)
     seldom = 0.1 if sys.stderr.isatty() else 60.0
     bar = tqdm(scenes, rows.part, total=limit, unit="face", mininterval=seldom)
     for number, (_, _, scene) in enumerate(bar):

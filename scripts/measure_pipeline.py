@@ -173,7 +173,7 @@ def measure(
     chips: list[list[bool]] = []
     scenes: list[list[bool]] = []
     total = 0
-    made = pasted(islice(rows.in_order(), limit), rng, background)
+    made = pasted(islice(rows, limit), rng, background)
     bar = tqdm(total=limit, unit="face", mininterval=0.1 if sys.stderr.isatty() else 30.0)
     for group in _groups(made, 32):
         alone = pipeline.classify_crops([chip for _, chip, _ in group])

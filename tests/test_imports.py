@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("faceattr", "page", "train", "research")
-RUNS_A_NETWORK = {"predict", "robustness", "duplicates", "ensemble", "calibrate"}
+RUNS_A_NETWORK = {"predict", "robustness", "duplicates", "calibrate"}
 """The modules of `train/evaluate` that may import PyTorch."""
 
 

@@ -34,7 +34,7 @@ def test_the_table_says_what_the_pipeline_says(tmp_path, weights, tiny_fairface)
     output = tmp_path / "table.parquet"
     assert predict(str(weights), source, "validation", output, torch.device("cpu")) == 30
     table = pq.read_table(output)
-    rows = list(Rows(source, "validation").in_order())
+    rows = list(Rows(source, "validation"))
     model = LightweightMTLNet224.from_pretrained(weights)
     faces = FacePipeline(model, HaarDetector()).classify_crops([row.image for row in rows])
     assert table["row"].to_pylist() == list(range(30))

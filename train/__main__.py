@@ -12,13 +12,13 @@ from train.fit.signals import Stopped
 
 COMMANDS = {
     "fit": ("train.fit.command", "train a network by a recipe"),
+    "answers": ("train.answers", "teachers -> stored answers that students learn from"),
+    "published": ("train.published", "every run behind the published weights, in one resumable go"),
     "search": ("research.search", "look for good settings with Optuna, resumable"),
-    "experiments": ("research.catalogue", "one change at a time -> docs/experiments.md"),
     "calibrate": ("train.evaluate.calibrate", "fit temperatures and thresholds of weights again"),
-    "ensemble": ("train.evaluate.ensemble", "several networks and their mean on the holdout"),
     "predict": ("train.evaluate.predict", "weights -> one row of probabilities per face"),
-    "robustness": ("train.evaluate.robustness", "accuracy on pictures made worse in steps"),
-    "duplicates": ("train.evaluate.duplicates", "the same picture twice, within and across splits"),
+    "robustness": ("train.evaluate.robustness", "accuracy on images made worse in steps"),
+    "duplicates": ("train.evaluate.duplicates", "the same image twice, within and across splits"),
     "evaluate": ("train.evaluate.report", "predictions -> report.json"),
     "audit-table": (
         "train.evaluate.audit_table",

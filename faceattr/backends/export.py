@@ -2,8 +2,9 @@
 
 The file needs nothing else: it takes RGB pixels `(N, S, S, 3)` of face chips, uint8 0 to 255, and
 gives calibrated probabilities `(N, classes)` by task; normalisation, softmax and temperatures are
-inside. Its metadata names the classes, the thresholds, S (`image_size`), the whole config and the
-SHA-256 of the weights. Run it again whenever `model.safetensors` or `config.json` change.
+inside. Its metadata names the classes, the thresholds, S (`image_size`), the config without the
+facts of the training, and the SHA-256 of the weights. Run it again whenever `model.safetensors` or
+`config.json` change.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ def metadata(config: ModelConfig, weights_sha256: str) -> dict[str, str]:
         "thresholds": json.dumps(dict(config.thresholds)),
         "image_size": str(config.preprocessing.image_size),
         "weights_sha256": weights_sha256,
-        "config": json.dumps(config.to_dict(), ensure_ascii=False),
+        "config": json.dumps(config.replace(training={}).to_dict(), ensure_ascii=False),
     }
 
 

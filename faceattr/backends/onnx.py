@@ -116,7 +116,8 @@ class OnnxClassifier:
         same = not original.is_file() or (
             hashlib.sha256(original.read_bytes()).hexdigest() == digest
         )
-        if exported.to_dict() != self.config.to_dict() or not same:
+        differs = exported.replace(training={}) != self.config.replace(training={})
+        if differs or not same:
             raise WeightsError(
                 f"{ONNX_NAME} of {files.name!r} was exported from another "
                 f"{'config.json' if same else WEIGHTS_NAME}; export it again with "

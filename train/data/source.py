@@ -1,47 +1,46 @@
-"""Rows of FairFace, streamed through the datasets library."""
+"""Rows of FairFace, streamed once through the datasets library and kept on disk as they came.
+
+A split's encoded images lie one after the other in one file that is mapped into memory; an index
+beside it holds labels and places. Later runs check the file's SHA-256 and read from it.
+"""
 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import logging
-from collections.abc import Iterable, Iterator
+import mmap
+import os
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
-from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, overload
 
+import cv2
 import httpx2
 import numpy as np
 import pyarrow as pa
 from datasets import IterableDataset, load_dataset
+from filelock import FileLock
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from numpy.typing import NDArray
-from tenacity import (
-    RetryCallState,
-    Retrying,
-    retry_if_exception_type,
-    stop_after_attempt,
-    wait_exponential,
-)
+from tqdm import tqdm
 
 from faceattr import labels
-
-if TYPE_CHECKING:
-    from train.fit.parallel import Group
 
 log = logging.getLogger("train")
 HUB_ID = "HuggingFaceM4/FairFace"
 MARGIN = "0.25"
 HOLDOUT_EVERY = 20
 HOLDOUT_UP_TO = 40_000
+MAX_SKIPPED = 10
+STORE_VARIABLE = "FACEATTR_ROWS"
+_STORED = 2
+"""Version of the stored files' layout."""
 _READ_ROWS = 256
-OPEN_ATTEMPTS = 5
-OPEN_WAIT_S = 1.0
-"""Seconds before a shard is opened again; doubled each time."""
-_CAN_PASS = (OSError, httpx2.HTTPError)
-"""What a network or a disk may raise now and not the next time."""
 
 Part = Literal["train", "holdout", "validation"]
 
@@ -50,27 +49,11 @@ class DataError(RuntimeError):
     """The data set cannot be read or does not look like FairFace; the message says where."""
 
 
-class RowError(DataError):
-    """One row's picture does not decode.
-
-    Attributes:
-        file: name of the row.
-    """
-
-    def __init__(self, file: str, size: int) -> None:
-        super().__init__(f"row {file!r} holds no readable picture ({size} bytes)")
-        self.file = file
-
-
 class Row(NamedTuple):
-    """One row of the data set.
-
-    `image` holds the encoded bytes as streamed; a cache may put a decoded RGB chip there.
-    `targets` are class positions in the order of `labels.TASKS`, mapped by name.
-    """
+    """One row: its name, encoded image, class positions in `labels.TASKS` order, and mark."""
 
     file: str
-    image: bytes | NDArray[np.uint8]
+    image: bytes
     targets: tuple[int, ...]
     service_test: bool
 
@@ -78,7 +61,7 @@ class Row(NamedTuple):
 def in_holdout(file: str) -> bool:
     """Whether a training row belongs to the fixed holdout of 2,000 rows.
 
-    FairFace numbers its training pictures 1.jpg to 86744.jpg. Every twentieth of the first
+    FairFace numbers its training images 1.jpg to 86744.jpg. Every twentieth of the first
     40,000 is held out for selection (checkpoint, temperature, hyperparameters), whatever the
     source holds beyond them, so all runs hold out the same rows.
 
@@ -87,24 +70,26 @@ def in_holdout(file: str) -> bool:
     """
     stem = file.rpartition("/")[2].partition(".")[0]
     if not stem.isdigit():
-        raise DataError(f"expected FairFace's numbered pictures such as '12.jpg', came {file!r}")
+        raise DataError(f"expected FairFace's numbered images such as '12.jpg', came {file!r}")
     number = int(stem)
     return number <= HOLDOUT_UP_TO and number % HOLDOUT_EVERY == 0
 
 
 @dataclass(frozen=True)
 class Source:
-    """Which data to stream.
+    """Which data to read.
 
     Attributes:
         path: Hub id, or a local folder of the same layout.
-        config: crop margin of the pictures, "0.25" or "1.25".
+        config: crop margin of the images, "0.25" or "1.25".
         revision: branch, tag or commit of the Hub data set; `pinned()` makes it a commit.
+        max_skipped: most rows of a split whose image does not decode that one goes on without.
     """
 
     path: str = HUB_ID
     config: str = MARGIN
     revision: str | None = None
+    max_skipped: int = MAX_SKIPPED
 
     @property
     def is_local(self) -> bool:
@@ -125,10 +110,9 @@ class Source:
         try:
             commit = HfApi().dataset_info(self.path, revision=self.revision).sha
         except (HfHubHTTPError, HFValidationError, OSError, httpx2.HTTPError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise DataError(
                 f"{self.path!r} is no folder here, and the Hub gave no commit of a data set of "
-                f"that name: {reason}; check the name, the revision and the connection"
+                f"that name: {_reason(error)}; check the name, the revision and the connection"
             ) from error
         return replace(self, revision=commit)
 
@@ -164,165 +148,264 @@ class Source:
             "rows": rows,
         }
 
+    def key(self, split: str) -> str:
+        """Name of a split's stored files; of a local folder by its files' sizes and times."""
+        files: list[tuple[str, int, int]] = []
+        path = self.path
+        if self.is_local:
+            folder = Path(self.path).resolve()
+            found = sorted(p for p in folder.rglob("*") if p.suffix == ".parquet")
+            stats = [(p.relative_to(folder).as_posix(), p.stat()) for p in found]
+            files = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
+            path = str(folder)
+        facts = [_STORED, path, self.config, self.revision, split, files]
+        digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+        return f"{split}-{digest[:16]}"
 
-@lru_cache(maxsize=8)
-def shard_rows(source: Source, part: Part) -> tuple[int, ...]:
-    """Number of rows of a part by shard, from one small column; pictures are not read.
 
-    Training pictures are taken to be numbered from 1.jpg on, in stored order.
+def _reason(error: BaseException) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal digest of a file's content."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def store_folder() -> Path:
+    """Where rows are kept: `FACEATTR_ROWS`, or a folder of the user's cache."""
+    if configured := os.environ.get(STORE_VARIABLE):
+        return Path(configured)
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache) / "faceattr" / "rows"
+
+
+def _mapping(task: labels.Task, stream: IterableDataset, path: str) -> dict[int | None, int]:
+    """Our class positions by the data set's, which orders classes its own way."""
+    feature = (stream.features or {}).get(task.name)
+    if feature is None:
+        raise DataError(f"{path!r} has no column {task.name!r}")
+    if (names := getattr(feature, "names", None)) is None:
+        raise DataError(f"column {task.name!r} of {path!r} has no class names")
+    return dict(enumerate(task.indices(names)))
+
+
+def decodes(image: bytes | None) -> bool:
+    """Whether an encoded image is there, whole and readable."""
+    if not image:
+        return False
+    # libjpeg fills a truncated file up with grey and only warns.
+    if image[:2] == b"\xff\xd8" and b"\xff\xd9" not in image[-64:]:
+        return False
+    return cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_COLOR) is not None
+
+
+def _streamed(source: Source, split: str) -> Iterator[tuple[Row, bool]]:
+    """All rows of a split in stored order, and whether their image decodes.
+
+    Raises:
+        DataError: when the data set cannot be read on, or a row lacks a label.
     """
-    split = "validation" if part == "validation" else "train"
-    stream = source.stream(split, columns=["service_test"])
-    counts, before = [], 0
-    for index in range(stream.num_shards):
-        shard = stream.shard(num_shards=stream.num_shards, index=index).with_format("arrow")
-        total = sum(int(table.num_rows) for table in shard.iter(batch_size=10_000))
-        low, high = (min(n, HOLDOUT_UP_TO) // HOLDOUT_EVERY for n in (before, before + total))
-        held = high - low
-        counts.append({"validation": total, "holdout": held, "train": total - held}[part])
-        before += total
-    return tuple(counts)
-
-
-def count_rows(source: Source, part: Part) -> int:
-    """Number of rows of a part; pictures are not read."""
-    return sum(shard_rows(source, part))
-
-
-def _mapped(task: labels.Task, mapping: tuple[int, ...], values: list[int | None]) -> list[int]:
-    """Our class positions for a data set's; datasets stores an absent label as -1."""
-    ours: dict[int | None, int] = dict(enumerate(mapping))
+    stream = source.stream(split).decode(False)
+    maps = {task.name: _mapping(task, stream, source.path) for task in labels.TASKS}
+    done = 0
     try:
-        return [ours[value] for value in values]
-    except KeyError as error:
-        raise DataError(f"a row has no {task.name} label: came {error.args[0]!r}") from error
+        for table in stream.with_format("arrow").iter(batch_size=_READ_ROWS):
+            columns = table.to_pydict()
+            for index, (image, test) in enumerate(
+                zip(columns["image"], columns["service_test"], strict=True)
+            ):
+                image = image or {}
+                file = image.get("path") or f"row {done}"
+                targets = []
+                for name, mapping in maps.items():
+                    if (label := columns[name][index]) not in mapping:
+                        raise DataError(f"{file!r} has no {name} label: came {label!r}")
+                    targets.append(mapping[label])
+                content = image.get("bytes") or b""
+                yield Row(file, content, tuple(targets), bool(test)), decodes(content)
+                done += 1
+    except (OSError, httpx2.HTTPError, pa.ArrowException) as error:
+        raise DataError(
+            f"split {split!r} of {source.path!r} cannot be read after {done} rows: "
+            f"{_reason(error)}; see to the connection or the file, then run the command again"
+        ) from error
 
 
-class Rows:
-    """One part of the data set, shard by shard."""
+def _store(source: Source, split: str, target: Path) -> None:
+    """Stream a split into `target.bin` and `target.json`, the index last."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_suffix(".new")
+    digest, place, skipped = hashlib.sha256(), 0, []
+    files, offsets, targets, marks = [], [0], [], []
+    log.info("reading split %r of %s once, into %s", split, source.path, target.parent)
+    with (
+        temporary.open("wb") as out,
+        tqdm(unit="row", desc=split, disable=not sys.stderr.isatty()) as bar,
+    ):
+        for row, readable in _streamed(source, split):
+            bar.update()
+            if not readable:
+                skipped.append(row.file)
+                log.warning("row %r holds no readable image; it is left out", row.file)
+                continue
+            out.write(row.image)
+            digest.update(row.image)
+            place += len(row.image)
+            files.append(row.file)
+            offsets.append(place)
+            targets.append(row.targets)
+            marks.append(row.service_test)
+        out.flush()
+        os.fsync(out.fileno())
+    index = {
+        "layout": _STORED,
+        "sha256": digest.hexdigest(),
+        "skipped": skipped,
+        "files": files,
+        "offsets": offsets,
+        "targets": targets,
+        "service_test": marks,
+    }
+    temporary.replace(target.with_suffix(".bin"))
+    temporary.write_text(json.dumps(index))
+    temporary.replace(target.with_suffix(".json"))
 
-    def __init__(self, source: Source, part: Part) -> None:
-        self.source = source
-        self.part = part
-        self.split = "validation" if part == "validation" else "train"
-        self._stream = source.stream(self.split).decode(False)
-        self._maps = []
-        for task in labels.TASKS:
-            if task.name not in (self._stream.features or {}):
-                raise DataError(f"{source.path!r} has no column {task.name!r}")
-            names = getattr((self._stream.features or {}).get(task.name), "names", None)
-            if names is None:
-                raise DataError(f"column {task.name!r} of {source.path!r} has no class names")
-            self._maps.append(task.indices(names))
 
-    @cached_property
-    def counts(self) -> tuple[int, ...]:
-        """Number of rows of this part by shard."""
-        return shard_rows(self.source, self.part)
+class Rows(Sequence[Row]):
+    """One part of the data set, in stored order, from the file on disk.
 
-    @property
-    def shards(self) -> int:
-        """Number of files the split is stored in."""
-        return int(self._stream.num_shards)
+    Attributes:
+        source: the data set.
+        part: which of its parts.
+        skipped: names of the split's rows that were left out since they do not decode.
+        targets: class positions `(rows, tasks)` in `labels.TASKS` order.
+        sha256: of the split's stored images.
+    """
 
-    def shard(self, index: int) -> Iterator[Row]:
-        """Rows of one shard in stored order, of this part only.
+    def __init__(self, source: Source, part: Part, limit: int | None = None) -> None:
+        """Open a part; streams the split first where it is not stored yet.
+
+        Args:
+            source: the data set.
+            part: training rows, the holdout taken from them, or validation rows.
+            limit: take only so many rows, evenly spread over the part.
 
         Raises:
-            DataError: when the shard cannot be opened or read on; opening is tried
-                `OPEN_ATTEMPTS` times.
+            DataError: when the data cannot be read, or more rows than `source.max_skipped` of the
+                split do not decode.
         """
-        done = 0
-        try:
-            for table in self._tables(index):
-                yield from self._rows(table.to_pydict())
-                done += table.num_rows
-        except (*_CAN_PASS, pa.ArrowException) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        self.source, self.part = source, part
+        self.split = "validation" if part == "validation" else "train"
+        target = store_folder() / self.split / source.key(self.split)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{target}.lock"):
+            index = _read_index(target)
+            if index is None:
+                _store(source, self.split, target)
+                index = _read_index(target)
+        if index is None:
+            raise DataError(f"{target}.bin changed while it was read; run the command again")
+        self.skipped: tuple[str, ...] = tuple(index["skipped"])
+        if len(self.skipped) > source.max_skipped:
             raise DataError(
-                f"shard {index + 1} of {self.shards} of {self.source.path!r}, split "
-                f"{self.split!r}, cannot be read after {done} rows: {reason}; see to the "
-                "connection or the file, then go on (fit: with --resume)"
-            ) from error
-
-    def _tables(self, index: int) -> Iterator[pa.Table]:
-        """Tables of one shard; opening it is retried with growing waits."""
-
-        def opened() -> tuple[pa.Table | None, Iterator[pa.Table]]:
-            shard = self._stream.shard(num_shards=self.shards, index=index)
-            tables = iter(shard.with_format("arrow").iter(batch_size=_READ_ROWS))
-            return next(tables, None), tables
-
-        def say(state: RetryCallState) -> None:
-            reason = type(state.outcome.exception()).__name__ if state.outcome else "?"
-            log.warning("shard %d did not open (%s); trying again", index + 1, reason)
-
-        retrying = Retrying(
-            retry=retry_if_exception_type(_CAN_PASS),
-            stop=stop_after_attempt(OPEN_ATTEMPTS),
-            wait=wait_exponential(multiplier=OPEN_WAIT_S),
-            before_sleep=say,
-            reraise=True,
-        )
-        first, rest = retrying(opened)
-        if first is not None:
-            yield first
-            yield from rest
-
-    def _rows(self, columns: dict[str, list[Any]]) -> Iterator[Row]:
-        targets = [
-            _mapped(task, mapping, columns[task.name])
-            for task, mapping in zip(labels.TASKS, self._maps, strict=True)
-        ]
-        values = zip(columns["image"], zip(*targets, strict=True), strict=True)
-        for (image, target), test in zip(values, columns["service_test"], strict=True):
-            file, data = image["path"], image["bytes"]
-            if self.part == "validation" or in_holdout(file) == (self.part == "holdout"):
-                yield Row(file, data, target, bool(test))
-
-    def in_order(self) -> Iterator[Row]:
-        """All rows in stored order."""
-        for index in range(self.shards):
-            yield from self.shard(index)
-
-    def share(self, group: Group) -> Iterator[Row]:
-        """One process's rows in stored order; those of all, by rank, are `in_order`.
-
-        Only the shards of the share are read; one at its edge is read up to where the share ends.
-        """
-        for index in range(self.shards):
-            # In parts of a shard, of which there are as many as processes.
-            low = max(0, group.rank * self.shards - index * group.size)
-            high = min(group.size, (group.rank + 1) * self.shards - index * group.size)
-            if low >= high:
-                continue
-            rows, whole = self.counts[index], high == group.size
-            start = low * rows // group.size
-            yield from islice(
-                self.shard(index), start, None if whole else high * rows // group.size
+                f"{len(self.skipped)} rows of split {self.split!r} do not decode, "
+                f"{source.max_skipped} are allowed: {', '.join(self.skipped)}; see to the data, or "
+                "allow more with --max-skipped"
             )
+        self.sha256: str = index["sha256"]
+        self._files: list[str] = index["files"]
+        self._offsets = np.array(index["offsets"])
+        self._marks: list[bool] = index["service_test"]
+        chosen = [
+            place
+            for place, file in enumerate(self._files)
+            if part == "validation" or in_holdout(file) == (part == "holdout")
+        ]
+        if limit is not None and limit < len(chosen):
+            chosen = [chosen[i * len(chosen) // limit] for i in range(limit)]
+        self._places = np.array(chosen, dtype=np.int64)
+        every = np.array(index["targets"], dtype=np.int64).reshape(-1, len(labels.TASKS))
+        self.targets: NDArray[np.int64] = every[self._places]
+        self._path = target.with_suffix(".bin")
+        self._mapped: mmap.mmap | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the open file: a worker process maps it anew."""
+        return {**self.__dict__, "_mapped": None}
+
+    def __len__(self) -> int:
+        """Rows of this part."""
+        return len(self._places)
+
+    def image(self, index: int) -> memoryview:
+        """The encoded image of a row."""
+        if self._mapped is None:
+            with self._path.open("rb") as file:
+                self._mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        place = self._places[index]
+        return memoryview(self._mapped)[self._offsets[place] : self._offsets[place + 1]]
+
+    @overload
+    def __getitem__(self, index: int) -> Row: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Row]: ...
+    def __getitem__(self, index: int | slice) -> Row | list[Row]:
+        """A row, or some of them."""
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"row {index} of {len(self)}")
+        place = self._places[index]
+        targets = tuple(self.targets[index].tolist())
+        return Row(self._files[place], bytes(self.image(index)), targets, self._marks[place])
 
 
-def class_counts(rows: Iterable[Row]) -> dict[str, list[int]]:
-    """Rows of each class by task, in the order of `faceattr.labels`."""
-    counts = {task.name: [0] * len(task.classes) for task in labels.TASKS}
-    for row in rows:
-        for task, target in zip(labels.TASKS, row.targets, strict=True):
-            counts[task.name][target] += 1
-    return counts
+def _read_index(target: Path) -> dict[str, Any] | None:
+    """The index of a stored split; None where there is none or the images are not its own."""
+    try:
+        index: dict[str, Any] = json.loads(target.with_suffix(".json").read_text())
+        digest = sha256(target.with_suffix(".bin"))
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        log.warning("%s.json is damaged; the split is read again", target)
+        return None
+    if index["sha256"] != digest:
+        log.warning("%s.bin is damaged: not its SHA-256; the split is read again", target)
+        return None
+    return index
 
 
-def add_data_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options that choose the data set and the device."""
+def add_data_arguments(parser: argparse.ArgumentParser, *, positional: bool = False) -> None:
+    """Options that choose the data set, `DATA` or `--data DATA`, and the device."""
     default = Source()
-    parser.add_argument("--data", default=default.path, help="Hub id or folder (%(default)s)")
+    if positional:
+        parser.add_argument("data", metavar="DATA", help="Hub id or folder, e.g. " + default.path)
+    else:
+        parser.add_argument("--data", default=default.path, help="Hub id or folder (%(default)s)")
     parser.add_argument("--data-config", default=default.config, help="margin (%(default)s)")
     parser.add_argument(
         "--data-revision", default=default.revision, help="commit of a Hub data set"
+    )
+    parser.add_argument(
+        "--max-skipped",
+        type=int,
+        default=default.max_skipped,
+        metavar="N",
+        help="rows of a split whose image does not decode that may be left out (%(default)s)",
     )
     parser.add_argument("--device", help="cpu or cuda; by default a GPU where there is one")
 
 
 def source_of(args: argparse.Namespace) -> Source:
     """The data set that `add_data_arguments` describes, at a fixed commit."""
-    return Source(args.data, args.data_config, args.data_revision).pinned()
+    if args.max_skipped < 0:
+        raise ValueError(f"--max-skipped must not be below 0, came {args.max_skipped}")
+    return Source(
+        args.data, args.data_config, args.data_revision, max_skipped=args.max_skipped
+    ).pinned()

@@ -20,8 +20,7 @@ from faceattr.model import load_files
 from train.data.source import Rows, Source, add_data_arguments, source_of
 from train.evaluate.predict import logits_of
 from train.fit.device import choose_device
-from train.fit.networks import NETWORKS
-from train.fit.trainer import calibrated
+from train.fit.select import calibrated
 from train.tables import write_json
 
 log = logging.getLogger("train")
@@ -30,11 +29,10 @@ log = logging.getLogger("train")
 def calibrate(folder: Path, source: Source, device: torch.device) -> None:
     """Rewrite `config.json`, and `model.onnx` if there is one, in a weights folder."""
     files = find_weights(folder)
-    model = load_files(files, NETWORKS).to(device).to(memory_format=torch.channels_last)
-    rows = list(Rows(source, "holdout").in_order())
+    model = load_files(files).to(device).to(memory_format=torch.channels_last)
+    rows = Rows(source, "holdout")
     logits = logits_of(model, rows, model.config.preprocessing, device)
-    targets = torch.tensor([row.targets for row in rows])
-    config = calibrated(model.config, logits, targets)
+    config = calibrated(model.config, logits, rows.targets)
     write_json(files.config, config.to_dict())
     if files.config.with_name(ONNX_NAME).is_file():
         export(folder)

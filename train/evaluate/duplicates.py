@@ -23,7 +23,7 @@ SCHEMA = 1
 
 
 def _digests(source: Source, part: Part) -> list[str]:
-    return [picture_sha256(row) for row in Rows(source, part).in_order()]
+    return [picture_sha256(row) for row in Rows(source, part)]
 
 
 def duplicates(source: Source) -> dict[str, Any]:

@@ -1,7 +1,4 @@
-"""Weights and a split to a table: one Parquet row per face with all probabilities.
-
-Several processes share the work: torchrun --nproc-per-node N -m train predict ...
-"""
+"""Weights and a split to a table: one Parquet row per face with all probabilities."""
 
 from __future__ import annotations
 
@@ -10,67 +7,71 @@ import hashlib
 import json
 import logging
 import sys
-from collections.abc import Iterator
-from itertools import islice
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from faceattr import labels
 from faceattr.hub import find_weights
 from faceattr.model import FaceAttributeModel, load_files
 from faceattr.preprocessing import Preprocessing
-from train.data.batches import decode_row
+from train.data.batches import decode
 from train.data.source import (
     Part,
     Row,
     Rows,
     Source,
     add_data_arguments,
+    sha256,
     source_of,
 )
 from train.fit.device import choose_device
-from train.fit.networks import NETWORKS, multiply_adds
-from train.fit.parallel import Group, join, leave
 
 log = logging.getLogger("train")
 _BATCH = 64
-
-
-def sha256(path: Path) -> str:
-    """Hexadecimal digest of a file's content."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+_TOGETHER = 512
+"""Rows whose probabilities are held before they become a part of the table."""
 
 
 def picture_sha256(row: Row) -> str:
     """Hexadecimal digest of a row's encoded picture, by which the same picture is known again."""
-    content = row.image if isinstance(row.image, bytes) else row.image.tobytes()
-    return hashlib.sha256(content).hexdigest()
+    return hashlib.sha256(row.image).hexdigest()
 
 
 def logits_of(
     model: FaceAttributeModel,
-    rows: list[Row],
+    rows: Rows,
     preprocessing: Preprocessing,
     device: torch.device,
     *,
+    places: Sequence[int] | None = None,
     flip: bool = False,
 ) -> dict[str, Tensor]:
     """Logits `(rows, classes)` by task on the CPU; the model is left in eval mode.
 
-    Computed in float32 on every device, as the pipeline does. With `flip`, the mean of those of
-    the picture and of its mirror image.
+    Computed in float32 on every device, as the pipeline does.
+
+    Args:
+        model: the network.
+        rows: encoded.
+        preprocessing: how chips enter the network.
+        device: of the network.
+        places: which of the rows; all by default.
+        flip: give the mean of the logits of the image and of its mirror image.
     """
     model.eval()
+    wanted = range(len(rows)) if places is None else places
     parts: dict[str, list[Tensor]] = {task.name: [] for task in labels.TASKS}
     with torch.inference_mode():
-        for start in range(0, len(rows), _BATCH):
-            chips = [decode_row(row) for row in rows[start : start + _BATCH]]
+        for start in range(0, len(wanted), _BATCH):
+            chips = [decode(rows.image(place)) for place in wanted[start : start + _BATCH]]
             images = preprocessing.to_tensor(chips).to(device, memory_format=torch.channels_last)
             answer = model(images)
             if flip:
@@ -97,6 +98,19 @@ def _table(rows: list[Row], probabilities: dict[str, Tensor]) -> pa.Table:
     return pa.table(columns)
 
 
+def multiply_adds(model: nn.Module, side: int) -> int:
+    """Multiply-adds of convolutions and linear layers for one image of side × side pixels."""
+    weight, training = next(model.parameters()), model.training
+    counter = FlopCounterMode(display=False)
+    try:
+        with torch.inference_mode(), counter:
+            model.eval()(torch.zeros(1, 3, side, side, device=weight.device))
+    finally:
+        model.train(training)
+    # PyTorch counts multiplications and additions apart.
+    return counter.get_total_flops() // 2
+
+
 def network_facts(model: FaceAttributeModel) -> dict[str, str | int]:
     """What a report says of the network's size; multiply-adds for one face."""
     side = model.config.preprocessing.image_size
@@ -116,11 +130,8 @@ def predict(
     device: torch.device,
     *,
     flip: bool = False,
-    group: Group = Group(),  # noqa: B008 - frozen
 ) -> int:
     """Write the predictions table of a part of the data set; returns its number of rows.
-
-    Several processes share the rows by shards (`Rows.share`); the first writes the table.
 
     Columns: `row` (place in the part), `file`, `sha256` (of the encoded picture), `service_test`,
     `<task>_true` (class name) and one calibrated probability per class named `<task>:<class>`.
@@ -128,12 +139,9 @@ def predict(
     and the data set's facts.
     """
     files = find_weights(weights)
-    model = load_files(files, NETWORKS).to(device).to(memory_format=torch.channels_last)
-    parts = group.gather(_tables(model, Rows(source, part), device, flip, group))
-    done = sum(int(table.num_rows) for tables in parts for table in tables)
-    if not group.is_first:
-        return done
-    table = pa.concat_tables(table for tables in parts for table in tables)
+    model = load_files(files).to(device).to(memory_format=torch.channels_last)
+    table = pa.concat_tables(_tables(model, Rows(source, part), device, flip))
+    done = int(table.num_rows)
     table = table.add_column(0, "row", [list(range(done))])
     facts = {
         "model": files.name,
@@ -151,23 +159,17 @@ def predict(
 
 
 def _tables(
-    model: FaceAttributeModel, rows: Rows, device: torch.device, flip: bool, group: Group
-) -> list[pa.Table]:
-    """This process's share, without the column `row`."""
-    tables = []
-    hidden = not (group.is_first and sys.stderr.isatty())
-    total = -(-sum(rows.counts) // group.size)
-    with tqdm(total=total, unit="face", desc="predict", disable=hidden) as bar:
-        for some in _groups(rows.share(group)):
-            logits = logits_of(model, some, model.config.preprocessing, device, flip=flip)
-            tables.append(_table(some, model.calibrate(logits)))
-            bar.update(len(some))
-    return tables
-
-
-def _groups(rows: Iterator[Row]) -> Iterator[list[Row]]:
-    while group := list(islice(rows, 512)):
-        yield group
+    model: FaceAttributeModel, rows: Rows, device: torch.device, flip: bool
+) -> Iterator[pa.Table]:
+    """The table in parts, without the column `row`."""
+    settings = model.config.preprocessing
+    hidden = not sys.stderr.isatty()
+    with tqdm(total=len(rows), unit="face", desc="predict", disable=hidden) as bar:
+        for start in range(0, len(rows), _TOGETHER):
+            places = range(start, min(start + _TOGETHER, len(rows)))
+            logits = logits_of(model, rows, settings, device, places=places, flip=flip)
+            yield _table([rows[place] for place in places], model.calibrate(logits))
+            bar.update(len(places))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -185,9 +187,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Carry out `python -m train predict`."""
-    group, device = join(choose_device(args.device))
-    try:
-        source = source_of(args)
-        predict(args.weights, source, args.part, args.output, device, flip=args.flip, group=group)
-    finally:
-        leave(group)
+    device = choose_device(args.device)
+    predict(args.weights, source_of(args), args.part, args.output, device, flip=args.flip)

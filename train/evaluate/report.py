@@ -267,7 +267,7 @@ def evaluate(
         "dataset": {key: metadata["dataset"][key] for key in DATASET_KEYS},
         "augmentation": metadata["augmentation"],
         "network": metadata["network"],
-        "training": config["training"],
+        "training": {k: v for k, v in config["training"].items() if k != "runs"},
         "preprocessing": config["preprocessing"],
         "temperatures": config["temperatures"],
         "thresholds": config["thresholds"],

@@ -9,8 +9,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Iterator, Sequence
-from itertools import islice
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +23,10 @@ from faceattr.hub import find_weights
 from faceattr.labels import TASKS
 from faceattr.model import FaceAttributeModel, load_files
 from train.data.batches import decode_row
-from train.data.source import Row, Rows, Source, add_data_arguments, count_rows, source_of
+from train.data.source import Rows, Source, add_data_arguments, sha256, source_of
 from train.evaluate.cells import CONFIDENCE, Cell
 from train.evaluate.corruptions import CORRUPTIONS, Chip
-from train.evaluate.predict import sha256
 from train.fit.device import choose_device, keep_freed_memory
-from train.fit.networks import NETWORKS
 from train.tables import rounded, write_report
 
 log = logging.getLogger("train")
@@ -53,20 +50,12 @@ def _answers(
     return torch.stack([logits[task.name].argmax(1) for task in TASKS], 1).cpu().numpy()
 
 
-def _chosen(rows: Iterator[Row], total: int, wanted: int) -> Iterator[Row]:
-    """`wanted` of `total` rows, evenly spread over the stream."""
-    for index, row in enumerate(rows):
-        if (index + 1) * wanted // total > index * wanted // total:
-            yield row
-
-
-def _correct(
-    model: FaceAttributeModel, rows: Iterator[Row], total: int, device: torch.device
-) -> NDArray[np.bool_]:
+def _correct(model: FaceAttributeModel, rows: Rows, device: torch.device) -> NDArray[np.bool_]:
     """Whether each answer is the label: `(1 + steps, faces, tasks)`, unchanged pictures first."""
     found = []
-    with tqdm(total=total, unit="face", disable=not sys.stderr.isatty()) as bar:
-        while batch := list(islice(rows, _BATCH)):
+    with tqdm(total=len(rows), unit="face", disable=not sys.stderr.isatty()) as bar:
+        for start in range(0, len(rows), _BATCH):
+            batch = rows[start : start + _BATCH]
             targets = np.array([row.targets for row in batch])
             chips = [decode_row(row) for row in batch]
             answers = [_answers(model, chips, device)]
@@ -94,11 +83,8 @@ def robustness(
         rows: faces to use, evenly spread over the split; all of them where it has fewer.
     """
     files = find_weights(weights)
-    model = load_files(files, NETWORKS).to(device).to(memory_format=torch.channels_last).eval()
-    total = count_rows(source, "validation")
-    wanted = min(rows, total)
-    chosen = _chosen(Rows(source, "validation").in_order(), total, wanted)
-    correct = _correct(model, chosen, wanted, device)
+    model = load_files(files).to(device).to(memory_format=torch.channels_last).eval()
+    correct = _correct(model, Rows(source, "validation", rows), device)
     levels = {
         name: [
             {"level": level, **_step(correct[1 + STEPS.index((name, level))])}

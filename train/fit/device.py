@@ -32,10 +32,8 @@ Precision = Literal["float32", "bfloat16"]
 def choose_precision(device: torch.device) -> Precision:
     """bfloat16 where the device multiplies it natively: CUDA, and CPUs with AMX tiles.
 
-    Without any such units bfloat16 is far slower than float32. CPUs with bfloat16 dot products but
-    no tiles (avx512_bf16) gain less, and by network: measured on one, 1.9 times as fast for
-    TeacherNet, 1.6 for FaceAttrNet and 1.4 for LightweightMTLNet224. There float32 stays the
-    choice, and `--precision bfloat16` asks for the other.
+    Without such units it is far slower than float32. On CPUs with bfloat16 dot products only
+    (avx512_bf16) `--precision bfloat16` gains something.
     """
     if device.type == "cuda":
         return "bfloat16"

@@ -1,132 +1,138 @@
-"""Targets, losses, optimiser, schedule and averaged weights."""
+"""One optimiser step: network, optimiser, schedule and averaged weights."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
-from faceattr import labels
 from faceattr.model import FaceAttributeModel
-from train.recipe import Distillation, Recipe
+from train.config import Recipe
+from train.data.batches import Batch
+from train.data.source import Rows
+from train.fit.device import Precision, autocast
+from train.fit.losses import RowLosses, mix
+from train.fit.mitigation import GroupLosses
+from train.fit.settings import Settings, TrainingError
 
 Tensors: TypeAlias = tuple[Tensor, ...] | list[Tensor]
 MOMENTUM = 0.9
 
 
-def task_losses(logits: Mapping[str, Tensor], targets: Tensor) -> dict[str, Tensor]:
-    """Mean cross-entropy in nats by task; targets `(N, tasks)` in `labels.TASKS` order."""
-    return {
-        task.name: F.cross_entropy(logits[task.name].float(), targets[:, column])
-        for column, task in enumerate(labels.TASKS)
-    }
+class Stepper:
+    """Everything that a step changes.
 
-
-def target_tables(recipe: Recipe) -> dict[str, Tensor]:
-    """By task, the distribution `(classes, classes)` that stands for each label.
-
-    Row i is a one-hot vector, shared with neighbouring age groups by `recipe.age_spread` and with
-    all classes by `recipe.label_smoothing`.
+    Attributes:
+        model: the network that learns.
     """
-    tables = {}
-    for task in labels.TASKS:
-        size = len(task.classes)
-        table = torch.eye(size)
-        if task is labels.AGE and recipe.age_spread > 0:
-            steps = torch.arange(size, dtype=torch.float32)
-            distance = steps.view(1, -1) - steps.view(-1, 1)
-            table = (-0.5 * (distance / recipe.age_spread) ** 2).softmax(1)
-        tables[task.name] = table * (1 - recipe.label_smoothing) + recipe.label_smoothing / size
-    return tables
 
+    def __init__(
+        self,
+        model: FaceAttributeModel,
+        recipe: Recipe,
+        settings: Settings,
+        rows: Rows,
+        precision: Precision,
+    ) -> None:
+        self.recipe, self.device, self.precision = recipe, settings.device, precision
+        self.model = model.to(self.device).to(memory_format=torch.channels_last)
+        self._network: nn.Module = self.model
+        if settings.world > 1:
+            # Without a GPU each process normalises by its own part of the batch.
+            if self.device.type == "cuda":
+                self.model = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
+            self._network = DistributedDataParallel(self.model)
+        self._optimizer = make_optimizer(self.model, recipe)
+        decay = recipe.ema_decay
+        self._average = None if decay is None else make_average(self.model, decay)
+        self._losses = RowLosses(recipe, rows.targets, self.device)
+        groups = recipe.mitigation
+        self._groups = None if groups is None else GroupLosses(groups, recipe.loss_weights)
 
-def class_weights(counts: Mapping[str, Sequence[int]], power: float) -> dict[str, Tensor]:
-    """Weights count^-power by task, scaled to a mean of 1 over the rows.
+    @property
+    def evaluated(self) -> FaceAttributeModel:
+        """The weights that are evaluated and kept: the average where there is one."""
+        return self.model if self._average is None else cast(Any, self._average.module)
 
-    Raises:
-        ValueError: for a class without rows, when the power is not 0.
-    """
-    result = {}
-    for name, numbers in counts.items():
-        if power > 0 and min(numbers) < 1:
-            raise ValueError(f"class_balance needs rows of every class of {name!r}: {numbers}")
-        count = torch.tensor(numbers, dtype=torch.float64)
-        weights = count**-power if power > 0 else torch.ones_like(count)
-        result[name] = (weights * count.sum() / (weights * count).sum()).float()
-    return result
+    def step(
+        self,
+        batch: Batch,
+        answers: Mapping[str, Tensor] | None,
+        progress: float,
+        rng: np.random.Generator,
+    ) -> dict[str, float]:
+        """Learn from a batch; its losses by task.
 
+        Args:
+            batch: views and labels.
+            answers: of teachers, probabilities `(N, classes)` by task.
+            progress: epochs done, fractions included.
+            rng: of the mixing.
 
-def mix(
-    images: Tensor, soft: Mapping[str, Tensor], alpha: float, rng: np.random.Generator
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Mix each picture and its targets with another of the batch in one drawn proportion."""
-    share = float(rng.beta(alpha, alpha))
-    order = torch.from_numpy(rng.permutation(len(images))).to(images.device)
-    mixed = {name: share * part + (1 - share) * part[order] for name, part in soft.items()}
-    return share * images + (1 - share) * images[order], mixed
+        Raises:
+            TrainingError: when the loss or its gradient is not finite; nothing was changed then.
+        """
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate(self.recipe, progress)
+        self._optimizer.zero_grad(set_to_none=True)
+        losses = self._losses_of(batch, answers, rng)
+        weights = self.recipe.loss_weights
+        weighted = [weights.get(name, 1.0) * loss for name, loss in losses.items()]
+        torch.stack(weighted).sum().backward()  # type: ignore[no-untyped-call]
+        values = {name: float(loss.detach()) for name, loss in losses.items()}
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        norm = float(torch.nn.utils.get_total_norm(gradients))
+        if not math.isfinite(sum(values.values()) + norm):
+            raise TrainingError(
+                f"the loss or its gradient is not finite after {progress:.3f} epochs: {values}, "
+                f"gradient norm {norm}; the weights were not changed by it. Lower the recipe's "
+                "learning_rate and start in a new folder"
+            )
+        self._optimizer.step()
+        if self._average is not None:
+            self._average.update_parameters(self.model)
+        return values
 
+    def _losses_of(
+        self, batch: Batch, answers: Mapping[str, Tensor] | None, rng: np.random.Generator
+    ) -> dict[str, Tensor]:
+        pixels = batch.pixels.to(self.device, non_blocking=True)
+        images = self.model.config.preprocessing.normalize(pixels.permute(0, 3, 1, 2).float())
+        targets = batch.targets.to(self.device)
+        given = answers and {name: values.to(self.device) for name, values in answers.items()}
+        soft = self._losses.soft(targets, given)
+        if self.recipe.mixup > 0:
+            images, soft = mix(images, soft, self.recipe.mixup, rng)
+        with autocast(self.device, self.precision):
+            logits = self._network(images)
+        rows = self._losses(logits, soft)
+        if self._groups is not None:
+            return self._groups(rows, targets)
+        return {name: loss.mean() for name, loss in rows.items()}
 
-def soft_losses(
-    logits: Mapping[str, Tensor], soft: Mapping[str, Tensor], weights: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
-    """Mean weighted cross-entropy in nats by task, from target distributions `(N, classes)`."""
-    return {
-        name: F.cross_entropy(logits[name].float(), target, weight=weights[name])
-        for name, target in soft.items()
-    }
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint must hold."""
+        return {
+            "model": self.model.state_dict(),
+            "average": self._average and self._average.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "groups": self._groups and self._groups.shares,
+        }
 
-
-def resized(images: Tensor, side: int) -> Tensor:
-    """Float images `(N, 3, S, S)` to `(N, 3, side, side)`, smoothed where they shrink."""
-    if images.shape[-1] == side:
-        return images
-    return F.interpolate(images, (side, side), mode="bilinear", antialias=True)
-
-
-def teacher_targets(
-    teachers: Sequence[FaceAttributeModel], images: Tensor, settings: Distillation
-) -> dict[str, Tensor]:
-    """Mean softened probabilities of the teachers `(N, classes)` by task."""
-    views = [images, images.flip(3)] if settings.mirrored else [images]
-    with torch.no_grad():
-        answers = [
-            teacher(resized(view, teacher.config.preprocessing.image_size))
-            for teacher in teachers
-            for view in views
-        ]
-    return {
-        task.name: torch.stack(
-            [(answer[task.name].float() / settings.temperature).softmax(1) for answer in answers]
-        ).mean(0)
-        for task in labels.TASKS
-    }
-
-
-def twice(parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Each tensor's rows, and the same again: for a batch with its mirror images behind it."""
-    return {name: torch.cat([part, part]) for name, part in parts.items()}
-
-
-def distilled(
-    losses: Mapping[str, Tensor],
-    logits: Mapping[str, Tensor],
-    teacher: Mapping[str, Tensor],
-    settings: Distillation,
-) -> dict[str, Tensor]:
-    """The labels' losses joined with the divergence from the teachers (Hinton et al., 2015)."""
-    result = {}
-    for name, loss in losses.items():
-        student = (logits[name].float() / settings.temperature).log_softmax(1)
-        divergence = F.kl_div(student, teacher[name], reduction="batchmean")
-        part = settings.weight * settings.temperature**2 * divergence
-        result[name] = (1 - settings.weight) * loss + part
-    return result
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go back to a checkpoint's state."""
+        self.model.load_state_dict(state["model"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        if self._average is not None:
+            self._average.load_state_dict(state["average"])
+        if self._groups is not None:
+            self._groups.shares = state["groups"]
 
 
 def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
@@ -154,30 +160,20 @@ def learning_rate(recipe: Recipe, progress: float) -> float:
     return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def _averaged(model: nn.Module, share: Callable[[float], float]) -> AveragedModel:
-    """A running average; `share(n)` is the newest weights' share after n updates.
-
-    Counters of batch norms are copied: PyTorch's own functions would divide whole numbers.
-    """
-
-    def average(averaged: Tensors, current: Tensors, steps: Tensor | int) -> None:
-        if averaged[0].is_floating_point():
-            torch._foreach_lerp_(list(averaged), list(current), share(float(steps)))
-        else:
-            torch._foreach_copy_(list(averaged), list(current))
-
-    return AveragedModel(model, multi_avg_fn=average, use_buffers=True)
-
-
 def make_average(model: nn.Module, decay: float) -> AveragedModel:
     """Exponential moving average of weights and batch-norm statistics.
 
     The decay starts low, `(1 + n) / (10 + n)` after n steps, so that the random start is
     forgotten (as tf.train.ExponentialMovingAverage does with `num_updates`).
+    Counters of batch norms are copied: PyTorch's own functions would divide whole numbers.
     """
-    return _averaged(model, lambda n: 1 - min(decay, (1 + n) / (10 + n)))
 
+    def average(averaged: Tensors, current: Sequence[Tensor], steps: Tensor | int) -> None:
+        if averaged[0].is_floating_point():
+            n = float(steps)
+            share = 1 - min(decay, (1 + n) / (10 + n))
+            torch._foreach_lerp_(list(averaged), list(current), share)
+        else:
+            torch._foreach_copy_(list(averaged), list(current))
 
-def make_equal_average(model: nn.Module) -> AveragedModel:
-    """Plain mean of weights and batch-norm statistics (Izmailov et al., UAI 2018)."""
-    return _averaged(model, lambda n: 1 / (n + 1))
+    return AveragedModel(model, multi_avg_fn=average, use_buffers=True)

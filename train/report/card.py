@@ -72,8 +72,9 @@ def check(report: Json, config: Json) -> None:
         raise TableError(f"the config's training data set lacks {missing}")
     if "network" not in report or report["network"]["architecture"] != config["architecture"]:
         raise TableError("report and config describe different networks")
+    described = {**config, "training": {k: v for k, v in training.items() if k != "runs"}}
     same = ("training", "preprocessing", "temperatures", "thresholds")
-    if changed := [key for key in same if report.get(key) != config.get(key)]:
+    if changed := [key for key in same if report.get(key) != described.get(key)]:
         raise TableError(
             f"report and config describe different weights: {' and '.join(changed)} differ. "
             "Predict and evaluate with these weights, then write the card."

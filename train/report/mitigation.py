@@ -147,7 +147,9 @@ def chosen(holdout: Sequence[Json]) -> int:
 def _start(report: Mapping[str, Any]) -> str:
     """Which weights a run went on from, in words; they need not be those in the tree now."""
     start = report["training"].get("start")
-    return f" (recipe `{start['recipe']}`, SHA-256 `{start['sha256'][:12]}…`)" if start else ""
+    if isinstance(start, Mapping):
+        return f" (recipe `{start['recipe']}`, SHA-256 `{start['sha256'][:12]}…`)"
+    return f" (SHA-256 `{start[:12]}…`)" if start else ""
 
 
 _DOCUMENT = """\

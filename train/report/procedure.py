@@ -2,42 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from train.report.sections import Json, duration
 
 
 def _name(facts: Json) -> str:
+    if facts["recipe"] == "imagenet":
+        return f"ImageNet ({facts['architecture']}, `{facts['package']}`, {facts['licence']})"
     return f"`{facts['recipe']}` (seed {facts['seed']})"
+
+
+def _names(training: Json, digests: list[str]) -> list[str]:
+    """Names of some of the runs that weights rest on."""
+    return [_name(training["runs"][digest]) for digest in digests]
 
 
 def teachers_words(training: Json) -> str:
     """The teachers by recipe and seed; empty where there are none."""
-    return " and ".join(map(_name, training.get("teachers") or []))
+    return " and ".join(_names(training, training.get("teachers") or []))
 
 
 def start_words(training: Json) -> str:
-    """The run whose weights this one went on from; empty where it began at random."""
+    """What the run went on from; empty where it began at random."""
     start = training.get("start")
-    return _name(start) if start else ""
-
-
-def _earlier(facts: Json) -> Iterator[Json]:
-    """All runs that a run rests on, the earliest first; one may come several times."""
-    for origin in [*(facts.get("teachers") or []), *filter(None, [facts.get("start")])]:
-        yield from _earlier(origin)
-        yield origin
+    return _names(training, [start])[0] if start else ""
 
 
 def lineage(training: Json) -> list[Json]:
-    """Training facts of every run that the weights rest on, once each, itself last."""
-    known: dict[str, Json] = {}
-    for origin in _earlier(training):
-        key = (
-            origin.get("sha256") or f"{origin['recipe']} {origin['seed']} {origin['wall_seconds']}"
-        )
-        known.setdefault(key, origin)
-    return [*known.values(), training]
+    """Training facts of every run of ours that the weights rest on, itself last."""
+    runs = training.get("runs", {}).values()
+    return [*(run for run in runs if run["recipe"] != "imagenet"), training]
 
 
 def cost(training: Json) -> str:

@@ -1,0 +1,256 @@
+"""Every run behind the published weights, from nothing to their folders, in one resumable go.
+
+    python -m train published DATA RUNS
+
+DATA is a Hub id or a folder in FairFace's layout. What is finished is left as it is and what was
+interrupted goes on, so the same command serves after a break. In the end RUNS/weights holds a
+folder for each published network: weights, config, ONNX file, report, card and figures. --dry-run
+prints what is done and what is left.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from faceattr.backends.export import export
+from faceattr.config import CONFIG_NAME, ONNX_NAME, WEIGHTS_NAME
+from train.answers import Answers, AnswersError, store
+from train.config import Recipe
+from train.data.source import Rows, Source, add_data_arguments, sha256, source_of
+from train.evaluate.predict import predict
+from train.evaluate.predictions import read_predictions
+from train.evaluate.report import evaluate, read_history
+from train.fit.checkpoint import checkpoints, load_checkpoint, only_run
+from train.fit.device import choose_device, keep_freed_memory
+from train.fit.provenance import git_commit
+from train.fit.settings import Settings
+from train.fit.trainer import HISTORY_NAME, fit
+from train.recipes import faceattrnet, large, lightweight, teacher
+from train.report.card import FIGURES, make_card
+from train.report.plots import write_figures
+from train.report.plots_results import card_figures
+from train.tables import read_json, write_json, write_report
+
+log = logging.getLogger("train")
+CHAIN_NAME = "chain.json"
+REPORT_NAME, CARD_NAME = "report.json", "README.md"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run.
+
+    Attributes:
+        name: of its folder.
+        recipe: what to do.
+        seed: of the run.
+        hours: about what it takes on two CPU cores with AVX2.
+        answers: name of the stored answers that it learns from.
+        start: name of the run whose weights it starts from.
+        publish: name of the weights folder that is made of it.
+    """
+
+    name: str
+    recipe: Callable[[], Recipe]
+    seed: int
+    hours: float
+    answers: str | None = None
+    start: str | None = None
+    publish: str | None = None
+
+
+@dataclass(frozen=True)
+class Teach:
+    """Answers of finished runs to be stored.
+
+    Attributes:
+        name: of their folder.
+        teachers: names of runs.
+        recipe: whose views are answered.
+        seed: of the views.
+        views: of each row.
+        hours: about what it takes on two CPU cores with AVX2.
+    """
+
+    name: str
+    teachers: tuple[str, ...]
+    recipe: Callable[[], Recipe]
+    seed: int
+    views: int
+    hours: float
+
+
+Table = Sequence[Run | Teach]
+
+TABLE: Table = (
+    Run("large", large, 0, hours=6.5, publish="FaceAttrNetLarge"),
+    Run("teacher", teacher, 1, hours=9.0),
+    Teach("answers", ("large", "teacher"), faceattrnet, seed=0, views=8, hours=4.0),
+    Run("faceattrnet", faceattrnet, 0, hours=5.0, answers="answers", publish="FaceAttrNet"),
+    Run(
+        "lightweight",
+        lightweight,
+        0,
+        hours=5.0,
+        answers="answers",
+        publish="LightweightMTLNet224",
+    ),
+)
+
+
+class ChainError(RuntimeError):
+    """The runs of a folder were begun otherwise; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A table of runs, the data and the folder that they are made in."""
+
+    table: Table
+    source: Source
+    folder: Path
+    device: torch.device = torch.device("cpu")
+
+    def model(self, name: str) -> Path:
+        """The weights of a run."""
+        return self.folder / name / "model"
+
+    def is_done(self, step: Run | Teach) -> bool:
+        """Whether there is nothing left to do for a step, its published folder included."""
+        folder = self.folder / step.name
+        if isinstance(step, Teach):
+            try:
+                return bool(Answers(folder))
+            except AnswersError:
+                return False
+        if not checkpoints(folder) or not load_checkpoint(folder)["progress"]["finished"]:
+            return False
+        return step.publish is None or self._is_published(step)
+
+    def _is_published(self, run: Run) -> bool:
+        target = self.folder / "weights" / str(run.publish)
+        if not (target / CARD_NAME).is_file():
+            return False
+        report = read_json(target / REPORT_NAME)
+        return bool(report["weights_sha256"] == sha256(self.model(run.name) / WEIGHTS_NAME))
+
+    def carry_out(self, step: Run | Teach) -> None:
+        """Do a step, or go on with it."""
+        if isinstance(step, Teach):
+            teachers = [self.model(name) for name in step.teachers]
+            rows = Rows(self.source, "train")
+            views = step.recipe().augmentation
+            target = self.folder / step.name
+            more = {"seed": step.seed, "views": step.views}
+            with only_run(target):
+                store(teachers, rows, views, target, device=self.device, **more)
+            return
+        output = self.folder / step.name
+        settings = Settings(
+            output=output,
+            source=self.source,
+            seed=step.seed,
+            device=self.device,
+            resume=bool(checkpoints(output)),
+            answers=None if step.answers is None else self.folder / step.answers,
+            start=None if step.start is None else self.model(step.start),
+        )
+        fit(step.recipe(), settings)
+        if step.publish is not None:
+            self._publish(step)
+
+    def _publish(self, run: Run) -> None:
+        """Measure a run's weights on the validation rows and write their folder."""
+        target = self.folder / "weights" / str(run.publish)
+        new = self.folder / "new" / str(run.publish)
+        shutil.rmtree(new, ignore_errors=True)
+        new.mkdir(parents=True)
+        for name in (WEIGHTS_NAME, CONFIG_NAME):
+            shutil.copyfile(self.model(run.name) / name, new / name)
+        shutil.copyfile(self.folder / run.name / HISTORY_NAME, new / HISTORY_NAME)
+        export(new)
+        table = self.folder / run.name / "validation.parquet"
+        predict(str(new), self.source, "validation", table, self.device)
+        history = read_history(new / HISTORY_NAME)
+        write_report(new / REPORT_NAME, evaluate(read_predictions(table), history=history))
+        report = read_json(new / REPORT_NAME)
+        make_card(report, read_json(new / CONFIG_NAME)).save(new / CARD_NAME)
+        write_figures(card_figures(report), new / FIGURES, ("png",))
+        shutil.rmtree(target, ignore_errors=True)
+        target.parent.mkdir(exist_ok=True)
+        new.replace(target)
+        log.info("%s: %s, %s -> %s", run.name, WEIGHTS_NAME, ONNX_NAME, target)
+
+
+def check_commit(folder: Path, commit: str | None) -> None:
+    """All runs of a folder are made by one commit, which the first call notes.
+
+    Raises:
+        ChainError: when they were begun by another.
+    """
+    path = folder / CHAIN_NAME
+    if not path.is_file():
+        write_json(path, {"git_commit": commit})
+    elif (begun := read_json(path)["git_commit"]) != commit:
+        raise ChainError(
+            f"the runs in {folder} were begun at commit {begun}, this is {commit}; check that "
+            "commit out, or choose another folder"
+        )
+
+
+def plan(chain: Chain) -> str:
+    """What is done and what is left, with the hours it takes on two CPU cores, a line a step."""
+    lines, left = [], 0.0
+    for step in chain.table:
+        done = chain.is_done(step)
+        left += 0 if done else step.hours
+        words = f"{step.recipe().epochs} epochs" if isinstance(step, Run) else f"{step.views} views"
+        state = "done" if done else f"about {step.hours:g} h"
+        lines.append(f"{step.name:<14} {words:<12} {state}")
+    return "\n".join([*lines, f"left: about {left:g} h on two CPU cores with AVX2"])
+
+
+def make(chain: Chain) -> bool:
+    """Carry out what is not done yet; returns whether there was anything to do.
+
+    Raises:
+        ChainError: when the folder's runs were begun by another commit.
+        Stopped: on SIGTERM or SIGINT; the same call goes on.
+    """
+    keep_freed_memory()
+    chain.folder.mkdir(parents=True, exist_ok=True)
+    with only_run(chain.folder):
+        left = [step for step in chain.table if not chain.is_done(step)]
+        if not left:
+            return False
+        check_commit(chain.folder, git_commit())
+        for step in left:
+            log.info("== %s", step.name)
+            chain.carry_out(step)
+    return True
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `python -m train published`."""
+    add_data_arguments(parser, positional=True)
+    parser.add_argument("runs", type=Path, metavar="RUNS", help="folder for the runs")
+    parser.add_argument("--dry-run", action="store_true", help="only print the plan")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Carry out `python -m train published`."""
+    chain = Chain(TABLE, source_of(args), args.runs, choose_device(args.device))
+    if args.dry_run:
+        sys.stdout.write(plan(chain) + "\n")
+    elif make(chain):
+        log.info("weights -> %s", args.runs / "weights")
+    else:
+        log.info("nothing to do: all %d steps in %s are finished", len(TABLE), args.runs)
