@@ -7,6 +7,7 @@ import pytest
 
 CACHE = Path(__file__).resolve().parents[1] / ".pytest_cache" / "hf"
 os.environ["HF_HOME"] = str(CACHE)
+os.environ["FACEATTR_ROWS"] = str(CACHE.parent / "rows")
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 for _name in ("HF_HUB_CACHE", "HF_TOKEN", "HF_ENDPOINT"):
     os.environ.pop(_name, None)

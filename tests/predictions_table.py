@@ -5,17 +5,17 @@ import json
 
 import numpy as np
 import pyarrow as pa
+from train.recipes import faceattrnet
 
 from faceattr.labels import TASKS
-from train.recipe import ours
 
 TRAINING = {
-    "recipe": "ours",
+    "recipe": "faceattrnet",
     "seed": 3,
     "epoch": 7,
     "epochs": 9,
     "image_size": 112,
-    "settings": json.loads(json.dumps(ours().to_dict())),
+    "settings": json.loads(json.dumps(faceattrnet().to_dict())),
     "dataset": {
         "id": "fairface",
         "config": "0.25",
@@ -25,6 +25,9 @@ TRAINING = {
         "holdout_rows": 2_000,
     },
     "holdout_accuracy": {"gender": 0.9, "age": 0.5, "race": 0.6},
+    "start": None,
+    "teachers": [],
+    "runs": {},
     "hardware": "CPU, 2 threads",
     "wall_seconds": 3725,
     "git_commit": "0123abc",

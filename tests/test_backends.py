@@ -24,10 +24,9 @@ from faceattr.detection import HaarDetector
 from faceattr.errors import FaceAttrError, WeightsError
 from faceattr.hub import BUNDLED_NAMES, find_weights
 from faceattr.labels import TASKS
-from faceattr.model import FaceAttrNet, LightweightMTLNet224, build_model, load_model
+from faceattr.model import FaceAttrNet, FaceAttrNetLarge, LightweightMTLNet224, build_model, load_model
 from faceattr.pipeline import FacePipeline
 from faceattr.preprocessing import Preprocessing
-from train.fit.networks import TeacherNet
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = Preprocessing(image_size=32, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25))
@@ -82,7 +81,7 @@ def exported(request, tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("kind", [FaceAttrNet, LightweightMTLNet224, TeacherNet])
+@pytest.mark.parametrize("kind", [FaceAttrNet, LightweightMTLNet224, FaceAttrNetLarge])
 def test_folding_changes_rounding_only_and_leaves_the_network_alone(kind):
     torch.manual_seed(0)
     model = shaken(kind())

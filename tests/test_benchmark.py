@@ -3,17 +3,15 @@
 from pathlib import Path
 
 import numpy as np
-import pytest
 
-from scripts import benchmark, benchmark_training
+from scripts import benchmark
 from train.tables import read_json
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-@pytest.mark.parametrize("module", [benchmark, benchmark_training])
-def test_the_page_is_made_of_the_result(module):
-    assert module.page(read_json(module.RESULT)) == module.PAGE.read_text()
+def test_the_page_is_made_of_the_result():
+    assert benchmark.page(read_json(benchmark.RESULT)) == benchmark.PAGE.read_text()
 
 
 def test_an_aim_that_is_missed_is_shown():

@@ -184,8 +184,11 @@ def test_a_card_says_what_the_weights_rest_on_and_what_all_of_it_cost(changed):
         "start": None,
     }
     for training in (report["training"], config["training"]):
-        training["start"] = {**run, "sha256": "cd" * 32}
-        training["teachers"] = [{**run, "sha256": "ef" * 32, "recipe": "teacher", "seed": 3}]
+        training["start"], training["teachers"] = "cd" * 32, ["ef" * 32]
+    config["training"]["runs"] = {
+        "cd" * 32: run,
+        "ef" * 32: {**run, "recipe": "teacher", "seed": 3},
+    }
     text = " ".join(make_card(report, config).text.split())
     assert "started from `ours` (seed 4); taught by `teacher` (seed 3); 2 earlier runs" in text
     assert "| Cost | 2 h 22 min over 3 runs" in text

@@ -225,7 +225,7 @@ def test_the_report_compares_with_the_reports_own_accuracies(report, data):
 
 def test_metadata_is_passed_through_unrounded(report, data):
     assert report["schema"] == SCHEMA
-    assert report["training"] == TRAINING
+    assert report["training"] == {k: v for k, v in TRAINING.items() if k != "runs"}
     assert report["weights_sha256"] == "ab" * 32
     assert report["dataset"]["rows"] == 400
 

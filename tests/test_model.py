@@ -8,6 +8,7 @@ from golden import PATH, golden_logits
 from safetensors.torch import load_file, save_file
 from synthetic import TINY_FACEATTRNET
 from torch import nn
+from train.evaluate.predict import multiply_adds
 
 from faceattr.errors import WeightsError
 from faceattr.hub import BUNDLED_NAMES, DEFAULT_MODEL, find_weights
@@ -23,7 +24,6 @@ from faceattr.model import (
     load_model,
 )
 from faceattr.preprocessing import Preprocessing
-from train.fit.networks import multiply_adds
 
 SMALL = Preprocessing(image_size=32)
 TINY = ModelConfig(

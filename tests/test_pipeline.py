@@ -172,7 +172,6 @@ def test_an_unknown_detector_is_refused():
 
 def test_bundled_weights_read_real_chips(fairface_dir):
     """About nine in ten perceived genders of real validation rows; chance is five in ten."""
-    from itertools import islice
 
     from train.data.source import Rows, Source
 

@@ -25,7 +25,6 @@ from train.evaluate.corruptions import (
     lower_face,
     rotation,
 )
-from train.evaluate.predict import logits_of
 
 
 @pytest.fixture
@@ -123,14 +122,15 @@ def test_the_command_counts_what_a_plain_loop_counts(tmp_path, weights, tiny_fai
     command = ["robustness", "--weights", str(weights), "--data", str(tiny_fairface)]
     assert main([*command, "--rows", "12", "--device", "cpu", "--output", str(output)]) == 0
     found = json.loads(output.read_text())
-    rows = list(Rows(Source(str(tiny_fairface)), "validation").in_order())
-    rows = [row for k, row in enumerate(rows) if (k + 1) * 12 // 30 > k * 12 // 30]
+    rows = Rows(Source(str(tiny_fairface)), "validation")
+    rows = [rows[k * 30 // 12] for k in range(12)]
     assert found["dataset"]["rows"] == len(rows) == 12
     model = LightweightMTLNet224.from_pretrained(weights)
 
     def right(change):
-        worse = [row._replace(image=change(decode_row(row))) for row in rows]
-        logits = logits_of(model, worse, model.config.preprocessing, torch.device("cpu"))
+        worse = [change(decode_row(row)) for row in rows]
+        with torch.inference_mode():
+            logits = model(model.config.preprocessing.to_tensor(worse))
         return {
             task.name: sum(
                 int(logits[task.name][k].argmax()) == row.targets[column]
