@@ -5,9 +5,9 @@ import json
 
 import numpy as np
 import pyarrow as pa
-from train.recipes import faceattrnet
 
 from faceattr.labels import TASKS
+from train.recipes import faceattrnet
 
 TRAINING = {
     "recipe": "faceattrnet",

@@ -24,7 +24,13 @@ from faceattr.detection import HaarDetector
 from faceattr.errors import FaceAttrError, WeightsError
 from faceattr.hub import BUNDLED_NAMES, find_weights
 from faceattr.labels import TASKS
-from faceattr.model import FaceAttrNet, FaceAttrNetLarge, LightweightMTLNet224, build_model, load_model
+from faceattr.model import (
+    FaceAttrNet,
+    FaceAttrNetLarge,
+    LightweightMTLNet224,
+    build_model,
+    load_model,
+)
 from faceattr.pipeline import FacePipeline
 from faceattr.preprocessing import Preprocessing
 

@@ -8,7 +8,6 @@ from golden import PATH, golden_logits
 from safetensors.torch import load_file, save_file
 from synthetic import TINY_FACEATTRNET
 from torch import nn
-from train.evaluate.predict import multiply_adds
 
 from faceattr.errors import WeightsError
 from faceattr.hub import BUNDLED_NAMES, DEFAULT_MODEL, find_weights
@@ -24,6 +23,7 @@ from faceattr.model import (
     load_model,
 )
 from faceattr.preprocessing import Preprocessing
+from train.evaluate.predict import multiply_adds
 
 SMALL = Preprocessing(image_size=32)
 TINY = ModelConfig(
