@@ -58,7 +58,7 @@ CHIP_HAAR_BOX = FaceBox(0.015, -0.061, 0.951, 0.951)
 
 
 def align_face(
-    image: NDArray[np.uint8], detection: Detection, size: int = CHIP_SIDE, reduction: int = 1
+    image: NDArray[np.uint8], detection: Detection, size: int = CHIP_SIDE, reduction: float = 1
 ) -> NDArray[np.uint8]:
     """Cut out one face as a training chip shows it.
 
@@ -77,20 +77,29 @@ def align_face(
     Returns:
         RGB uint8 `(size, size, 3)`.
     """
+    return cut_face(image, crop_transform(detection), size, reduction)
+
+
+def cut_face(
+    image: NDArray[np.uint8],
+    transform: NDArray[np.float64],
+    size: int = CHIP_SIDE,
+    reduction: float = 1,
+) -> NDArray[np.uint8]:
+    """As `align_face`, with what `crop_transform` gave for the face."""
     require_rgb(image)
-    matrix = _transform(detection) * size
+    matrix = transform * size
     matrix[:, :2] *= reduction
     return _warp(image, matrix, size)
 
 
-def chip_pixels(detection: Detection) -> float:
-    """Side in pixels of what `align_face` cuts out of the picture before it is resized."""
-    matrix = _transform(detection)
-    return 1 / float(np.hypot(matrix[0, 0], matrix[1, 0]))
+def crop_pixels(transform: NDArray[np.float64]) -> float:
+    """Side in pixels of what `cut_face` cuts out of the image before it is resized."""
+    return 1 / float(np.hypot(transform[0, 0], transform[1, 0]))
 
 
-def _transform(detection: Detection) -> NDArray[np.float64]:
-    """`(2, 3)`: from pixels of the picture to 0..1 of the crop."""
+def crop_transform(detection: Detection) -> NDArray[np.float64]:
+    """`(2, 3)`: from pixels of the image to 0..1 of the crop."""
     if detection.landmarks is None:
         matrix = box_transform(detection.box)
     else:

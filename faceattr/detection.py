@@ -1,10 +1,10 @@
-"""Picture → faces: YuNet and OpenCV's Haar cascades behind one protocol."""
+"""Image → faces: YuNet and OpenCV's Haar cascades behind one protocol."""
 
 from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,41 +14,51 @@ import numpy as np
 from numpy.typing import NDArray
 
 from faceattr.errors import DetectorError
-from faceattr.images import require_rgb, shrink
+from faceattr.images import require_rgb
 from faceattr.results import LANDMARKS, Detection, FaceBox
+from faceattr.search import find, resized
 
 YUNET_ENV = "FACEATTR_YUNET"
 YUNET_FILE = Path(__file__).parent / "yunet" / "face_detection_yunet_2026may.onnx"
 """From the OpenCV Zoo, MIT licence (beside it); 0.2 MB."""
 
-DETECTION_SIDE = 640
-"""Detectors look at a copy with this longer side in pixels, whatever the picture's size.
+HAAR_SIDE = 640
+"""The cascades look at a copy with this longer side in pixels, whatever the image's size.
 
-Larger copies cost time in proportion and raise Haar's false alarms five-fold at 2,000 px; YuNet
-is made for faces of about 10 to 300 px. In a 4,000 px photo that leaves YuNet faces from about
-60 px and Haar those from about 150 px.
+Larger copies cost time in proportion and raise false alarms five-fold at 2,000 px. In a 4,000 px
+photo that leaves faces from about 150 px.
 """
 
 SMALLEST_SEEN = 10
 """Pixels of the copy below which YuNet sees no face: a thinner copy is not looked at."""
 
 MIN_FACE = 24.0
-"""Narrower boxes are dropped: pixels of the upright picture.
+"""Narrower faces are dropped by `FacePipeline`: pixels of the image.
 
 The networks see about 100 px across; enlarged four-fold a face tells nothing reliable.
 """
 
 
 class FaceDetector(Protocol):
-    """Finds the faces of a picture; safe to call from several threads."""
+    """Finds the faces of an image; safe to call from several threads."""
 
     name: str
 
-    def detect(self, image: NDArray[np.uint8], reduction: int = 1) -> list[Detection]:
-        """The faces of an upright RGB uint8 picture `(H, W, 3)`, largest box first.
+    def detect(
+        self, image: NDArray[np.uint8], reduction: float = 1, *, thorough: bool = False
+    ) -> list[Detection]:
+        """The faces of an RGB uint8 image `(H, W, 3)`, largest box first, each once.
 
-        With `reduction`, `image` is a copy of the picture that is so many times smaller along
-        each side; boxes and points are in pixels of the picture all the same.
+        With `reduction`, `image` is a copy of the image that is so many times smaller along
+        each side; boxes and points are in pixels of the image all the same.
+
+        Args:
+            image: upright, or turned by a quarter or half where the detector tries that.
+            reduction: at least 1.
+            thorough: look for small faces in large images, too, at many times the cost.
+
+        Raises:
+            DetectorError: where the detector cannot be thorough.
         """
         ...
 
@@ -67,7 +77,6 @@ class YuNetDetector:
         *,
         score_threshold: float = 0.7,
         nms_threshold: float = 0.3,
-        min_face: float = MIN_FACE,
     ) -> None:
         """Load the network.
 
@@ -75,7 +84,6 @@ class YuNetDetector:
             model_path: ONNX file of YuNet, 2023mar or later.
             score_threshold: least confidence, 0 to 1.
             nms_threshold: of two boxes with a larger IoU the less confident is dropped.
-            min_face: least width of a box in pixels of the picture.
 
         Raises:
             DetectorError: when OpenCV cannot load the file.
@@ -89,32 +97,35 @@ class YuNetDetector:
             )
         except cv2.error as error:
             raise DetectorError(f"OpenCV cannot load {path.name!r} as a YuNet model") from error
-        self._min_face = min_face
         self._lock = threading.Lock()
 
-    def detect(self, image: NDArray[np.uint8], reduction: int = 1) -> list[Detection]:
+    def detect(
+        self, image: NDArray[np.uint8], reduction: float = 1, *, thorough: bool = False
+    ) -> list[Detection]:
         """See `FaceDetector.detect`; the score lies in 0 to 1."""
         require_rgb(image)
-        copy, scale = _resized(image, enlarge=1.0)
-        if min(copy.shape[:2]) < SMALLEST_SEEN:
+        faces = find(self._look, image, thorough=thorough)
+        return _sorted(face.scaled(reduction, reduction) for face in faces)
+
+    def _look(self, copy: NDArray[np.uint8]) -> list[Detection]:
+        """Faces of about 10 to 300 px."""
+        height, width = copy.shape[:2]
+        if min(height, width) < SMALLEST_SEEN:
             return []
         bgr = cv2.cvtColor(copy, cv2.COLOR_RGB2BGR)
         with self._lock:
-            self._network.setInputSize((copy.shape[1], copy.shape[0]))
+            self._network.setInputSize((width, height))
             _, rows = self._network.detect(bgr)
-        rows = np.empty((0, 15)) if rows is None else rows
-        scale = scale / reduction
         found = []
         # Rows of 15: box, then five points, all as x and y pairs, and the score. Boxes without
         # bounds were seen once, on a copy one pixel high.
-        for row in rows[np.abs(rows).max(axis=1, initial=0) < 4 * DETECTION_SIDE]:
-            x, y, right, down = (row[:4].reshape(2, 2) / scale).ravel().tolist()
-            points = (row[4:14].reshape(len(LANDMARKS), 2) / scale).tolist()
-            landmarks = tuple((px, py) for px, py in points)
-            found.append(
-                Detection(FaceBox(x, y, right, down), float(row[14]), landmarks, self.name)
-            )
-        return _sorted_faces(found, self._min_face)
+        for row in np.empty((0, 15)) if rows is None else rows.astype(np.float64):
+            if np.abs(row).max() < 4 * max(height, width):
+                points = tuple((x, y) for x, y in row[4:14].reshape(len(LANDMARKS), 2).tolist())
+                found.append(
+                    Detection(FaceBox(*row[:4].tolist()), float(row[14]), points, self.name)
+                )
+        return found
 
 
 class HaarDetector:
@@ -131,12 +142,11 @@ class HaarDetector:
 
     name = "haar"
 
-    def __init__(self, *, min_hits: int = 6, min_face: float = MIN_FACE) -> None:
+    def __init__(self, *, min_hits: int = 6) -> None:
         """Load the cascades that OpenCV ships.
 
         Args:
             min_hits: least number of raw hits of both cascades together.
-            min_face: least width of a box in pixels of the picture.
 
         Raises:
             DetectorError: when this build of OpenCV has no cascades.
@@ -144,14 +154,21 @@ class HaarDetector:
         self._finder = _cascade("haarcascade_frontalface_default.xml")
         self._witness = _cascade("haarcascade_frontalface_alt2.xml")
         self._min_hits = min_hits
-        self._min_face = min_face
         self._lock = threading.Lock()
 
-    def detect(self, image: NDArray[np.uint8], reduction: int = 1) -> list[Detection]:
-        """See `FaceDetector.detect`; the score is the number of raw hits, no landmarks."""
+    def detect(
+        self, image: NDArray[np.uint8], reduction: float = 1, *, thorough: bool = False
+    ) -> list[Detection]:
+        """See `FaceDetector.detect`; the score is the number of raw hits, no landmarks.
+
+        Only upright faces are found.
+        """
+        if thorough:
+            raise DetectorError("expected the detector 'yunet' for a thorough search, came 'haar'")
         require_rgb(image)
-        # Small pictures are enlarged: the cascades' windows start at 24 px.
-        copy, scale = _resized(image, enlarge=2.0)
+        # Small images are enlarged: the cascades' windows start at 24 px.
+        copy = resized(image, min(2.0, HAAR_SIDE / max(image.shape[:2])))
+        scale = np.array([copy.shape[1] / image.shape[1], copy.shape[0] / image.shape[0]])
         grey = cv2.cvtColor(copy, cv2.COLOR_RGB2GRAY)
         with self._lock:
             found = _hits(self._finder, cv2.equalizeHist(grey))
@@ -165,15 +182,14 @@ class HaarDetector:
             agree = other_hits > 0 and box.iou(other) >= 0.3 and total >= self._min_hits
             if agree and all(mean.iou(face.box) < 0.3 for face in faces):
                 faces.append(Detection(mean, float(total), None, self.name))
-        return _sorted_faces(faces, self._min_face)
+        return _sorted(faces)
 
 
-def load_detector(kind: str = "auto", *, min_face: float = MIN_FACE) -> FaceDetector:
+def load_detector(kind: str = "auto") -> FaceDetector:
     """Make a detector; nothing is downloaded.
 
     Args:
         kind: "yunet"; "auto", which means it; or "haar".
-        min_face: least width of a box in pixels of the picture.
 
     Raises:
         DetectorError: for an unknown kind, and where the file that the environment variable
@@ -182,26 +198,8 @@ def load_detector(kind: str = "auto", *, min_face: float = MIN_FACE) -> FaceDete
     if kind not in ("auto", "yunet", "haar"):
         raise DetectorError(f"expected the detector 'auto', 'yunet' or 'haar', came {kind!r}")
     if kind == "haar":
-        return HaarDetector(min_face=min_face)
-    return YuNetDetector(os.environ.get(YUNET_ENV) or YUNET_FILE, min_face=min_face)
-
-
-def _resized(
-    image: NDArray[np.uint8], enlarge: float
-) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
-    """A copy with the longer side at `DETECTION_SIDE`, enlarged `enlarge`-fold at most.
-
-    Returns:
-        The copy, and its scale along x and y: copy pixels for one picture pixel.
-    """
-    height, width = image.shape[:2]
-    scale = min(enlarge, DETECTION_SIDE / max(height, width))
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    if scale < 1:
-        copy = shrink(image, *size)
-    else:
-        copy = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_LINEAR), np.uint8)
-    return copy, np.array([size[0] / width, size[1] / height])
+        return HaarDetector()
+    return YuNetDetector(os.environ.get(YUNET_ENV) or YUNET_FILE)
 
 
 def _cascade(file: str) -> Any:
@@ -235,7 +233,6 @@ def _mean_box(one: FaceBox, two: FaceBox, scale: NDArray[np.float64]) -> FaceBox
     )
 
 
-def _sorted_faces(faces: Sequence[Detection], min_face: float) -> list[Detection]:
-    """Without the tiny ones, largest box first."""
-    kept = (face for face in faces if face.box.width >= min_face)
-    return sorted(kept, key=lambda face: face.box.area, reverse=True)
+def _sorted(faces: Iterable[Detection]) -> list[Detection]:
+    """Largest box first."""
+    return sorted(faces, key=lambda face: face.box.area, reverse=True)

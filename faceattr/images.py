@@ -84,6 +84,11 @@ class Picture:
     size: tuple[int, int] = (0, 0)
     decode_seconds: float = 0.0
 
+    @property
+    def shorter_side(self) -> int:
+        """In pixels."""
+        return min(self._image.size)
+
     def reduction(self, side: int) -> int:
         """Largest of 1, 2, 4 and 8 that leaves the longer side at `side` pixels or more.
 

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, get_args, runtime_checkable
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from faceattr import arguments, labels
-from faceattr.alignment import CHIP_SIDE, align_face, chip_pixels
+from faceattr.alignment import CHIP_SIDE, crop_pixels, crop_transform, cut_face
 from faceattr.backends.onnx import OnnxClassifier
 from faceattr.config import ONNX_NAME, ModelConfig
-from faceattr.detection import DETECTION_SIDE, MIN_FACE, FaceDetector, load_detector
+from faceattr.detection import MIN_FACE, FaceDetector, load_detector
 from faceattr.errors import FaceAttrError, WeightsError
 from faceattr.hub import WeightsFiles, find_weights
 from faceattr.images import ImageSource, Picture, open_image, shrink
 from faceattr.limits import OWN_PIXELS
 from faceattr.results import Attribute, Detection, FaceBox, FaceResult
+from faceattr.search import USUAL_SIDE, longest_copy
 
 if TYPE_CHECKING:
     import torch
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from faceattr.model import FaceAttributeModel
 
 Backend = Literal["torch", "onnx", "auto"]
+Detect = Literal["fast", "thorough"]
 
 LARGEST_CROP = 4 * CHIP_SIDE
 """Side in pixels to which larger crops are shrunk: made square, a thin one would be enormous."""
@@ -86,11 +88,15 @@ class FacePipeline:
         files: WeightsFiles | None = None,
         device: str | int | torch.device | None = None,
         mirror: bool = False,
+        min_face: float = MIN_FACE,
+        detect: Detect = "fast",
     ) -> None:
         self.classifier = _classifier(model, arguments.device(device))
         self.config = self.classifier.config
         self.detector = detector
         self.files = files
+        self.min_face = arguments.pixels("min_face", min_face)
+        self.detect = arguments.choice("detect", detect, get_args(Detect))
         self.info = PipelineInfo(
             model="unnamed" if files is None else files.name,
             revision=None if files is None else files.revision,
@@ -135,6 +141,7 @@ class FacePipeline:
         backend: Backend = "auto",
         mirror: bool = False,
         threads: int | None = None,
+        detect: Detect = "fast",
     ) -> FacePipeline:
         """Load weights and a detector.
 
@@ -156,6 +163,9 @@ class FacePipeline:
                 Temperatures and thresholds are those fitted for one view.
             threads: that compute together, at least 1. It limits ONNX Runtime for this pipeline,
                 PyTorch and OpenCV for the whole process; None leaves each its own choice.
+            detect: "fast" finds faces from about a thirtieth of the image's longer side on;
+                "thorough" also smaller ones in large images, at up to 20 times the detector's
+                time. YuNet only. docs/detection.md says what is found at which size.
 
         Raises:
             WeightsError: when the weights cannot be had or do not fit, for an unknown backend, and
@@ -164,13 +174,20 @@ class FacePipeline:
             ArgumentError: for a device, length or number that cannot be.
         """
         device = arguments.device(device)
-        min_face = arguments.pixels("min_face", min_face)
         threads = arguments.optional_whole_number("threads", threads, 1)
         if threads is not None:
             cv2.setNumThreads(threads)
         files, classifier = _load(model, revision, device, backend, threads)
-        finder = load_detector(detector, min_face=min_face)
-        return cls(classifier, finder, files=files, device=device, mirror=mirror)
+        finder = load_detector(detector)
+        return cls(
+            classifier,
+            finder,
+            files=files,
+            device=device,
+            mirror=mirror,
+            min_face=min_face,
+            detect=detect,
+        )
 
     def __call__(
         self,
@@ -180,6 +197,7 @@ class FacePipeline:
         max_faces: int | None = None,
         channels: str = "rgb",
         max_pixels: int = OWN_PIXELS,
+        detect: Detect | None = None,
     ) -> list[FaceResult]:
         """The faces of one image, largest first; empty when there is none.
 
@@ -190,6 +208,7 @@ class FacePipeline:
             max_faces: as `predict_batch`.
             channels: as `predict_batch`.
             max_pixels: as `predict_batch`.
+            detect: as `predict_batch`.
 
         Raises:
             ImageDecodeError: when the image cannot be read.
@@ -201,6 +220,7 @@ class FacePipeline:
             max_faces=max_faces,
             channels=channels,
             max_pixels=max_pixels,
+            detect=detect,
         )[0]
 
     def predict_batch(
@@ -211,23 +231,27 @@ class FacePipeline:
         max_faces: int | None = None,
         channels: str = "rgb",
         max_pixels: int = OWN_PIXELS,
+        detect: Detect | None = None,
     ) -> list[list[FaceResult]]:
         """One list of faces for each image; all faces pass the network together.
 
         Args:
             images: a list or any other iterable of what `decode_image` takes, or an array
                 `(N, H, W, C)`; each is read, and let go, in turn.
-            min_face: least width of a face in pixels of the image; below the detector's own
+            min_face: least width of a face in pixels of the image; below the pipeline's own
                 limit it changes nothing.
             max_faces: largest faces of an image that are kept; None for all.
             channels: order of arrays' channels: "rgb", or "bgr" as OpenCV reads.
             max_pixels: largest width times height of an image.
+            detect: "fast" or "thorough", see `from_pretrained`; None for the pipeline's own.
 
         Raises:
             ImageDecodeError: when an image cannot be read; its message says which.
             ArgumentError: for another argument that cannot be.
         """
-        min_face = arguments.pixels("min_face", min_face)
+        least = max(self.min_face, arguments.pixels("min_face", min_face))
+        effort = self.detect if detect is None else detect
+        thorough = arguments.choice("detect", effort, get_args(Detect)) == "thorough"
         max_faces = arguments.optional_whole_number("max_faces", max_faces, 0)
         sources, count = arguments.images("images", images)
         found: list[list[Detection]] = []
@@ -235,7 +259,7 @@ class FacePipeline:
         for number, source in enumerate(sources, start=1):
             with _named("image", number, count):
                 opened = open_image(source, max_pixels=max_pixels, channels=channels)
-                faces, chips = self._find(opened, min_face, max_faces)
+                faces, chips = self._find(opened, least, max_faces, thorough)
             found.append(faces)
             crops.extend(chips)
         rows = iter(self._classify(crops))
@@ -282,23 +306,26 @@ class FacePipeline:
         ]
 
     def _find(
-        self, picture: Picture, min_face: float, max_faces: int | None
+        self, picture: Picture, min_face: float, max_faces: int | None, thorough: bool
     ) -> tuple[list[Detection], list[NDArray[np.uint8]]]:
-        """The faces of a picture and a chip of each.
+        """The faces of an image and a chip of each.
 
         A large JPEG is decoded at a half to an eighth of its size, and again, larger, only where
-        a chip would have to be enlarged. Twice the detector's side is kept at first: a smaller
-        copy costs hardly less to decode, and with this one few faces need the second time.
+        a chip would have to be enlarged. Twice the side of the usual search is kept at first: a
+        smaller copy costs hardly less to decode, and with this one few faces need the second time.
         """
-        reduction = picture.reduction(2 * DETECTION_SIDE)
+        side = longest_copy(picture.longer_side, picture.shorter_side, thorough)
+        reduction = picture.reduction(max(2 * USUAL_SIDE, side))
         image = picture.decode(reduction)
-        found = self.detector.detect(image, reduction)
+        options = {"thorough": True} if thorough else {}
+        found = self.detector.detect(image, reduction, **options)
         faces = [face for face in found if face.box.width >= min_face][:max_faces]
-        smallest = min((chip_pixels(face) for face in faces), default=np.inf)
+        transforms = [crop_transform(face) for face in faces]
+        smallest = min(map(crop_pixels, transforms), default=np.inf)
         if reduction > 1 and smallest < reduction * CHIP_SIDE:
             reduction = max(r for r in (1, 2, 4) if r == 1 or smallest >= r * CHIP_SIDE)
             image = picture.decode(reduction)
-        return faces, [align_face(image, face, reduction=reduction) for face in faces]
+        return faces, [cut_face(image, matrix, reduction=reduction) for matrix in transforms]
 
     def _classify(self, crops: Sequence[NDArray[np.uint8]]) -> list[tuple[Attribute, ...]]:
         """The three attributes of each chip."""
@@ -415,12 +442,15 @@ def _result(
     crop: NDArray[np.uint8],
     row: tuple[Attribute, ...],
 ) -> FaceResult:
+    if face is not None and not face.turn_sure:
+        row = tuple(replace(attribute, unsure=True) for attribute in row)
     by_task = {attribute.task: attribute for attribute in row}
     return FaceResult(
         box=box,
         score=None if face is None else face.score,
         landmarks=None if face is None else face.landmarks,
         detector=None if face is None else face.detector,
+        turn=0 if face is None else face.turn,
         crop=crop,
         gender=by_task["gender"],
         age=by_task["age"],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -51,11 +51,15 @@ class FaceBox:
         """Area in square pixels."""
         return self.width * self.height
 
-    def iou(self, other: FaceBox) -> float:
-        """Intersection over union with another box, 0 to 1."""
+    def shared(self, other: FaceBox) -> float:
+        """Area in square pixels that lies in both boxes."""
         across = min(self.x + self.width, other.x + other.width) - max(self.x, other.x)
         down = min(self.y + self.height, other.y + other.height) - max(self.y, other.y)
-        shared = max(0.0, across) * max(0.0, down)
+        return max(0.0, across) * max(0.0, down)
+
+    def iou(self, other: FaceBox) -> float:
+        """Intersection over union with another box, 0 to 1."""
+        shared = self.shared(other)
         return shared / (self.area + other.area - shared)
 
     def to_dict(self) -> dict[str, float]:
@@ -79,12 +83,33 @@ class Detection:
         landmarks: five `(x, y)` points in pixels in the order of `LANDMARKS`, or None where
             the detector gives none (Haar).
         detector: name of the detector, "yunet" or "haar".
+        turn: degrees clockwise by which the image has to be turned for the face to stand
+            upright: 0, 90, 180 or 270. Box and landmarks are those of the unturned image.
+        turn_sure: whether another turn is clearly less likely.
     """
 
     box: FaceBox
     score: float
     landmarks: tuple[tuple[float, float], ...] | None
     detector: str
+    turn: int = 0
+    turn_sure: bool = True
+
+    def scaled(self, across: float, down: float) -> Detection:
+        """The face in an image whose sides are so many times as long."""
+        box, points = self.box, self.landmarks
+        if points is not None:
+            points = tuple((x * across, y * down) for x, y in points)
+        box = FaceBox(box.x * across, box.y * down, box.width * across, box.height * down)
+        return replace(self, box=box, landmarks=points)
+
+    def moved(self, across: float, down: float) -> Detection:
+        """The face in an image that begins so many pixels further left and up."""
+        box, points = self.box, self.landmarks
+        if points is not None:
+            points = tuple((x + across, y + down) for x, y in points)
+        box = FaceBox(box.x + across, box.y + down, box.width, box.height)
+        return replace(self, box=box, landmarks=points)
 
 
 @dataclass(frozen=True)
@@ -158,6 +183,8 @@ class FaceResult:
         gender: perceived gender.
         age: perceived age group in years; `age_range` says more: a single group is often unsure.
         race: perceived race in FairFace's seven groups.
+        turn: degrees clockwise by which the image had to be turned for the face to stand
+            upright: 0, 90, 180 or 270. Where it cannot be told, all answers are unsure.
     """
 
     box: FaceBox
@@ -168,6 +195,7 @@ class FaceResult:
     gender: Attribute
     age: Attribute
     race: Attribute
+    turn: int = 0
 
     @property
     def attributes(self) -> tuple[Attribute, ...]:
@@ -227,6 +255,7 @@ class FaceResult:
             "score": None if self.score is None else round(self.score, 4),
             "detector": self.detector,
             "landmarks": points,
+            "turn": self.turn,
             **{attribute.task: attribute.to_dict() for attribute in self.attributes},
             "age_range": self.age_range.to_dict(),
         }

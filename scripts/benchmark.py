@@ -36,12 +36,13 @@ from faceattr.backends.export import export, to_onnx
 from faceattr.backends.onnx import OnnxClassifier, session
 from faceattr.backends.torch import TorchClassifier
 from faceattr.config import ONNX_NAME, ModelConfig
-from faceattr.detection import DETECTION_SIDE, YUNET_ENV
+from faceattr.detection import YUNET_ENV
 from faceattr.hub import BUNDLED_NAMES, WeightsFiles, find_weights
 from faceattr.images import Picture, decode_image, shrink
 from faceattr.model import build_model, load_model
 from faceattr.pipeline import FacePipeline
 from faceattr.preprocessing import Preprocessing
+from faceattr.search import USUAL_SIDE
 from train.tables import markdown_table, read_json, rounded, write_json, write_text
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -231,7 +232,7 @@ def stages(pipeline: FacePipeline, data: bytes) -> dict[str, float]:
         timed(pipeline_module, "open_image", "decode", spent),
         timed(Picture, "decode", "decode", spent),
         timed(pipeline.detector, "detect", "detect", spent),
-        timed(pipeline_module, "align_face", "align", spent),
+        timed(pipeline_module, "cut_face", "align", spent),
         timed(pipeline.classifier, "probabilities", "network", spent),
     ):
         started = time.perf_counter()
@@ -248,7 +249,7 @@ def parts_alone(pipeline: FacePipeline, data: bytes, yunet: Path) -> Call:
     """What cannot be done without: decoding the file, YuNet on its copy, the network once."""
     image = decode_image(data)
     height, width = image.shape[:2]
-    scale = min(1.0, DETECTION_SIDE / max(width, height))
+    scale = min(1.0, USUAL_SIDE / max(width, height))
     copy = shrink(image, round(width * scale), round(height * scale))
     size = (copy.shape[1], copy.shape[0])
     network = cv2.FaceDetectorYN.create(str(yunet), "", size, 0.7)

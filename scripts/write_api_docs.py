@@ -47,6 +47,7 @@ FIELDS = {
     "faces[].score": "confidence: YuNet 0 to 1, Haar a number of hits; null for crops",
     "faces[].detector": "null for crops",
     "faces[].landmarks": "five points `[x, y]` by name, or null where the detector gives none",
+    "faces[].turn": "degrees clockwise by which the image had to be turned: 0, 90, 180 or 270",
     "faces[].gender": "perceived gender; `age` and `race` look the same",
     "faces[].gender.label": "the most probable class",
     "faces[].gender.display_label": "the same for people, e.g. 70+",

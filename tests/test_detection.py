@@ -98,13 +98,6 @@ def test_boxes_and_points_scale_with_the_picture(group_photo, yunet, haar):
                 assert np.abs(apart).max() < 0.1 * box.width
 
 
-def test_boxes_narrower_than_min_face_are_dropped(group_photo):
-    for make in (lambda **k: YuNetDetector(YUNET_FILE, **k), HaarDetector):
-        widths = sorted(face.box.width for face in make().detect(group_photo))
-        kept = make(min_face=widths[0] + 0.1).detect(group_photo)
-        assert sorted(face.box.width for face in kept) == widths[1:]
-
-
 @pytest.mark.parametrize("shape", [(1, 1, 3), (1, 5000, 3), (700, 2, 3), (64, 64, 3)])
 def test_pictures_without_a_face_give_an_empty_list(shape, haar, request):
     picture = np.full(shape, 128, np.uint8)

@@ -34,8 +34,11 @@ def face(**changes):
 
 def test_dict_is_json_with_names_for_everything():
     values = json.loads(json.dumps(face().to_dict()))
-    assert list(values) == ["box", "score", "detector", "landmarks", "gender", "age", "race"] + [
-        "age_range"
+    assert list(values) == ["box", "score", "detector", "landmarks", "turn"] + [
+        "gender",
+        "age",
+        "race",
+        "age_range",
     ]
     assert values["box"] == {"x": 1.3, "y": 2, "width": 30, "height": 40}
     assert list(values["landmarks"]) == list(LANDMARKS)
