@@ -17,6 +17,7 @@ import pytest
 from synthetic import picture
 
 from faceattr.audit.collect import Engine, collect
+from faceattr.audit.hub_sets import open_data_set
 from faceattr.audit.places import Inline, Reader, ReadError, Ref
 from faceattr.audit.sources import SourceOptions, open_collection, sampled
 from faceattr.audit.web import AddressError, public_address
@@ -370,3 +371,9 @@ def test_faces_of_photos_are_counted_and_small_ones_flagged(tmp_path, photos_dir
     ]
     assert faces.num_rows > 30
     assert faces["small"].to_pylist() == [width < 50 for width in faces["width"].to_pylist()]
+
+
+def test_a_data_set_of_files_is_streamed_with_its_class_names(folder, jpegs):
+    collection = open_data_set(str(folder), SourceOptions(columns=("label",)))
+    assert contents(collection) == jpegs
+    assert {ref.columns["label"] for ref in collection.refs()} == {"first", "second"}

@@ -25,7 +25,7 @@ from faceattr.audit.store import Store
 from faceattr.audit.work import PART_SIZE, Settings
 from faceattr.config import ONNX_NAME, WEIGHTS_NAME
 from faceattr.errors import AuditError, WeightsError
-from faceattr.hub import find_weights
+from faceattr.hub import find_beside, find_weights
 
 STDIN = "-"
 """Source that stands for a list of paths on standard input."""
@@ -84,12 +84,18 @@ def weights_facts(settings: Settings) -> dict[str, Any]:
         files = find_weights(settings.model, revision=settings.revision, file=ONNX_NAME)
     except WeightsError:
         files = find_weights(settings.model, revision=settings.revision, file=WEIGHTS_NAME)
+    original = find_beside(files, WEIGHTS_NAME)
     return {
         "model": files.name,
         "revision": files.revision,
-        "sha256": hashlib.sha256(files.weights.read_bytes()).hexdigest(),
         "file": files.weights.name,
+        "sha256": _digest(files.weights),
+        "safetensors_sha256": None if original is None else _digest(original),
     }
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def collect(
@@ -124,17 +130,20 @@ def collect(
     engine = engine or Engine()
     store = Store(output, settings.columns)
     with store.locked():
+        if restart:
+            store.restart()
         if os.fspath(source) == STDIN:
             source, options = _spool(store, options, restart=restart)
         weights = weights_facts(settings)
         said = _said(source, settings, options, sample, seed, weights)
-        if store.begin(said, restart=restart):
+        if store.is_complete(said):
             if not quiet:
                 sys.stderr.write(f"{output} is complete; its tables are used as they are\n")
             return Tables(store.images, store.faces, store.facts)
         collection = open_collection(source, options)
         if sample is not None:
             collection = sampled(collection, sample, seed)
+        store.begin(said)
         settings = replace(
             settings,
             root=collection.root,

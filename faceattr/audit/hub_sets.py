@@ -80,7 +80,8 @@ def _streamed(builder: Any, split: str, name: str, options: SourceOptions) -> Co
     import datasets
 
     stream = builder.as_streaming_dataset(split=split)
-    features = stream.features or stream._resolve_features().features or {}
+    # Formats without a schema, such as JSON lines, say their columns in their first row only.
+    features = stream.features or dict.fromkeys(next(iter(stream), {}))
     column = options.image_column or next(
         (key for key, kind in features.items() if isinstance(kind, datasets.Image)), None
     )
@@ -92,7 +93,9 @@ def _streamed(builder: Any, split: str, name: str, options: SourceOptions) -> Co
         )
     if isinstance(features[column], datasets.Image):
         stream = stream.cast_column(column, datasets.Image(decode=False))
-    classes = {k: kind.names for k, kind in features.items() if hasattr(kind, "names")}
+    classes = {
+        k: list(kind.names) for k, kind in features.items() if isinstance(kind, datasets.ClassLabel)
+    }
 
     def refs() -> Iterator[Ref]:
         for number, row in enumerate(stream):

@@ -13,7 +13,7 @@ from markupsafe import Markup
 Interval: TypeAlias = "Sequence[float | None] | None"
 """Value, lower and upper end; the ends are None where there is no interval."""
 
-_WIDTH, _LEFT, _RIGHT, _ROW, _TOP = 720, 150, 20, 34, 8
+_WIDTH, _LEFT, _RIGHT, _ROW, _TOP = 440, 118, 20, 30, 6
 """Of the figures, in units of the SVG: whole width, margins, height of a class, upper margin."""
 
 
@@ -73,9 +73,12 @@ def _mark(kind: str, x: float, y: float) -> str:
 
 
 def _scale(rows: Sequence[Mapping[str, Any]], kinds: Sequence[str]) -> float:
-    """Right end of the axis: the next tenth above everything that is drawn."""
+    """Right end of the axis: the next tenth, or fifth, above everything that is drawn."""
     ends = [float(v) for row in rows for kind in kinds for v in (row.get(kind) or ()) if v]
-    return min(1.0, max(0.1, math.ceil(max(ends, default=0.1) * 10 - 1e-9) / 10))
+    top = math.ceil(max(ends, default=0.1) * 10 - 1e-9) / 10
+    if top > 0.6:
+        top = math.ceil(top * 5 - 1e-9) / 5
+    return min(1.0, max(0.1, top))
 
 
 def figure(task: Mapping[str, Any]) -> Markup:
@@ -93,10 +96,10 @@ def figure(task: Mapping[str, Any]) -> Markup:
     def place(share: float) -> float:
         return _LEFT + inner * min(max(share, 0.0), top) / top
 
-    steps = 10 if top <= 0.5 else 5
     parts = []
-    for step in range(steps + 1) if top > 0.5 else range(round(top * 10) * 2 + 1):
-        share = top * step / steps if top > 0.5 else step * 0.05
+    step = 0.05 if top <= 0.3 else 0.1 if top <= 0.6 else 0.2
+    for tick in range(round(top / step + 1e-9) + 1):
+        share = min(tick * step, top)
         x = place(share)
         parts.append(
             f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" y2="{height - 24}"/>'
@@ -108,7 +111,7 @@ def figure(task: Mapping[str, Any]) -> Markup:
         name = html.escape(row["display"])
         parts.append(f'<text x="{_LEFT - 10}" y="{middle + 4:.1f}" text-anchor="end">{name}</text>')
         for line, kind in enumerate(kinds):
-            y = middle + (line - (len(kinds) - 1) / 2) * 10
+            y = middle + (line - (len(kinds) - 1) / 2) * 9
             parts.append(_estimate(kind, row.get(kind), y, place))
     label = html.escape(f"{task['title']}: shares with 95 % intervals; the table below has them")
     # Every text in it was escaped above.

@@ -9,8 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,8 +19,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from faceattr.audit.faces import SOURCE_PREFIX
 from faceattr.audit.places import Ref
-from faceattr.audit.work import SOURCE_PREFIX, face_fields, image_fields
+from faceattr.audit.work import face_fields, image_fields
 from faceattr.errors import AuditError
 
 RUN_NAME = "run.json"
@@ -38,15 +39,15 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     """
     data = content.encode("utf-8") if isinstance(content, str) else content
     try:
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        name = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
         try:
-            with os.fdopen(descriptor, "wb") as stream:
+            with name.open("xb") as stream:
                 stream.write(data)
                 stream.flush()
                 os.fsync(stream.fileno())
             os.replace(name, path)
         except BaseException:
-            Path(name).unlink(missing_ok=True)
+            name.unlink(missing_ok=True)
             raise
     except OSError as error:
         raise AuditError(_full(path, error)) from error
@@ -57,6 +58,11 @@ def _full(path: Path, error: OSError) -> str:
         f"cannot write {path.name!r} in {str(path.parent)!r}: {error.strerror or error}. What is "
         "done so far is kept; make room and give the same command again"
     )
+
+
+def _as_json(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as they come back from a file."""
+    return dict(json.loads(json.dumps(settings, default=list)))
 
 
 def digest_of(refs: Sequence[Ref]) -> str:
@@ -116,22 +122,23 @@ class Store:
                 ) from None
             yield
 
-    def begin(self, settings: Mapping[str, Any], *, restart: bool = False) -> bool:
-        """Note what the run depends on; whether an earlier run has finished the tables.
+    def restart(self) -> None:
+        """Throw away what an earlier run has done."""
+        shutil.rmtree(self._parts)
+        self._parts.mkdir()
+        for path in (self.folder / RUN_NAME, self.images, self.faces):
+            path.unlink(missing_ok=True)
+
+    def is_complete(self, settings: Mapping[str, Any]) -> bool:
+        """Whether an earlier run with these settings has finished the tables.
 
         Raises:
             AuditError: when the folder holds a run with other settings.
         """
-        if restart:
-            shutil.rmtree(self._parts)
-            self._parts.mkdir()
-            for path in (self.folder / RUN_NAME, self.images, self.faces):
-                path.unlink(missing_ok=True)
         found = self._read()
-        wanted = json.loads(json.dumps(settings, default=list))
         if found is None:
-            self._write({"settings": wanted, "complete": False})
             return False
+        wanted = _as_json(settings)
         if found["settings"] != wanted:
             differing = sorted(
                 key
@@ -143,6 +150,11 @@ class Store:
                 f"({', '.join(differing)}); choose another --output, or begin anew with --restart"
             )
         return bool(found["complete"]) and self.images.is_file() and self.faces.is_file()
+
+    def begin(self, settings: Mapping[str, Any]) -> None:
+        """Note what the run depends on."""
+        if self._read() is None:
+            self._write({"settings": _as_json(settings), "complete": False})
 
     def _read(self) -> dict[str, Any] | None:
         path = self.folder / RUN_NAME

@@ -1,0 +1,91 @@
+"""What was found in a collection → the values of its report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from faceattr.audit import accounts, words
+from faceattr.audit.answers import DEFAULT_AXES, parse_merge
+from faceattr.audit.calibration import CalibrationTable
+from faceattr.audit.collected import Collected
+from faceattr.audit.measured import Question, measured
+
+SCHEMA = 1
+NO_CALIBRATION = {
+    "title": "Nothing is corrected.",
+    "text": "No calibration table lies beside these weights, so shares are as the classifier "
+    "counted them: biased, and without an interval for its errors.",
+}
+
+
+def build_report(
+    found: Collected,
+    facts: Mapping[str, Any],
+    question: Question,
+    calibration: CalibrationTable | None,
+) -> dict[str, Any]:
+    """All values of a report, JSON-ready.
+
+    Args:
+        found: images and faces.
+        facts: where they come from and what classified them.
+        question: what is asked.
+        calibration: table of the same weights; None leaves the shares as counted.
+
+    Raises:
+        AuditError: for bins, references, labels or columns that do not fit.
+    """
+    whole, groups = accounts.counts(found), accounts.counts_by_group(found)
+    warnings = accounts.warnings(found, groups)
+    if calibration is None:
+        warnings.insert(0, NO_CALIBRATION)
+    report: dict[str, Any] = {
+        "schema": SCHEMA,
+        "about": dict(facts),
+        "question": "population" if question.population else "collection",
+        "question_text": words.QUESTIONS["population" if question.population else "collection"],
+        "counts": whole,
+        "counts_by_group": groups,
+        "least": accounts.LEAST,
+        "labels": None,
+        "tasks": [],
+        "joint": [],
+        "imbalance": [],
+        "by": None,
+        "other_system": None,
+        "left_out": accounts.left_out(whole, groups, question.by),
+        "failures": accounts.failures(found),
+        "method": list(words.METHOD),
+        "limits": list(words.LIMITS),
+        "law": list(words.LAW),
+        "provenance": _provenance(facts, calibration, question),
+        "warnings": warnings,
+    }
+    axes = (*DEFAULT_AXES, *map(parse_merge, question.merge))
+    if found.faces:
+        report |= measured(found, question, calibration, axes, warnings)
+    return report
+
+
+def _provenance(
+    facts: Mapping[str, Any], calibration: CalibrationTable | None, question: Question
+) -> list[tuple[str, str]]:
+    """What somebody needs to make the report again, as names and values."""
+    weights = facts["weights"]
+    at = f" at {weights['revision']}" if weights.get("revision") else ""
+    rows = [
+        ("Source", f"{facts['source']} ({facts['kind']})"),
+        ("Weights", f"{weights['model']}{at}"),
+        ("Digest", f"{weights['file']} {weights['sha256']}" if weights["sha256"] else "unknown"),
+        ("Detector", str(facts["detector"])),
+        ("Backend", str(facts["backend"]) + (", mirrored too" if facts["mirror"] else "")),
+        ("Seed", str(question.seed)),
+        ("faceattr", str(facts["faceattr"])),
+    ]
+    if calibration is not None:
+        said = ", ".join(f"{key} {value}" for key, value in calibration.source.items())
+        rows.append(("Calibration", f"{calibration.rows:,} labelled faces: {said}"))
+    if facts.get("revision"):
+        rows.insert(1, ("Commit", str(facts["revision"])))
+    return rows + [("Note", note) for note in facts.get("notes", [])]

@@ -1,0 +1,239 @@
+"""A collection in, tables and a report out: `faceattr.audit(source, output)`."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from faceattr.audit.calibration import CalibrationTable, find_table
+from faceattr.audit.collect import Engine, Tables, collect
+from faceattr.audit.labelling import (
+    forget_crops,
+    read_sheet,
+)
+from faceattr.audit.measured import Question
+from faceattr.audit.reading import read_collected
+from faceattr.audit.render import to_html, to_markdown
+from faceattr.audit.report import build_report
+from faceattr.audit.sources import SourceOptions
+from faceattr.audit.store import FACES_NAME, IMAGES_NAME, RUN_NAME, write_atomically
+from faceattr.audit.work import Settings
+from faceattr.config import CONFIG_NAME
+from faceattr.errors import AuditError, WeightsError
+from faceattr.hub import find_weights
+from faceattr.labels import TASKS
+
+REPORT_NAME = "report"
+"""Of `report.json`, `report.html` and `report.md`."""
+
+
+@dataclass(frozen=True)
+class Audited:
+    """What an audit gave.
+
+    Attributes:
+        folder: where everything lies.
+        report: content of report.json; None where only crops were deleted.
+        tables: the tables that the report is of.
+        failed: images that could not be read.
+        notes: lines for the end of a run.
+    """
+
+    folder: Path
+    report: Mapping[str, Any] | None = None
+    tables: Tables | None = None
+    failed: int = 0
+    notes: tuple[str, ...] = field(default=())
+
+
+def audit(
+    source: str | os.PathLike[str] | None,
+    output: str | os.PathLike[str],
+    *,
+    image_column: str | None = None,
+    split: str | None = None,
+    config: str | None = None,
+    data_revision: str | None = None,
+    root: str | None = None,
+    http: bool = False,
+    crops: bool = False,
+    sample: int | None = None,
+    seed: int = 0,
+    keep: Sequence[str] = (),
+    by: str | None = None,
+    model: str | None = None,
+    revision: str | None = None,
+    detector: str = "auto",
+    backend: str = "auto",
+    mirror: bool = False,
+    min_face: float = 0.0,
+    engine: Engine | None = None,
+    restart: bool = False,
+    population: bool = False,
+    reference: str | os.PathLike[str] | Mapping[str, Mapping[str, float]] | None = None,
+    merge: Sequence[str] = (),
+    truth: str | None = None,
+    prediction: str | None = None,
+    labels: str | os.PathLike[str] | None = None,
+    forget: bool = False,
+    quiet: bool = True,
+) -> Audited:
+    """Describe the make-up of an image collection.
+
+    Args:
+        source: see `faceattr.audit.sources.open_collection`; "-" for paths on standard input; or
+            an earlier audit's `faces.parquet` or folder, of which all but the tables is made
+            anew; None only with `forget`.
+        output: folder for tables and reports.
+        image_column: of a table; None to find it.
+        split: of a data set.
+        config: of a data set with several.
+        data_revision: commit of a data set on the Hub.
+        root: before relative paths of a list or table; None for the folder that it lies in.
+        http: whether web addresses, of public hosts only, are fetched.
+        crops: whether every image already is one face.
+        sample: images to draw; None for all.
+        seed: of every draw.
+        keep: columns of the source that the tables keep, as text.
+        by: column that everything is split by; "folder" for class folders.
+        model: as `FacePipeline.from_pretrained`, and so are the next five.
+        revision: of the weights.
+        detector: which one looks.
+        backend: what runs the network.
+        mirror: whether each face is looked at in a mirror too.
+        min_face: least width of a face in pixels.
+        engine: what runs the workers; None for one process a core.
+        restart: whether an earlier run's work is thrown away.
+        population: whether the images are a random draw from what is in question.
+        reference: "uniform", "fairface", a JSON file or a mapping: shares by task and class.
+        merge: own bins, such as "age:child=0-2,3-9,10-19;adult=20-29,30-39".
+        truth: column with what another system should have said.
+        prediction: column with what it said.
+        labels: a sheet that was filled in.
+        forget: whether the sheet's crops are deleted.
+        quiet: whether no progress is shown.
+
+    Raises:
+        AuditError: for whatever cannot be used; the message says what to do.
+        WeightsError: when the weights cannot be had.
+    """
+    folder = Path(output)
+    notes: list[str] = []
+    if forget:
+        notes.append(f"{forget_crops(folder)} crops deleted in {folder}")
+        if source is None:
+            return Audited(folder, notes=tuple(notes))
+    if source is None:
+        raise AuditError("expected a SOURCE: a folder, a glob, a table, an archive or a data set")
+    if (truth is None) != (prediction is None):
+        raise AuditError("--truth and --prediction name two columns; give both")
+    columns = tuple(dict.fromkeys(c for c in (*keep, by, truth, prediction) if c is not None))
+    options = SourceOptions(image_column, split, config, data_revision, root, http, columns)
+    settings = Settings(
+        model, revision, detector, backend, mirror, crops, columns, min_face=min_face
+    )
+    tables = _earlier(source, folder) or collect(
+        source,
+        folder,
+        settings,
+        options,
+        sample=sample,
+        seed=seed,
+        engine=engine,
+        restart=restart,
+        quiet=quiet,
+    )
+    wanted = [name for name in (truth, prediction) if name is not None]
+    images = tables.images if tables.images.is_file() else None
+    found = read_collected(tables.faces, images, by=by, columns=wanted)
+    question = Question(
+        population=population,
+        reference=reference,
+        merge=tuple(merge),
+        by=by,
+        truth=truth,
+        prediction=prediction,
+        labels=None if labels is None else read_sheet(Path(labels)),
+        seed=seed,
+    )
+    facts = {**tables.facts, "created": date.today().isoformat()}
+    report = build_report(found, facts, question, _calibration(facts, settings))
+    _write(folder, report)
+    notes.append(f"report: {folder / f'{REPORT_NAME}.html'}")
+    failed = sum(found.failed.values())
+    return Audited(folder, report, tables, failed, tuple(notes))
+
+
+def _calibration(facts: Mapping[str, Any], settings: Settings) -> CalibrationTable | None:
+    """The table beside the weights that answered; None where there is none, or others answered."""
+    name = settings.model or facts["weights"]["model"]
+    revision = settings.revision or facts["weights"]["revision"]
+    try:
+        files = find_weights(name, revision=revision, file=CONFIG_NAME)
+    except WeightsError:
+        return None
+    table = find_table(files)
+    answered = facts["weights"].get("safetensors_sha256")
+    if table is None or answered not in (None, table.weights_sha256):
+        return None
+    return table
+
+
+def _write(folder: Path, report: Mapping[str, Any]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False)
+    write_atomically(folder / f"{REPORT_NAME}.json", text + "\n")
+    write_atomically(folder / f"{REPORT_NAME}.html", to_html(report))
+    write_atomically(folder / f"{REPORT_NAME}.md", to_markdown(report))
+
+
+def _earlier(source: str | os.PathLike[str], output: Path) -> Tables | None:
+    """The tables of an earlier audit, where the source is one."""
+    path = Path(source)
+    if path.is_dir():
+        faces = path / FACES_NAME
+        if not (faces.is_file() and (path / RUN_NAME).is_file()):
+            return None
+    else:
+        faces = path
+    if faces.suffix != ".parquet" or not faces.is_file():
+        return None
+    try:
+        names = pq.read_schema(faces).names
+    except (OSError, pa.ArrowInvalid) as error:
+        raise AuditError(f"{str(faces)!r} is no readable Parquet table: {error}") from error
+    if any(f"{task.name}:{task.classes[0]}" not in names for task in TASKS):
+        return None
+    if output.resolve() == faces.parent.resolve():
+        # Only the report is written anew; the tables stay.
+        output.mkdir(exist_ok=True)
+    return Tables(faces.with_name(IMAGES_NAME), faces, _facts_of(faces))
+
+
+def _facts_of(faces: Path) -> dict[str, Any]:
+    run = faces.with_name(RUN_NAME)
+    facts: dict[str, Any] = {}
+    if run.is_file():
+        facts = json.loads(run.read_text(encoding="utf-8")).get("facts", {})
+    return {
+        "source": faces.name,
+        "kind": "faces",
+        "revision": None,
+        "notes": [],
+        "weights": {"model": "unknown", "revision": None, "sha256": "", "file": ""},
+        "detector": "unknown",
+        "backend": "unknown",
+        "mirror": False,
+        "crops": False,
+        "columns": [],
+        "faceattr": "unknown",
+        **facts,
+    }

@@ -1,0 +1,100 @@
+"""Faces to label by hand: the sheet, the page, and what comes back."""
+
+import base64
+import csv
+import json
+import re
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from synthetic import picture
+
+from faceattr.audit.collect import collect
+from faceattr.audit.labelling import forget_crops, read_sheet, write_sheet
+from faceattr.audit.sources import SourceOptions, open_collection
+from faceattr.audit.work import Settings
+from faceattr.errors import AuditError
+
+CROPS = Settings(crops=True, backend="onnx")
+
+
+@pytest.fixture(scope="module")
+def audited(tmp_path_factory):
+    root = tmp_path_factory.mktemp("labels")
+    rng = np.random.default_rng(5)
+    (root / "in").mkdir()
+    for name in ("a", "b</script>", "c,d"):
+        (root / "in" / f"{name}.jpg".replace("/", "_")).write_bytes(picture(rng, 40))
+    found = collect(root / "in", root / "out", CROPS, SourceOptions(), quiet=True)
+    return root, found
+
+
+@pytest.fixture
+def sheet(audited):
+    root, found = audited
+    refs = open_collection(root / "in", SourceOptions()).refs
+    page = write_sheet(found.faces, [0, 2], [1.5, 2.0], root / "out", refs, CROPS)
+    return root / "out", page
+
+
+def rows_of(path):
+    with path.open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_the_sheet_names_faces_and_weights_and_leaves_the_labels_open(sheet, audited):
+    folder, _ = sheet
+    rows = rows_of(folder / "label-sheet.csv")
+    faces = pq.read_table(audited[1].faces)
+    assert [row["id"] for row in rows] == [faces["id"][n].as_py() for n in (0, 2)]
+    assert [float(row["weight"]) for row in rows] == [1.5, 2.0]
+    assert {row[task] for row in rows for task in ("gender", "age", "race")} == {""}
+
+
+def test_the_page_shows_crops_and_no_answer_of_the_model(sheet):
+    folder, page = sheet
+    text = page.read_text()
+    data = json.loads(base64.b64decode(re.search(r'atob\("([^"]+)"\)', text)[1]))
+    assert [row["row"] for row in data["rows"]] == [0, 2]
+    assert set(data["rows"][0]) == {"row", "image", "id", "face", "weight"}
+    assert sorted(p.name for p in (folder / "label-crops").iterdir()) == ["0.jpg", "2.jpg"]
+    assert "http" not in text.replace("http-equiv", "")
+
+
+def test_forgetting_deletes_the_crops_and_the_page_but_not_the_labels(sheet):
+    folder, page = sheet
+    assert forget_crops(folder) == 2
+    assert not page.exists() and not (folder / "label-crops").exists()
+    assert (folder / "label-sheet.csv").exists()
+    assert forget_crops(folder) == 0
+
+
+def test_a_filled_in_sheet_is_read_by_class_names(sheet):
+    folder, _ = sheet
+    path = folder / "label-sheet.csv"
+    text = path.read_text().splitlines()
+    filled = "\n".join(
+        [text[0], text[1][:-2] + "Female,70+,unclear", text[2][:-2] + "male,,Latino"]
+    )
+    path.write_text(filled + "\n")
+    labels = read_sheet(path)
+    assert labels.rows == (0, 2)
+    assert labels.classes == {"gender": (1, 0), "age": (8, -1), "race": (-1, 2)}
+    assert labels.unclear == {"gender": 0, "age": 0, "race": 1}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("row,weight,gender\n0,1,Woman\n", "line 2 of the labels.*'Woman' is not a class"),
+        ("row,weight,gender\n0,1,\n", "holds no label yet"),
+        ("gender\nMale\n", "lacks the columns"),
+        ("row,weight,gender\nx,1,Male\n", "hold numbers"),
+    ],
+)
+def test_a_sheet_that_does_not_fit_is_refused_in_words(content, message, tmp_path):
+    path = tmp_path / "sheet.csv"
+    path.write_text(content)
+    with pytest.raises(AuditError, match=message):
+        read_sheet(path)

@@ -1,0 +1,135 @@
+"""From arrays to the report's values, its page and its Markdown."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from audit_data import FACTS, calibration, collected
+
+from faceattr.audit.measured import Question
+from faceattr.audit.render import figure, interval, to_html, to_markdown, to_text
+from faceattr.audit.report import build_report
+from faceattr.errors import AuditError
+from faceattr.labels import TASKS
+
+
+@pytest.fixture(scope="module")
+def report():
+    rng = np.random.default_rng(1)
+    found, _ = collected(rng, groups=("north", "<south>"))
+    return build_report(found, FACTS, Question(by="region"), calibration(rng))
+
+
+def test_counted_shares_are_the_likeliest_classes(report):
+    rng = np.random.default_rng(1)
+    found, _ = collected(rng, groups=("north", "<south>"))
+    for task, table in zip(TASKS, report["tasks"], strict=True):
+        likeliest = found.probabilities[task.name].argmax(1)
+        counts = np.bincount(likeliest, minlength=len(task.classes))
+        assert [row["count"] for row in table["rows"]] == counts.tolist()
+        shares = [row["counted"][0] for row in table["rows"]]
+        np.testing.assert_allclose(shares, counts / counts.sum())
+        assert [row["few"] for row in table["rows"]] == (counts < 30).tolist()
+
+
+def test_corrected_shares_are_nearer_to_the_truth_than_counted_ones(report):
+    _, true = collected(np.random.default_rng(1), groups=("north", "<south>"))
+    race = report["tasks"][2]
+    real = np.bincount(true["race"], minlength=7) / 600
+    counted, corrected = (
+        np.abs([row[kind][0] - r for row, r in zip(race["rows"], real, strict=True)]).mean()
+        for kind in ("counted", "corrected")
+    )
+    assert corrected < counted
+    assert all(
+        row["corrected"][1] <= row["corrected"][0] <= row["corrected"][2] for row in race["rows"]
+    )
+
+
+def test_what_was_left_out_adds_up_over_groups(report):
+    whole, groups = report["counts"], report["counts_by_group"]
+    assert set(groups) == {"north", "<south>"}
+    for key in ("images", "failed", "without_face", "faces"):
+        assert whole[key] == sum(values[key] for values in groups.values())
+    assert whole["images"] == 605 and whole["failed"] == 2 and whole["without_face"] == 3
+    assert whole["failed_by_kind"] == {"undecodable": 2}
+
+
+def test_every_group_has_its_shares(report):
+    tables = report["by"]["tables"]
+    assert [table["name"] for table in tables] == [task.name for task in TASKS]
+    faces = [row["faces"] for row in tables[0]["rows"]]
+    assert sum(faces) == 600
+    for row in tables[0]["rows"]:
+        assert sum(cell["count"] for cell in row["cells"]) == row["faces"]
+
+
+def test_the_report_is_json_and_the_page_needs_no_network_and_escapes_names(report):
+    again = json.loads(json.dumps(report, allow_nan=False))
+    page = to_html(again)
+    assert "made up &lt;b&gt;" in page and "a&lt;script&gt;.jpg" in page
+    assert "<script" not in page and "&lt;south&gt;" in page
+    assert not re.findall(r'(?:src|href)="', page)
+    assert "http://" not in page and "https://" not in page
+    assert page.count("<svg") >= 3 and page.count("<h1") == 1
+
+
+def test_markdown_and_text_hold_the_shares_of_every_class(report):
+    markdown, text = to_markdown(report), to_text(report)
+    for task in TASKS:
+        for name in task.classes:
+            shown = task.display_name(name)
+            assert f"| {shown} |" in markdown and f"  {shown} " in text
+    lines = [line for line in markdown.splitlines() if line.startswith("|")]
+    for first, second in zip(lines, lines[1:], strict=False):
+        if second.startswith("|---"):
+            assert first.count("|") == second.count("|")
+
+
+def test_without_a_calibration_nothing_is_corrected_and_the_report_says_so():
+    found, _ = collected(np.random.default_rng(2))
+    report = build_report(found, FACTS, Question(), None)
+    assert report["warnings"][0]["title"] == "Nothing is corrected."
+    assert all(row["corrected"] is None for table in report["tasks"] for row in table["rows"])
+    assert "Nothing is corrected." in to_html(report)
+
+
+def test_a_collection_without_a_face_gives_a_report_without_shares():
+    found, _ = collected(np.random.default_rng(2), faces=0)
+    report = build_report(found, FACTS, Question(), None)
+    assert report["tasks"] == [] and report["counts"]["without_face"] == 3
+    assert "No face was found" in to_html(report) and to_markdown(report) and to_text(report)
+
+
+def test_own_bins_are_a_table_of_their_own():
+    rng = np.random.default_rng(3)
+    found, _ = collected(rng)
+    bins = "age:child=0-2,3-9,10-19;adult=20-29,30-39,40-49,50-59,60-69,70+"
+    report = build_report(found, FACTS, Question(merge=(bins,)), calibration(rng))
+    own = report["tasks"][-1]
+    assert [row["display"] for row in own["rows"]] == ["child", "adult"]
+    age = report["tasks"][1]["rows"]
+    assert own["rows"][0]["count"] == sum(row["count"] for row in age[:3])
+    with pytest.raises(AuditError):
+        build_report(found, FACTS, Question(merge=("age:child",)), None)
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ([0.1234, 0.1, 0.15], "12.3\u00a0% (10.0 to 15.0)"),
+        ([0.5, None, None], "50.0\u00a0%"),
+        (None, "–"),
+        ([-0.02, -0.05, 0.01], "−2.0\u00a0% (−5.0 to 1.0)"),
+    ],
+)
+def test_intervals_are_written_for_people(values, text):
+    assert interval(values) == text
+
+
+def test_a_figure_draws_every_estimate_within_its_axis(report):
+    drawn = figure(report["tasks"][0])
+    assert drawn.count("k-counted") == drawn.count("k-corrected") == 2
+    places = [float(x) for x in re.findall(r'c?x[12]?="([\d.]+)"', drawn)]
+    assert min(places) >= 0 and max(places) <= 440
