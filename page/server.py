@@ -106,7 +106,7 @@ class Site:
             enable_monitoring=False,
             mcp_server=False,
             max_file_size=self.service.limits.max_bytes,
-            footer_links=[],
+            footer_links=["api"],
         )
         app.add_middleware(
             FrontDoor,

@@ -107,7 +107,7 @@ def test_the_model_tab_reads_the_report_and_ignores_what_it_does_not_know():
         "selective": {"age": {"stored": stored}, "race": {"stored": 1}},
     }
     html = model_html(service)
-    expected = ("62 %", "73.3 %", "91.4 %", "90.0 % to 93.0 %")
+    expected = ("62 %", "73.3 %", "91.4 %", "90.0 to 93.0 %")
     assert all(text.replace(" %", "\u00a0%") in html for text in expected)
     assert html.count("not measured") == 3
     service.report = {"overall": {"race": "high"}, "per_class": [], "calibration": None}

@@ -55,12 +55,8 @@ def build_page(
             with gr.Tab("Model"):
                 gr.HTML(model_html(service), elem_id="model")
                 if card := card_markdown(service):
-                    with gr.Accordion(
-                        "The weights' card: by group, worse images, training",
-                        open=False,
-                        elem_id="card",
-                    ):
-                        gr.Markdown(card, elem_classes="fa-prose")
+                    with gr.Accordion("The weights' card: by group, training", open=False):
+                        gr.Markdown(card, elem_id="card", elem_classes="fa-prose")
             with gr.Tab("Use it"):
                 use = gr.HTML(use_html(service.limits, has_tools), elem_id="use")
             with gr.Tab("Limits and law"):
@@ -85,6 +81,10 @@ def _try_tab(service: FaceService, gate: Gate, uploads: Uploads) -> None:
                 elem_id="picture",
             )
             picture.preprocess = _as_it_came
+            live = gr.Checkbox(
+                False, label="Live answers over the camera's picture", elem_id="live"
+            )
+            live.change(None, live, js="(wanted) => { window.faceattr.live(wanted); }")
         with gr.Column(scale=2, min_width=300):
             samples = gr.Dataset(
                 label="No photo at hand?",

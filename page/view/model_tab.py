@@ -102,7 +102,8 @@ def _classes(report: dict[str, Any]) -> str:
 
 
 def _measured(cell: dict[str, Any]) -> list[str]:
-    values = f"{cell['accuracy']:.1%}", f"{cell['low']:.1%} to {cell['high']:.1%}", f"{cell['n']:,}"
+    interval = f"{100 * cell['low']:.1f} to {cell['high']:.1%}"
+    values = f"{cell['accuracy']:.1%}", interval, f"{cell['n']:,}"
     return [value.replace("%", "\u00a0%") for value in values]
 
 

@@ -191,7 +191,7 @@ def render_found(found: Found, answer_json: dict[str, Any]) -> str:
         f'<div class="fa-result{wide}" data-count="{min(len(faces), OPEN_CARDS + 1)}">'
         f'<div class="fa-side"><div class="fa-head"><p class="fa-count" role="status">'
         f"<strong>{count}</strong>{notes}.</p>{_downloads(found, answer_json)}</div>"
-        f'{_figure(found, count)}{hint}</div><div class="fa-faces">{cards}</div></div>'
+        f'{_figure(found, count)}</div><div>{hint}<div class="fa-faces">{cards}</div></div></div>'
     )
 
 

@@ -32,15 +32,14 @@ window.faceattr = {
     result.scrollIntoView({ block: "start", behavior: still ? "auto" : "smooth" });
   },
   async shown() {
-    await new Promise((done) => setTimeout(done, 50));
+    await this.pause(50);
     const image = document.querySelector("#result .fa-figure img");
     if (image) await image.decode().catch(() => {});
     this.place();
     if (document.querySelector("#result .fa-result, #result h2")) this.reveal();
   },
   // Every answer stands outside all faces and answers, as a line, as two, or as its number alone.
-  place() {
-    const figure = document.querySelector("#result .fa-figure");
+  place(figure = document.querySelector("#result .fa-figure")) {
     if (!figure) return;
     const area = figure.getBoundingClientRect();
     const boxes = [...figure.querySelectorAll(".fa-box")];
@@ -115,6 +114,55 @@ window.faceattr = {
     link.href = canvas.toDataURL("image/jpeg", 0.92);
     link.download = "faces.jpg";
     link.click();
+  },
+  pause: (milliseconds) => new Promise((done) => setTimeout(done, milliseconds)),
+  // Frames go to the plain endpoint one at a time, so they wait and are refused as all others are.
+  async live(wanted) {
+    this.watching = wanted;
+    while (this.watching) {
+      const video = document.querySelector("#picture video");
+      if (!video || !video.videoWidth) {
+        await this.pause(300);
+        continue;
+      }
+      const canvas = document.createElement("canvas");
+      const scale = Math.min(1, 640 / video.videoWidth);
+      [canvas.width, canvas.height] = [video.videoWidth, video.videoHeight].map((n) => n * scale);
+      canvas.getContext("2d").drawImage(video, 0, 0, canvas.width, canvas.height);
+      const form = new FormData();
+      form.append("picture", await new Promise((done) => canvas.toBlob(done, "image/jpeg", 0.9)));
+      const answer = await fetch(this.root() + "/api/v1/predict", { method: "POST", body: form })
+        .then((response) => response.json()).catch(() => ({}));
+      if (this.watching && video.isConnected) this.overlay(video, answer.faces || [], canvas);
+      await this.pause(answer.faces ? 100 : 2000);
+    }
+    document.querySelector("#live-faces")?.remove();
+  },
+  overlay(video, faces, frame) {
+    document.querySelector("#live-faces")?.remove();
+    const area = video.getBoundingClientRect();
+    const scale = Math.min(area.width / frame.width, area.height / frame.height);
+    const figure = document.createElement("div");
+    figure.id = "live-faces";
+    const [width, height] = [frame.width * scale, frame.height * scale];
+    const at = { left: (area.width - width) / 2, top: (area.height - height) / 2, width, height };
+    for (const side in at) figure.style[side] = `${at[side]}px`;
+    const mirrored = new DOMMatrix(getComputedStyle(video).transform).a < 0;
+    for (const { number, box, gender, age, age_range } of faces) {
+      const part = document.createElement("div");
+      part.className = "fa-box";
+      const x = mirrored ? frame.width - box.x - box.width : box.x;
+      const sides = { left: x, top: box.y, width: box.width, height: box.height };
+      for (const side in sides) part.style[side] = `${sides[side] * scale}px`;
+      const words = [gender.display_label + (gender.unsure ? "?," : ","), age_range.label];
+      const tag = part.appendChild(document.createElement("span"));
+      tag.append(Object.assign(document.createElement("b"), { textContent: number }));
+      for (const text of words)
+        tag.append(" ", Object.assign(document.createElement("span"), { textContent: text }));
+      figure.append(part);
+    }
+    video.parentElement.append(figure);
+    this.place(figure);
   },
   async explain(button) {
     const card = button.closest(".fa-face");
