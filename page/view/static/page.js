@@ -154,7 +154,7 @@ window.faceattr = {
       const x = mirrored ? frame.width - box.x - box.width : box.x;
       const sides = { left: x, top: box.y, width: box.width, height: box.height };
       for (const side in sides) part.style[side] = `${sides[side] * scale}px`;
-      const words = [gender.display_label + (gender.unsure ? "?," : ","), age_range.label];
+      const words = [gender.display_label + (gender.unsure ? "?," : ","), age_range ? age_range.label : age.display_label];
       const tag = part.appendChild(document.createElement("span"));
       tag.append(Object.assign(document.createElement("b"), { textContent: number }));
       for (const text of words)
