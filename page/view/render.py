@@ -58,15 +58,11 @@ def percent(share: float) -> str:
 
 
 def short(face: FaceResult) -> tuple[str, str]:
-    """Gender and age as they stand beside a box; a "?" marks an answer that is unsure."""
-    return _marked(face.gender), _marked(face.age)
+    """Gender and years as they stand beside a box; a "?" marks a gender that is unsure."""
+    return face.gender.display_label + ("?" if face.gender.unsure else ""), face.age_range.label
 
 
-def _marked(attribute: Attribute) -> str:
-    return attribute.display_label + ("?" if attribute.unsure else "")
-
-
-def _bars(attribute: Attribute) -> str:
+def _bars(attribute: Attribute, note: str) -> str:
     """All classes of one task, by probability or in order of age; CSS hides those unlikely."""
     task = labels.task(attribute.task)
     shares = attribute.probabilities
@@ -80,8 +76,8 @@ def _bars(attribute: Attribute) -> str:
             f'<span class="fa-track"><span style="width:{shares[name]:.1%}"></span></span>'
             f'<span class="fa-share">{html.escape(percent(shares[name]))}</span></li>'
         )
-    note = ' <span class="fa-unsure">unsure</span>' if attribute.unsure else ""
-    return f"<section><h4>{TITLES[task.name]}{note}</h4><ul>{''.join(rows)}</ul></section>"
+    title = f'{TITLES[task.name]} <span class="fa-note">{note}</span>'
+    return f"<section><h4>{title}</h4><ul>{''.join(rows)}</ul></section>"
 
 
 def _why(number: int) -> str:
@@ -99,16 +95,18 @@ def _notes(face: FaceResult) -> list[str]:
     if face.score is None:
         return ["the whole picture"]
     notes = [f"{face.box.width:.0f} pixels wide"]
-    turn = getattr(face, "turn", 0)
-    if turn:
-        notes.append(f"found with the picture turned by {turn}°")
-    if face.age.label == "10-19":
-        notes.append("10-19 is often an adult: prove nobody's age by it")
+    if turn := getattr(face, "turn", 0):
+        notes.append(f"turned by {turn}° to stand upright")
+    if face.age_range.may_be_under_20:
+        notes.append("may be under 20")
     return notes
 
 
 def _card(number: int, face: FaceResult, opened: bool) -> str:
-    bars = "".join(_bars(attribute) for attribute in face.attributes)
+    years = face.age_range
+    remarks = {a.task: "unsure" if a.unsure else "" for a in face.attributes}
+    remarks["age"] = f"{years.label}: {percent(years.probability)}"
+    bars = "".join(_bars(attribute, remarks[attribute.task]) for attribute in face.attributes)
     notes = "; ".join(_notes(face))
     gender, age = (html.escape(part) for part in short(face))
     more = (

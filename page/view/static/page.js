@@ -148,13 +148,13 @@ window.faceattr = {
     const at = { left: (area.width - width) / 2, top: (area.height - height) / 2, width, height };
     for (const side in at) figure.style[side] = `${at[side]}px`;
     const mirrored = new DOMMatrix(getComputedStyle(video).transform).a < 0;
-    for (const { number, box, gender, age, age_range } of faces) {
+    for (const { number, box, gender, age_range } of faces) {
       const part = document.createElement("div");
       part.className = "fa-box";
       const x = mirrored ? frame.width - box.x - box.width : box.x;
       const sides = { left: x, top: box.y, width: box.width, height: box.height };
       for (const side in sides) part.style[side] = `${sides[side] * scale}px`;
-      const words = [gender.display_label + (gender.unsure ? "?," : ","), age_range ? age_range.label : age.display_label];
+      const words = [gender.display_label + (gender.unsure ? "?," : ","), age_range.label];
       const tag = part.appendChild(document.createElement("span"));
       tag.append(Object.assign(document.createElement("b"), { textContent: number }));
       for (const text of words)
