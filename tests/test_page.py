@@ -71,7 +71,8 @@ def test_a_turned_picture_and_a_face_that_may_be_young_are_remarked_upon():
 
     def shown(age, turn):
         shares = {name: float(name == age) for name in face.age.probabilities}
-        other = replace(face, age=replace(face.age, label=age, probabilities=shares), turn=turn)
+        other = replace(face, age=replace(face.age, label=age, probabilities=shares))
+        object.__setattr__(other, "turn", turn)
         return render_found(replace(found, faces=[other]), {})
 
     assert "may be under 20" in shown("10-19", 0)
@@ -382,9 +383,9 @@ def test_a_cameras_picture_is_answered_live_only_when_asked(real_site, filmed):
         page.get_by_text("Click to Access Webcam").click()
         page.wait_for_function("document.querySelector('#picture video')?.videoWidth > 0")
         sent = []
-        page.on("request", sent.append)
+        page.on("request", lambda request, sent=sent: sent.append(request.url))
         page.wait_for_timeout(500)
-        assert sent == []
+        assert not any("predict" in address for address in sent)
         page.locator("#live input").check()
         page.wait_for_function("document.querySelectorAll('#live-faces .fa-box').length === 7")
         page.locator("#live input").uncheck()
@@ -423,7 +424,7 @@ def test_a_card_and_its_box_mark_each_other_by_mouse_and_keyboard(server, page, 
     page.locator("#box-5").focus()
     assert marked.evaluate_all("all => all.map(e => e.id)") == ["box-5", "face-5"]
     page.keyboard.press("Enter")
-    assert page.url.endswith("#face-5")
+    page.wait_for_url("**#face-5")
     page.locator("#face-2 [data-more]").focus()
     assert marked.evaluate_all("all => all.map(e => e.id)") == ["box-2", "face-2"]
 

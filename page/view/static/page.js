@@ -58,7 +58,7 @@ window.faceattr = {
       for (const i of [...left]) {
         const { x, y, w, h } = faces[i];
         const { width, height } = sizes[i];
-        const across = [x, x + (w - width) / 2, x + w - width];
+        const across = [x, x + (w - width) / 2, x + w - width, x + w, x - width];
         const beside = [y, y + h - height];
         const spots = [
           ...across.map((side) => [side, y - height - 1]), ...across.map((side) => [side, y + h + 1]),
