@@ -60,10 +60,11 @@ window.faceattr = {
         const { width, height } = sizes[i];
         const across = [x, x + (w - width) / 2, x + w - width, x + w, x - width];
         const beside = [y, y + h - height];
-        const spots = [
-          ...across.map((side) => [side, y - height - 1]), ...across.map((side) => [side, y + h + 1]),
-          ...beside.map((side) => [x + w + 1, side]), ...beside.map((side) => [x - width - 1, side]),
-        ].map(([side, down]) => ({
+        const gaps = form === "fa-bare" ? [1, 6, 12] : [1];
+        const spots = gaps.flatMap((gap) => [
+          ...across.flatMap((side) => [[side, y - height - gap], [side, y + h + gap]]),
+          ...beside.flatMap((down) => [[x + w + gap, down], [x - width - gap, down]]),
+        ]).map(([side, down]) => ({
           x: Math.max(0, Math.min(side, area.width - width)),
           y: Math.max(0, Math.min(down, area.height - height)), w: width, h: height,
         }));
@@ -72,10 +73,12 @@ window.faceattr = {
         left.delete(i);
         taken.push(spot);
         const { style } = boxes[i].firstElementChild;
-        style.top = `${spot.y - y}px`;
+        const edge = boxes[i].clientLeft;
+        style.top = `${spot.y - y - edge}px`;
         // Marked, a number grows into its answer, away from the nearer edge.
-        if (spot.x + width / 2 < area.width / 2) [style.left, style.right] = [`${spot.x - x}px`, "auto"];
-        else [style.left, style.right] = ["auto", `${x + w - spot.x - width}px`];
+        const near = spot.x + width / 2 < area.width / 2;
+        style.left = near ? `${spot.x - x - edge}px` : "auto";
+        style.right = near ? "auto" : `${x + w - spot.x - width - edge}px`;
       }
     }
   },
