@@ -44,11 +44,13 @@ def address() -> tuple[str, int]:
     """Host and port to serve on.
 
     Raises:
-        ValueError: for a port that is no number.
+        ValueError: for what is no port.
     """
     port = os.environ.get("GRADIO_SERVER_PORT") or "7860"
-    if not port.isdigit():
-        raise ValueError(f"GRADIO_SERVER_PORT: expected a whole number, came {port!r}")
+    if not port.isascii() or not port.isdigit() or int(port) > 65_535:
+        raise ValueError(
+            f"GRADIO_SERVER_PORT: expected a whole number from 0 to 65535, came {port!r}"
+        )
     return os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1", int(port)
 
 
@@ -63,11 +65,19 @@ def main() -> None:
     except (FaceAttrError, ValueError) as error:
         sys.exit(f"error: {error}")
     # Only now: Gradio reads the port, too, while it is imported, and ends with a traceback.
-    from page.server import serve
+    from page.server import bind, serve
     from page.service import FaceService
 
-    print(f"Serving on http://{host}:{port}", flush=True)  # noqa: T201
-    serve(FaceService(pipeline, limits, note=note), host, port)
+    try:
+        at = bind(host, port)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    shown = f"[{host}]" if ":" in host else host
+
+    def ready() -> None:
+        print(f"Serving on http://{shown}:{at.getsockname()[1]}", flush=True)  # noqa: T201
+
+    serve(FaceService(pipeline, limits, note=note), at, ready)
 
 
 if __name__ == "__main__":

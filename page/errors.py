@@ -4,6 +4,8 @@ from __future__ import annotations
 
 STATUS = {
     "bad_request": 400,
+    "not_found": 404,
+    "not_allowed": 405,
     "too_slow": 408,
     "too_large": 413,
     "bad_picture": 422,
@@ -42,7 +44,7 @@ def busy() -> RequestError:
 
 
 def too_much() -> RequestError:
-    """The answer when the server holds as many pictures as it may."""
+    """The answer when the server holds as many images as it may."""
     return RequestError(
         "too_much", "the server holds too many pictures just now, try again in a moment"
     )

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from faceattr.limits import UPLOAD_BYTES, UPLOAD_PIXELS
+from faceattr.limits import UPLOAD_BYTES, UPLOAD_PIXELS, too_many_bytes
+from page.errors import RequestError
 
 
 def _limit(default: Any, variable: str, meaning: str) -> Any:
@@ -26,9 +27,12 @@ class Limits:
         120_000_000, "FACEATTR_MAX_REQUEST_BYTES", "bytes of one request's body"
     )
     max_held_bytes: int = _limit(
-        500_000_000,
+        200_000_000,
         "FACEATTR_MAX_HELD_BYTES",
         "bytes of all bodies and uploads that are held; more are answered with `too_much`",
+    )
+    head_time: float = _limit(
+        10.0, "FACEATTR_HEAD_TIME", "seconds in which a request's head has to come"
     )
     body_time: float = _limit(60.0, "FACEATTR_BODY_TIME", "seconds in which a body has to come")
     workers: int = _limit(2, "FACEATTR_WORKERS", "requests that are worked on at the same time")
@@ -38,17 +42,23 @@ class Limits:
     time_limit: float = _limit(
         30.0, "FACEATTR_TIME_LIMIT", "seconds from a request's last byte to its answer"
     )
-    remote_urls: bool = _limit(
-        False, "FACEATTR_REMOTE_URLS", "whether the server fetches pictures from public addresses"
-    )
 
     def __post_init__(self) -> None:
         for item in fields(self):
             value, least = getattr(self, item.name), 0 if item.name == "max_waiting" else 1
-            if not isinstance(value, bool) and not (value >= least and math.isfinite(value)):
+            if not (value >= least and math.isfinite(value)):
                 raise ValueError(
                     f"{item.metadata['variable']}: expected at least {least}, came {value}"
                 )
+
+    def check(self, count: int) -> None:
+        """Refuse an image by the bytes of its file.
+
+        Raises:
+            RequestError: "too_large".
+        """
+        if count > self.max_bytes:
+            raise RequestError("too_large", too_many_bytes(self.max_bytes, count))
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> Limits:
@@ -65,12 +75,7 @@ class Limits:
         return cls(**values)
 
 
-def _parsed(text: str, default: object, variable: str) -> int | float | bool:
-    if isinstance(default, bool):
-        known = {"1": True, "true": True, "on": True, "0": False, "false": False, "off": False}
-        if text.lower() not in known:
-            raise ValueError(f"{variable}: expected one of {', '.join(known)}, came {text!r}")
-        return known[text.lower()]
+def _parsed(text: str, default: object, variable: str) -> int | float:
     kind, wanted = (int, "a whole number") if isinstance(default, int) else (float, "a number")
     try:
         return kind(text)

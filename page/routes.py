@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
-from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
 from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartParser
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
+import faceattr
 from page.admission.gate import Gate
-from page.admission.uploads import Uploads
+from page.admission.inbox import Inbox
+from page.endpoints import API, ENDPOINTS, openapi
 from page.errors import RequestError, internal
+from page.limits import Limits
 from page.service import API_VERSION, FaceService, Source, guarded
+
+_MAGIC = {
+    b"\xff\xd8\xff": "jpeg",
+    b"\x89PNG": "png",
+    b"GIF8": "gif",
+    b"RIFF": "webp",
+    b"BM": "bmp",
+    b"\0\0\0": "avif",
+}
 
 
 def error_response(error: RequestError) -> JSONResponse:
@@ -27,11 +38,12 @@ def error_response(error: RequestError) -> JSONResponse:
         "too_much": {"Retry-After": "1"},
         # The rest of such a body is not waited for.
         "too_slow": {"Connection": "close"},
+        "not_allowed": {"Allow": "POST"},
     }.get(error.kind)
     return JSONResponse(content, error.status, headers)
 
 
-def add_routes(app: FastAPI, service: FaceService, gate: Gate, uploads: Uploads) -> None:
+def add_routes(app: FastAPI, service: FaceService, gate: Gate, inbox: Inbox) -> None:
     """The plain HTTP endpoints, the health check, and our own upload in place of Gradio's."""
 
     async def refused(_: Request, error: Exception) -> Response:
@@ -48,64 +60,95 @@ def add_routes(app: FastAPI, service: FaceService, gate: Gate, uploads: Uploads)
     async def model_info(_: Request) -> Response:
         return JSONResponse(service.model_info())
 
-    async def predict(request: Request) -> Response:
-        async with _form(request, service, "picture", 1) as (sources, options):
-            return await _answer(gate, lambda: service.predict(sources[0], **_shared(options)))
-
-    async def predict_batch(request: Request) -> Response:
+    async def description(_: Request) -> Response:
         most = service.limits.max_batch
-        async with _form(request, service, "pictures", most) as (sources, options):
-            return await _answer(gate, lambda: service.predict_batch(sources, **_shared(options)))
+        return JSONResponse(openapi(faceattr.__version__, service.detectors, most))
 
-    async def classify_crop(request: Request) -> Response:
-        async with _form(request, service, "picture", 1) as (sources, _):
-            return await _answer(gate, lambda: service.classify_crop(sources[0]))
+    async def call(request: Request) -> Response:
+        name = request.path_params["name"]
+        if name not in ENDPOINTS:
+            raise RequestError("not_found", f"expected an endpoint of: {', '.join(ENDPOINTS)}")
+        if request.method != "POST":
+            raise RequestError(
+                "not_allowed", f"expected POST with a form (multipart), came {request.method}"
+            )
+        async with _sources(request, service.limits, name) as (sources, options):
+            return JSONResponse(
+                await gate.run(lambda: guarded(_work(service, name, sources, options)))
+            )
 
-    async def explain(request: Request) -> Response:
-        async with _form(request, service, "picture", 1) as (sources, options):
-            task = options.get("task", "")
-            return await _answer(gate, lambda: service.explain(sources[0], task))
+    for route, endpoint, methods in (
+        ("/health", health, ["GET"]),
+        (f"{API}model_info", model_info, ["GET"]),
+        (f"{API}openapi.json", description, ["GET"]),
+        (API + "{name:path}", call, ["GET", "POST"]),
+    ):
+        app.add_route(route, endpoint, methods=methods)
+    _add_uploads(app, service.limits, inbox)
+
+
+def _work(
+    service: FaceService, name: str, sources: list[Source], options: dict[str, str]
+) -> Callable[[], dict[str, Any]]:
+    if name == "predict":
+        return lambda: service.predict(sources[0], **_shared(options))
+    if name == "predict_batch":
+        return lambda: service.predict_batch(sources, **_shared(options))
+    if name == "classify_crop":
+        return lambda: service.classify_crop(sources[0])
+    return lambda: service.explain(sources[0], options.get("task", ""))
+
+
+def _shared(options: dict[str, str]) -> dict[str, Any]:
+    """The options of `/predict` and `/predict_batch` from form fields."""
+    values: dict[str, Any] = dict(options)
+    if "min_face" in options:
+        try:
+            values["min_face"] = float(options["min_face"])
+        except ValueError:
+            raise RequestError("bad_request", "expected min_face as a number") from None
+    return values
+
+
+def _add_uploads(app: FastAPI, limits: Limits, inbox: Inbox) -> None:
+    """Gradio's way to upload, and to look at what was uploaded, from memory."""
 
     async def upload(request: Request) -> Response:
-        limits = service.limits
-        async with _files(request, "files", limits.max_batch) as (files, _):
-            paths: list[Path] = []
+        tokens: list[str] = []
+        async with _form(request, "files", (), limits.max_batch) as (files, _):
             try:
                 for file in files:
-                    uploads.check(file.size or 0)
-                    name = file.filename or "picture"
-                    paths.append(await asyncio.to_thread(uploads.save, await file.read(), name))
+                    limits.check(file.size or 0)
+                    content = await file.read()
+                    request.scope["faceattr.body"].hand_over(len(content))
+                    await file.close()
+                    tokens.append(inbox.put(content, len(content)))
             except RequestError:
-                for path in paths:
-                    uploads.drop(str(path))
+                for token in tokens:
+                    inbox.drop(token)
                 raise
-        return JSONResponse([str(path) for path in paths])
+        return JSONResponse(tokens)
 
-    async def upload_progress(_: Request) -> Response:
-        return StreamingResponse(
-            iter(['data: {"msg": "done"}\n\n']), media_type="text/event-stream"
-        )
+    async def progress(_: Request) -> Response:
+        lines = iter(['data: {"msg": "done"}\n\n'])
+        return StreamingResponse(lines, media_type="text/event-stream")
 
-    for route, endpoint, method in (
-        ("/health", health, "GET"),
-        ("/api/v1/model_info", model_info, "GET"),
-        ("/api/v1/predict", predict, "POST"),
-        ("/api/v1/predict_batch", predict_batch, "POST"),
-        ("/api/v1/classify_crop", classify_crop, "POST"),
-        ("/api/v1/explain", explain, "POST"),
-        ("/gradio_api/upload", upload, "POST"),
-        ("/gradio_api/upload_progress", upload_progress, "GET"),
-    ):
-        app.add_route(route, endpoint, methods=[method])
+    async def shown(request: Request) -> Response:
+        content = inbox.peek(request.path_params["token"])
+        if content is None:
+            return Response("Not Found", 404)
+        kinds = (kind for magic, kind in _MAGIC.items() if content.startswith(magic))
+        kind = next((f"image/{kind}" for kind in kinds), "application/octet-stream")
+        return Response(content, media_type=kind, headers={"Cache-Control": "no-store"})
 
-
-async def _answer(gate: Gate, work: Callable[[], dict[str, Any]]) -> Response:
-    return JSONResponse(await gate.run(lambda: guarded(work)))
+    app.add_route("/gradio_api/upload", upload, methods=["POST"])
+    app.add_route("/gradio_api/upload_progress", progress, methods=["GET"])
+    app.add_route("/gradio_api/file={token:path}", shown, methods=["GET"])
 
 
 @contextlib.asynccontextmanager
-async def _files(
-    request: Request, field: str, most: int
+async def _form(
+    request: Request, field: str, options: tuple[str, ...], most: int
 ) -> AsyncIterator[tuple[list[UploadFile], dict[str, str]]]:
     """The files of a form under one name, and its other fields as text; closed afterwards.
 
@@ -116,8 +159,13 @@ async def _files(
         raise RequestError(
             "bad_request", f"expected multipart/form-data with a file in the field {field!r}"
         )
+    parser = MultiPartParser(
+        request.headers, request.stream(), max_files=most, max_fields=8, max_part_size=1_000
+    )
+    # The body's own limit holds; an image is never written to a disk.
+    parser.spool_max_size = 0
     try:
-        form = await request.form(max_files=most, max_fields=8, max_part_size=1_000)
+        form = await parser.parse()
     except RequestError:
         raise
     # Starlette's parser raises its own HTTPException, python-multipart several types.
@@ -127,6 +175,12 @@ async def _files(
         ) from None
     try:
         items = form.multi_items()
+        unknown = sorted({name for name, _ in items} - {field, *options})
+        if unknown:
+            expected = ", ".join((field, *options))
+            raise RequestError(
+                "bad_request", f"expected only the form fields {expected}; came {unknown[0][:40]!r}"
+            )
         found = [value for name, value in items if name == field and isinstance(value, UploadFile)]
         if not found:
             raise RequestError("bad_request", f"expected a file in the form field {field!r}")
@@ -136,35 +190,12 @@ async def _files(
 
 
 @contextlib.asynccontextmanager
-async def _form(
-    request: Request, service: FaceService, field: str, most: int
+async def _sources(
+    request: Request, limits: Limits, name: str
 ) -> AsyncIterator[tuple[list[Source], dict[str, str]]]:
-    """The files of a form as sources; one that is too large becomes an error in its place."""
-    async with _files(request, field, most) as (files, options):
-        sources: list[Source] = []
-        for file in files:
-            if (file.size or 0) > service.limits.max_bytes:
-                sources.append(
-                    RequestError(
-                        "too_large",
-                        f"expected at most {service.limits.max_bytes:,} bytes a picture, "
-                        f"came {file.size:,}",
-                    )
-                )
-            else:
-                # Read by the worker, so that no more pictures are in memory than are worked on.
-                sources.append(file.file.read)
-        yield sources, options
-
-
-def _shared(options: dict[str, str]) -> dict[str, Any]:
-    """The options of `/predict` and `/predict_batch` from form fields."""
-    values: dict[str, Any] = {}
-    if "detector" in options:
-        values["detector"] = options["detector"]
-    if "min_face" in options:
-        try:
-            values["min_face"] = float(options["min_face"])
-        except ValueError:
-            raise RequestError("bad_request", "expected min_face as a number") from None
-    return values
+    """The files of a form as sources; the service says which of them are too large."""
+    endpoint = ENDPOINTS[name]
+    most = limits.max_batch if endpoint.field == "pictures" else 1
+    async with _form(request, endpoint.field, endpoint.options, most) as (files, options):
+        # Read by the worker, so that no more images are copied than are worked on.
+        yield [file.file.read for file in files], options

@@ -7,28 +7,24 @@ import contextlib
 import logging
 import os
 import signal
-import sys
+import socket
 import tempfile
 import threading
-import time
-from collections.abc import AsyncIterator, Iterator
-from copy import copy
+from collections.abc import AsyncIterator, Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 import uvicorn
 from fastapi import FastAPI
-from gradio.routes import App
-from gradio.state_holder import SessionState, StateHolder
-from gradio.utils import get_upload_folder
 from starlette.routing import Route
 
 from page.admission.body import Budget
 from page.admission.front_door import FrontDoor
 from page.admission.gate import Gate
-from page.admission.uploads import KEPT_S, Uploads
+from page.admission.gradio_private import Inside
+from page.admission.heads import protocol
+from page.admission.inbox import KEPT_S, Inbox
 from page.routes import add_routes
 from page.service import FaceService
 from page.view.blocks import build_page
@@ -48,7 +44,7 @@ LINGER_S = 1.5
 """Seconds in which clients may still fetch the answers that were finished last."""
 
 
-def make_tools(service: FaceService, gate: Gate, uploads: Uploads) -> Tools | None:
+def make_tools(service: FaceService, gate: Gate, inbox: Inbox) -> Tools | None:
     """The application for agents; None where the package `mcp` is not installed."""
     try:
         installed = version("mcp")
@@ -59,7 +55,7 @@ def make_tools(service: FaceService, gate: Gate, uploads: Uploads) -> Tools | No
         return None
     from page.tools import Tools
 
-    return Tools(service, gate, uploads)
+    return Tools(service, gate, inbox)
 
 
 class Site:
@@ -68,11 +64,12 @@ class Site:
     Attributes:
         service: what answers.
         gate: what admits.
-        uploads: files between upload and request.
-        budget: bytes of pictures that are held.
+        budget: bytes of images that are held.
+        inbox: images between upload and request.
         tools: the application for agents, if there is one.
+        demo: Gradio's page.
+        inside: Gradio's application and queue.
         app: the ASGI application.
-        gradio: Gradio's application within it.
     """
 
     def __init__(self, service: FaceService) -> None:
@@ -80,16 +77,17 @@ class Site:
         self.service = service
         self.gate = Gate(limits.workers, limits.max_waiting, limits.time_limit)
         self.budget = Budget(limits.max_held_bytes)
-        self.uploads = Uploads(Path(get_upload_folder()), limits.max_bytes, self.budget)
-        self.tools = make_tools(service, self.gate, self.uploads)
-        self.demo = build_page(service, self.gate, self.uploads, self.tools is not None)
-        self.app = self._assemble()
-
-    def _assemble(self) -> FastAPI:
-        app = FastAPI(
+        self.inbox = Inbox(limits, self.budget)
+        self.tools = make_tools(service, self.gate, self.inbox)
+        self.demo = build_page(service, self.gate, self.inbox, self.tools is not None)
+        self.app = FastAPI(
             lifespan=self._lifespan, docs_url=None, redoc_url=None, openapi_url=None, debug=False
         )
-        add_routes(app, self.service, self.gate, self.uploads)
+        self.inside = self._assemble()
+
+    def _assemble(self) -> Inside:
+        app, limits = self.app, self.service.limits
+        add_routes(app, self.service, self.gate, self.inbox)
         if self.tools is not None:
             for path in (TOOLS_PATH, f"{TOOLS_PATH}/"):
                 app.router.routes.append(Route(path, self.tools))
@@ -105,27 +103,26 @@ class Site:
             run_history=False,
             enable_monitoring=False,
             mcp_server=False,
-            max_file_size=self.service.limits.max_bytes,
+            max_file_size=limits.max_bytes,
             footer_links=["api"],
         )
+        inside = Inside(app, self.demo)
         app.add_middleware(
             FrontDoor,
-            limits=self.service.limits,
+            limits=limits,
             gate=self.gate,
-            uploads=self.uploads,
+            inbox=self.inbox,
             budget=self.budget,
-            demo=self.demo,
+            inside=inside,
         )
-        self.gradio = _forget(app, self.demo)
-        return app
+        return inside
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, _: FastAPI) -> AsyncIterator[None]:
         async def sweep() -> None:
-            idle: dict[str, float] = {}
             while True:
-                await asyncio.to_thread(self.uploads.sweep)
-                forget_answers(self.demo, idle)
+                self.inbox.sweep()
+                self.inside.forget_answers(KEPT_S)
                 await asyncio.sleep(SWEEP_S)
 
         task = asyncio.create_task(sweep())
@@ -135,73 +132,22 @@ class Site:
         finally:
             task.cancel()
             self.gate.close()
-            self.uploads.sweep(older_than=-1)
-
-
-class _Stateless(SessionState):  # type: ignore[misc]
-    """A session that keeps no input and no result."""
-
-    def __init__(self, blocks: gr.Blocks) -> None:
-        self.blocks_config = copy(blocks.default_config)
-        self.config_values: dict[int, Any] = {}
-        self.state_data: dict[int, Any] = {}
-        self._state_ttl: dict[int, Any] = {}
-        self.is_closed = False
-
-    def _update_value_in_config(self, key: int, value: Any) -> None:
-        return
-
-
-class _Forgetful(StateHolder):  # type: ignore[misc]
-    """Makes a new session for every request.
-
-    Gradio would keep the inputs and results of the last 10,000 sessions, and describe every
-    component of the page anew for each.
-    """
-
-    def __getitem__(self, session_id: str) -> SessionState:
-        return _Stateless(self.blocks)
-
-
-def _forget(app: FastAPI, demo: gr.Blocks) -> App:
-    """Let Gradio keep nothing of a request, and count nothing; returns its application."""
-    parts = [getattr(route, "app", None) for route in app.routes]
-    mounted: App = next(part for part in parts if isinstance(part, App))
-    mounted.state_holder = _Forgetful()
-    mounted.state_holder.set_blocks(demo)
-    # Its queue makes a pandas table of the last 10,000 events after each event, for a dashboard.
-    demo._queue.ANALYTICS_MAX_EVENTS = 1
-    demo._queue.ANAYLTICS_CACHE_FREQUENCY = sys.maxsize
-    return mounted
-
-
-def forget_answers(demo: gr.Blocks, idle: dict[str, float], kept: float = KEPT_S) -> None:
-    """Drop answers that nobody fetched; Gradio would keep those of the last 2,000 sessions.
-
-    Args:
-        demo: whose queue.
-        idle: since when a session has had no call in progress, by its name; updated.
-        kept: seconds after which its answers go.
-    """
-    queue, now = demo._queue, time.monotonic()
-    running = {event.session_hash for event in list(queue.event_ids_to_events.values())}
-    known = list(queue.pending_messages_per_session)
-    for session in set(idle) - set(known) | running:
-        idle.pop(session, None)
-    for session in set(known) - running:
-        if now - idle.setdefault(session, now) >= kept:
-            queue.pending_messages_per_session.pop(session, None)
-            queue.pending_event_ids_session.pop(session, None)
-            del idle[session]
 
 
 class _Server(uvicorn.Server):
     """Uvicorn that answers what is in flight before it stops."""
 
-    def __init__(self, config: uvicorn.Config, site: Site) -> None:
+    def __init__(self, config: uvicorn.Config, site: Site, ready: Callable[[], None]) -> None:
         super().__init__(config)
         self._site = site
+        self._ready = ready
         self._draining: asyncio.Task[None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, and tell so."""
+        await super().startup(sockets=sockets)
+        if self.started:
+            self._ready()
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """First signal: drain, then stop; second: stop at once."""
@@ -218,12 +164,31 @@ class _Server(uvicorn.Server):
         self.should_exit = True
 
 
-def make_server(site: Site, host: str, port: int) -> _Server:
-    """A server that is not running yet; port 0 takes a free one."""
+def bind(host: str, port: int) -> socket.socket:
+    """A socket at an address that nobody else has; port 0 takes a free one.
+
+    Raises:
+        ValueError: saying why the address cannot be had.
+    """
+    kind = socket.AF_INET6 if ":" in host else socket.AF_INET
+    found = socket.socket(kind, socket.SOCK_STREAM)
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        found.bind((host, port))
+    except OSError as error:
+        found.close()
+        raise ValueError(
+            f"cannot serve on {host}:{port}: {(error.strerror or str(error)).lower()}; choose "
+            "another with GRADIO_SERVER_NAME and GRADIO_SERVER_PORT"
+        ) from None
+    return found
+
+
+def _server(site: Site, ready: Callable[[], None]) -> _Server:
     config = uvicorn.Config(
         site.app,
-        host=host,
-        port=port,
+        http=protocol(site.service.limits.head_time),
+        ws="none",
         log_level="warning",
         access_log=False,
         limit_concurrency=MAX_CONNECTIONS,
@@ -232,30 +197,36 @@ def make_server(site: Site, host: str, port: int) -> _Server:
         proxy_headers=True,
         server_header=False,
     )
-    return _Server(config, site)
+    return _Server(config, site, ready)
 
 
 @contextlib.contextmanager
 def running(service: FaceService) -> Iterator[tuple[str, Site]]:
     """A server on a free port of the loopback interface: its address and parts."""
-    site = Site(service)
-    server = make_server(site, "127.0.0.1", 0)
-    thread = threading.Thread(target=server.run, daemon=True)
+    site, ready = Site(service), threading.Event()
+    at = bind("127.0.0.1", 0)
+    server = _server(site, ready.set)
+    thread = threading.Thread(target=server.run, args=([at],), daemon=True)
     thread.start()
-    while not server.started:
+    while not ready.wait(0.05):
         if not thread.is_alive():
             raise RuntimeError("the server did not start")
-        threading.Event().wait(0.01)
-    port = server.servers[0].sockets[0].getsockname()[1]
     try:
-        yield f"http://127.0.0.1:{port}/", site
+        yield f"http://127.0.0.1:{at.getsockname()[1]}/", site
     finally:
         server.should_exit = True
         thread.join(10)
 
 
-def serve(service: FaceService, host: str, port: int) -> None:
-    """Serve until a signal comes."""
+def serve(service: FaceService, at: socket.socket, ready: Callable[[], None]) -> None:
+    """Serve until a signal comes.
+
+    Args:
+        service: what answers.
+        at: as `bind` gives it.
+        ready: called once requests are answered.
+    """
+    # Gradio's folder for files of its own components; no image of a visitor gets there.
     with tempfile.TemporaryDirectory(prefix="faceattr-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder
-        make_server(Site(service), host, port).run()
+        _server(Site(service), ready).run([at])

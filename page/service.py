@@ -95,12 +95,7 @@ class FaceService:
         if isinstance(source, RequestError):
             raise source
         content = source if isinstance(source, bytes) else source()
-        if len(content) > self.limits.max_bytes:
-            raise RequestError(
-                "too_large",
-                f"expected at most {self.limits.max_bytes:,} bytes a picture, "
-                f"came {len(content):,}",
-            )
+        self.limits.check(len(content))
         try:
             return open_image(
                 content, max_bytes=self.limits.max_bytes, max_pixels=self.limits.max_pixels
@@ -265,7 +260,8 @@ class FaceService:
                 "max_batch": limits.max_batch,
                 "time_limit": limits.time_limit,
                 "body_time": limits.body_time,
-                "remote_urls": limits.remote_urls,
+                # Kept for version 1 of the API: no server fetches images any more.
+                "remote_urls": False,
             },
         }
 

@@ -30,10 +30,10 @@ import psutil
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def multipart(content: bytes) -> tuple[bytes, dict[str, str]]:
-    """Body and headers of a form with one picture."""
+def multipart(content: bytes, field: str = "picture") -> tuple[bytes, dict[str, str]]:
+    """Body and headers of a form with one image."""
     edge = "x" * 24
-    head = f'--{edge}\r\nContent-Disposition: form-data; name="picture"; filename="p"\r\n\r\n'
+    head = f'--{edge}\r\nContent-Disposition: form-data; name="{field}"; filename="p"\r\n\r\n'
     body = head.encode() + content + f"\r\n--{edge}--\r\n".encode()
     return body, {"Content-Type": f"multipart/form-data; boundary={edge}"}
 
@@ -186,13 +186,13 @@ def compared(
 
 
 @contextmanager
-def own_server() -> Iterator[tuple[str, psutil.Process]]:
-    """Start app.py on a free port and stop it afterwards."""
+def own_server(checkout: Path = ROOT) -> Iterator[tuple[str, psutil.Process]]:
+    """Start the app.py of a checkout on a free port and stop it afterwards."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     environment = {**os.environ, "GRADIO_SERVER_PORT": str(port)}
-    with subprocess.Popen([sys.executable, "app.py"], cwd=ROOT, env=environment) as process:
+    with subprocess.Popen([sys.executable, "app.py"], cwd=checkout, env=environment) as process:
         url = f"http://127.0.0.1:{port}"
         try:
             for _ in range(600):

@@ -1,9 +1,14 @@
 """Where test data lives; no setting or token of the developer's reaches a test."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from page.server import Site
 
 CACHE = Path(__file__).resolve().parents[1] / ".pytest_cache" / "hf"
 os.environ["HF_HOME"] = str(CACHE)
@@ -52,3 +57,16 @@ def tiny_fairface(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from synthetic import write_fairface
 
     return write_fairface(tmp_path_factory.mktemp("fairface"))
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator["tuple[str, Site]"]:
+    """The address and the parts of one running server, with a small network and default limits."""
+    from site_fixtures import tiny_service
+
+    from page.server import running
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("gradio")))
+        with running(tiny_service()) as found:
+            yield found

@@ -33,7 +33,7 @@ from site_fixtures import (
 )
 
 from faceattr import labels
-from page.server import forget_answers, running
+from page.server import running
 
 ROOT = Path(__file__).resolve().parents[1]
 SNAPSHOTS = Path(__file__).parent / "snapshots"
@@ -47,20 +47,13 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def uploads(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("uploads")
-    previous = os.environ.get("GRADIO_TEMP_DIR")
-    os.environ["GRADIO_TEMP_DIR"] = str(folder)
-    yield folder
-    os.environ.pop("GRADIO_TEMP_DIR")
-    if previous is not None:
-        os.environ["GRADIO_TEMP_DIR"] = previous
+def server(site):
+    return site[0]
 
 
 @pytest.fixture(scope="module")
-def server(uploads):
-    with running(tiny_service()) as (url, _):
-        yield url
+def inbox(site):
+    return site[1].inbox
 
 
 @pytest.fixture(scope="module")
@@ -239,14 +232,14 @@ def test_a_form_cut_off_is_refused(server):
     assert "Traceback" not in json.dumps(answer)
 
 
-def test_an_upload_cut_off_leaves_nothing(server, uploads):
+def test_an_upload_cut_off_leaves_nothing(server, inbox):
     host, port = server.removeprefix("http://").rstrip("/").split(":")
     with socket.create_connection((host, int(port))) as connection:
         head = "POST /gradio_api/upload HTTP/1.1\r\nHost: x\r\nContent-Length: 5000\r\n"
         connection.sendall(f"{head}Content-Type: multipart/form-data; boundary=e\r\n\r\n".encode())
         connection.sendall(b'--e\r\nContent-Disposition: form-data; name="files"; filename="p"\r\n')
     time.sleep(0.2)
-    assert list(uploads.iterdir()) == []
+    assert len(inbox) == 0
     assert send(f"{server}health")[0] == 200
 
 
@@ -287,13 +280,14 @@ def test_addresses_are_not_fetched(server, field):
     assert "fetches no pictures" in answer["error"]
 
 
-def test_an_upload_is_used_once_and_gone(server, uploads, picture):
+def test_an_upload_is_used_once_and_gone(server, inbox, picture):
     content = picture.read_bytes()
     status, (path,) = post(server, "gradio_api/upload", {}, [("files", content)])
     assert status == 200
-    assert Path(path).read_bytes() == content
+    with urllib.request.urlopen(f"{server}gradio_api/file={path}") as shown:
+        assert (shown.read(), shown.headers["content-type"]) == (content, "image/png")
     assert gradio_call(server, "predict", [{"path": path, "meta": FILE}])[0] == "complete"
-    assert list(uploads.iterdir()) == []
+    assert len(inbox) == 0
     kind, answer = gradio_call(server, "predict", [{"path": path, "meta": FILE}])
     assert kind == "error"
     assert "upload it again" in answer["error"]
@@ -307,17 +301,17 @@ def test_equal_uploads_do_not_take_each_other_away(server, picture):
         assert gradio_call(server, "predict", [{"path": path}])[0] == "complete"
 
 
-def test_nothing_remains_after_good_and_bad_requests(server, client, uploads, picture):
+def test_nothing_remains_after_good_and_bad_requests(server, client, inbox, picture):
     client.predict(handle_file(picture), api_name="/predict")
     with pytest.raises(AppError):
         client.predict(handle_file(picture), detector="magic", api_name="/predict")
     client.predict([handle_file(picture)] * 3, api_name="/predict_batch")
     gradio_call(server, "predict", [{"url": data_url(b"no picture")}])
     gradio_call(server, "classify_crop", [{"url": data_url(picture.read_bytes())}])
-    assert list(uploads.iterdir()) == []
+    assert len(inbox) == 0
 
 
-def test_gradio_keeps_no_input_and_no_result(uploads):
+def test_gradio_keeps_no_input_and_no_result():
     with running(tiny_service()) as (url, site):
         picture = [{"url": data_url(png(red_quarters(2)))}]
         for _ in range(3):
@@ -325,8 +319,8 @@ def test_gradio_keeps_no_input_and_no_result(uploads):
         gc.collect()
         kept = [o for o in gc.get_objects() if type(o) is SessionState]
         assert [state for state in kept if state.blocks_config.root_block is site.demo] == []
-        assert site.gradio.state_holder.session_data == {}
-        assert site.gradio.iterators == {}
+        assert site.inside.app.state_holder.session_data == {}
+        assert site.inside.app.iterators == {}
         queue = site.demo._queue
         assert len(queue.event_ids_to_events) == 0
         assert len(queue.event_analytics) <= 1
@@ -334,13 +328,11 @@ def test_gradio_keeps_no_input_and_no_result(uploads):
         status, values = post_json(url, "gradio_api/call/predict", {"data": picture})
         while values["event_id"] in queue.event_ids_to_events or site.gate.pending:
             time.sleep(0.01)
-        idle = {}
-        forget_answers(site.demo, idle, kept=60)
+        site.inside.forget_answers(kept=60)
         assert values["event_id"] in queue.pending_messages_per_session
-        forget_answers(site.demo, idle, kept=0)
+        site.inside.forget_answers(kept=0)
         assert dict(queue.pending_messages_per_session) == {}
         assert dict(queue.pending_event_ids_session) == {}
-        assert idle == {}
         assert send(f"{url}gradio_api/call/predict/{values['event_id']}")[0] == 404
         assert gradio_call(url, "predict", picture)[0] == "complete"
 
@@ -379,16 +371,19 @@ def test_faces_beyond_the_limit_are_left_out_and_said_so():
 
 
 @pytest.fixture
-def strict(tmp_path, monkeypatch):
+def strict():
     """A server with small limits."""
-    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
     limits = {"max_bytes": 20_000, "max_pixels": 40_000, "max_batch": 2, "time_limit": 1.0}
     service = tiny_service(**limits, max_request_bytes=90_000, workers=1, max_waiting=1)
     with running(service) as (url, site):
         yield url, site
 
 
-def test_limits_hold_for_every_way_in(strict, tmp_path):
+def upload(url, content, times):
+    return [post(url, "gradio_api/upload", {}, [("files", content)])[1][0] for _ in range(times)]
+
+
+def test_limits_hold_for_every_way_in(strict):
     url, site = strict
     noise = np.random.default_rng(0).integers(0, 256, (120, 120, 3), np.uint8)
     heavy, large, good = png(noise), png(np.zeros((201, 200, 3), np.uint8)), png(red_quarters(1))
@@ -405,11 +400,13 @@ def test_limits_hold_for_every_way_in(strict, tmp_path):
     status, paths = post(url, "gradio_api/upload", {}, [("files", large)])
     assert gradio_call(url, "predict", [{"path": paths[0]}])[1]["title"] == "bad_picture"
     assert post(url, "api/v1/predict", {}, [("picture", bytes(100_000))])[0] == 413
-    many = [{"url": data_url(good)}] * 3
+    assert gradio_call(url, "predict_batch", [[data_url(good)] * 3])[1]["title"] == "bad_request"
+    many = [{"path": path} for path in upload(url, good, 3)]
     assert gradio_call(url, "predict_batch", [many])[1]["title"] == "bad_request"
+    site.inbox.sweep(older_than=-1)
     status, _ = post(url, "api/v1/predict_batch", {}, [("pictures", good)] * 3)
     assert status == 400
-    assert list(site.uploads.folder.iterdir()) == []
+    assert len(site.inbox) == 0
 
 
 def test_a_full_queue_answers_busy_at_once_and_accepted_requests_succeed(strict):
@@ -494,7 +491,7 @@ def slowly(url, path, kind, start):
     raise AssertionError("the server never answered")
 
 
-def test_slow_bodies_are_refused_in_time_and_others_are_served_meanwhile(uploads):
+def test_slow_bodies_are_refused_in_time_and_others_are_served_meanwhile():
     with running(tiny_service(body_time=3.0, workers=1, max_waiting=1)) as (url, site):
         picture = png(red_quarters(1))
         with ThreadPoolExecutor(12) as pool:
@@ -507,13 +504,13 @@ def test_slow_bodies_are_refused_in_time_and_others_are_served_meanwhile(uploads
         assert {status for status, _ in results} == {408}
         assert all(2.9 < took < 10 for _, took in results)
         assert released(site)
-        assert list(uploads.iterdir()) == []
+        assert len(site.inbox) == 0
 
 
-def test_all_pictures_together_are_bounded(uploads):
+def test_all_pictures_together_are_bounded():
     noise = png(np.random.default_rng(0).integers(0, 256, (100, 100, 3), np.uint8))
     assert 30_000 < len(noise) < 31_000
-    with running(tiny_service(max_held_bytes=100_000)) as (url, site):
+    with running(tiny_service(max_held_bytes=85_000)) as (url, site):
         files = [("files", noise)]
         (path,), _ = (post(url, "gradio_api/upload", {}, files)[1] for _ in range(2))
         status, answer = post(url, "gradio_api/upload", {}, files)
@@ -524,17 +521,17 @@ def test_all_pictures_together_are_bounded(uploads):
         # One picture is used, which makes room for another.
         assert gradio_call(url, "predict", [{"path": path}])[0] == "complete"
         assert post(url, "gradio_api/upload", {}, files)[0] == 200
-        site.uploads.sweep(older_than=-1)
+        site.inbox.sweep(older_than=-1)
         assert gradio_call(url, "predict", picture)[0] == "complete"
         assert released(site)
-        assert list(uploads.iterdir()) == []
+        assert len(site.inbox) == 0
 
 
 def test_an_upload_of_which_one_file_is_refused_leaves_nothing(strict):
     url, site = strict
     files = [("files", png(red_quarters(1))), ("files", bytes(20_001))]
     assert post(url, "gradio_api/upload", {}, files)[0] == 413
-    assert list(site.uploads.folder.iterdir()) == []
+    assert len(site.inbox) == 0
     assert released(site)
 
 
@@ -560,7 +557,7 @@ def test_sigterm_answers_what_is_in_flight_and_stops_cleanly(tmp_path):
 import os, sys, threading, time
 sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}]
 from site_fixtures import tiny_service
-from page.server import serve
+from page.server import bind, serve
 service = tiny_service()
 plain = service.pipeline.detector.detect
 def slow(image, reduction=1):
@@ -568,7 +565,7 @@ def slow(image, reduction=1):
     time.sleep(1.0)
     return plain(image)
 service.pipeline.detector.detect = slow
-serve(service, "127.0.0.1", int(sys.argv[1]))
+serve(service, bind("127.0.0.1", int(sys.argv[1])), lambda: None)
 """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

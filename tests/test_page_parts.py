@@ -11,23 +11,24 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
-from site_fixtures import png, red_quarters, tiny_service
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from site_fixtures import data_url, png, red_quarters, tiny_service
 
 from faceattr.hub import WeightsFiles, find_beside
 from page import server
-from page.admission import remote
-from page.admission.body import Budget
+from page.admission.body import Body, Budget
 from page.admission.gate import Gate
-from page.admission.intake import Intake, to_source
-from page.admission.uploads import Uploads
+from page.admission.gradio_private import check
+from page.admission.inbox import SAFE_S, Inbox, to_source
+from page.admission.json_body import JsonBody
 from page.errors import RequestError
 from page.limits import Limits
-from page.server import running
+from page.view.blocks import build_page
 from page.view.report import read_licence, read_report
 from page.view.snippets import ADDRESS, AGENT_PYTHON, AGENTS, GRADIO_CURL, SNIPPETS
 from scripts.measure_batching import Together
@@ -44,9 +45,9 @@ pytestmark = [
 
 def test_limits_come_from_the_environment():
     names = {item.metadata["variable"]: item.name for item in fields(Limits)}
-    values = {"FACEATTR_REMOTE_URLS": "on", "FACEATTR_TIME_LIMIT": "2.5"}
+    values = {"FACEATTR_TIME_LIMIT": "2.5"}
     limits = Limits.from_env({name: values.get(name, "7") for name in names})
-    assert (limits.remote_urls, limits.time_limit, limits.max_bytes) == (True, 2.5, 7)
+    assert (limits.time_limit, limits.max_bytes) == (2.5, 7)
     assert Limits.from_env({"FACEATTR_MAX_BYTES": " "}) == Limits()
 
 
@@ -58,7 +59,6 @@ def test_limits_come_from_the_environment():
         ("FACEATTR_WORKERS", "-1"),
         ("FACEATTR_MAX_WAITING", "-1"),
         ("FACEATTR_TIME_LIMIT", "nan"),
-        ("FACEATTR_REMOTE_URLS", "maybe"),
     ],
 )
 def test_a_wrong_limit_is_named(name, text):
@@ -99,129 +99,147 @@ def test_work_past_its_time_keeps_its_place_until_it_ends():
     asyncio.run(scenario())
 
 
-def test_uploads_are_read_once_and_swept(tmp_path):
-    uploads = Uploads(tmp_path / "up", 100, Budget(1_000_000))
-    path = uploads.save(b"abc", "../../evil\\..\\na me.jpg")
-    assert path.name == "na_me.jpg"
-    assert uploads.holds(str(path))
-    assert uploads.take(str(path)) == b"abc"
+def test_uploads_are_read_once_and_swept():
+    budget = Budget(1_000_000)
+    inbox = Inbox(Limits(max_bytes=100), budget)
+    token = inbox.put(b"abc")
+    assert inbox.peek(token) == b"abc"
+    assert inbox.take(token) == b"abc"
     with pytest.raises(RequestError, match="upload it again"):
-        uploads.take(str(path))
-    uploads.save(b"abc", "..")
-    uploads.sweep(older_than=60)
-    assert len(list(uploads.folder.iterdir())) == 1
-    uploads.sweep(older_than=-1)
-    assert list(uploads.folder.iterdir()) == []
+        inbox.take(token)
+    inbox.put(b"abc")
+    inbox.sweep(older_than=60)
+    assert len(inbox) == 1
+    inbox.sweep(older_than=-1)
+    assert (len(inbox), budget.held) == (0, 0)
     with pytest.raises(RequestError, match="at most 100 bytes"):
-        uploads.save(bytes(101), "x")
+        inbox.put(bytes(101))
 
 
-@pytest.mark.parametrize("path", ["/etc/passwd", "x", "", "\0", "up", "up/a", "up/../secret/x"])
-def test_only_paths_of_uploads_count_as_uploads(tmp_path, path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "secret").mkdir()
-    (tmp_path / "secret" / "x").write_text("secret")
-    uploads = Uploads(tmp_path / "up", 100, Budget(1_000_000))
-    assert not uploads.holds(path)
-    with pytest.raises(RequestError, match="upload the picture first"):
-        uploads.take(path)
-
-
-def test_a_link_out_of_the_uploads_is_not_followed(tmp_path):
-    uploads = Uploads(tmp_path / "up", 100, Budget(1_000_000))
-    secret = tmp_path / "secret"
-    secret.write_text("secret")
-    path = uploads.save(b"abc", "picture")
-    path.unlink()
-    path.symlink_to(secret)
-    with pytest.raises(RequestError):
-        uploads.take(str(path))
-    assert secret.exists()
+def test_uploads_that_nobody_uses_make_room_for_others_after_a_while(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    budget = Budget(10_000)
+    inbox = Inbox(Limits(max_bytes=10_000), budget)
+    inbox.put(bytes(4_500))
+    recent = inbox.put(bytes(4_500))
+    with pytest.raises(RequestError, match="too many pictures"):
+        inbox.put(bytes(4_500))
+    now[0] = SAFE_S + 1
+    inbox.put(bytes(4_500))
+    assert inbox.peek(recent) is None
+    assert budget.held == 4_500
 
 
 @pytest.mark.parametrize(
-    "url",
+    ("payload", "words"),
     [
-        "http://127.0.0.1/",
-        "http://localhost:80/",
-        "http://[::1]/",
-        "http://[::ffff:127.0.0.1]/",
-        "http://10.0.0.1/",
-        "http://100.64.0.1/",
-        "http://169.254.169.254/latest/meta-data",
-        "http://0.0.0.0/",
-        "http://2130706433/",
-        "http://0x7f.1/",
-        "http://224.0.0.1/",
-        "https://192.168.1.1/x.jpg",
-        "ftp://example.com/",
-        "file:///etc/passwd",
-        "http:///x",
-        "http://no-such-host.invalid/",
+        ("/etc/passwd", "upload the picture first"),
+        ({"path": "upload-../../etc/passwd"}, "upload the picture first"),
+        ({"url": "http://127.0.0.1/x.jpg"}, "fetches no pictures"),
+        ("https://example.com/x.jpg", "fetches no pictures"),
+        (None, "no picture came"),
+        ({"path": 3}, "no picture came"),
     ],
 )
-def test_private_and_odd_addresses_are_refused(url):
-    with pytest.raises(RequestError, match="the address cannot be used"):
-        asyncio.run(remote.fetch(url, 100))
+def test_only_tokens_of_uploads_count_as_uploads(payload, words):
+    inbox = Inbox(Limits(), Budget(1_000_000))
+    assert words in str(to_source(payload, inbox))
 
 
-class Pictures(BaseHTTPRequestHandler):
-    def do_GET(self):
-        if self.path.startswith("/to/"):
-            self.send_response(302)
-            self.send_header("Location", self.path.removeprefix("/to/"))
-            self.end_headers()
-            return
-        content = {"/ok": png(red_quarters(1)), "/large": bytes(50_000)}.get(self.path)
-        self.send_response(200 if content else 404)
-        self.end_headers()
-        self.wfile.write(content or b"")
+def letter(content, parts, most=2, limits=None):
+    """A JSON body in parts of so many bytes: what is left of it, and the images it had."""
+    limits = limits or Limits()
+    budget = Budget(1_000_000)
+    inbox = Inbox(limits, budget)
+    pieces = [content[i : i + parts] for i in range(0, len(content), parts)]
+    messages = [{"type": "http.request", "body": p, "more_body": True} for p in pieces]
+    messages.append({"type": "http.request", "body": b"", "more_body": False})
 
-    def log_message(self, *_):
-        pass
+    async def receive():
+        return messages.pop(0)
 
+    async def read():
+        body = Body(receive, limits, budget)
+        found = JsonBody(body, inbox, most)
+        return json.loads(await found.read()), found.tokens
 
-@pytest.fixture
-def web(monkeypatch):
-    """A server that counts as public: its name stands for the loopback address."""
-    with HTTPServer(("127.0.0.1", 0), Pictures) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        real = remote.public_address
-
-        async def address(host):
-            return "127.0.0.1" if host == "public.test" else await real(host)
-
-        monkeypatch.setattr(remote, "public_address", address)
-        yield f"http://public.test:{server.server_address[1]}"
-        server.shutdown()
-        thread.join()
+    rest, tokens = asyncio.run(read())
+    return rest, tokens, inbox
 
 
-def test_a_public_address_is_fetched_with_a_cap_and_checked_redirects(web):
-    assert asyncio.run(remote.fetch(f"{web}/ok", 20_000)).startswith(b"\x89PNG")
-    assert asyncio.run(remote.fetch(f"{web}/to//ok", 20_000)).startswith(b"\x89PNG")
-    with pytest.raises(RequestError, match="at most 20,000 bytes"):
-        asyncio.run(remote.fetch(f"{web}/large", 20_000))
-    for path, reason in (
-        ("/gone", "HTTP 404"),
-        ("/to/http://127.0.0.1:1/", "only public hosts"),
-        ("/to/file:///etc/passwd", "expected http"),
-        (f"/to/{web}/to/{web}/to/{web}/to/{web}/ok", "redirects"),
-    ):
-        with pytest.raises(RequestError, match=reason):
-            asyncio.run(remote.fetch(f"{web}{path}", 20_000))
+@pytest.mark.parametrize("parts", [1, 2, 3, 7, 1_000])
+def test_images_are_taken_out_of_json_wherever_it_is_cut(parts):
+    words = 'a "quoted" \\ data:x \u00fc'
+    value = {"data": [data_url(b"one"), {"url": data_url(b"other"), "words": words}, 'data"']}
+    rest, tokens, inbox = letter(json.dumps(value).encode(), parts)
+    first, second = tokens
+    assert rest == {"data": [first, {"url": second, "words": words}, 'data"']}
+    assert [inbox.take(token) for token in tokens] == [b"one", b"other"]
 
 
-def test_addresses_become_uploads_where_they_are_allowed(web, tmp_path):
-    uploads = Uploads(tmp_path, 20_000, Budget(1_000_000))
-    body = json.dumps({"data": [{"url": f"{web}/ok"}, {"path": f"{web}/gone"}]}).encode()
-    allowed = Intake(uploads, Limits(remote_urls=True, max_bytes=20_000))
-    first, second = json.loads(asyncio.run(allowed.rewrite(body)))["data"]
-    assert to_source(first, uploads)().startswith(b"\x89PNG")
-    assert "HTTP 404" in str(to_source(second, uploads))
-    closed = json.loads(asyncio.run(Intake(uploads, Limits()).rewrite(body)))["data"]
-    assert all("fetches no pictures" in entry["url"] for entry in closed)
+def test_slashes_that_json_escapes_are_read():
+    content = bytes(range(256)) * 3
+    text = json.dumps({"data": [data_url(content)]}).replace("/", "\\/")
+    _, (token,), inbox = letter(text.encode(), 50)
+    assert inbox.take(token) == content
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ({"data": ["x" * 70_000]}, "at most 64,000 bytes of JSON"),
+        ({"data": ["data:,"] * 3_000}, "at most 64,000 bytes of JSON"),
+        ({"data": ['data:,a"b']}, "not valid base64"),
+    ],
+)
+def test_json_that_is_too_much_is_refused_while_it_comes(value, words):
+    with pytest.raises(RequestError, match=words):
+        letter(json.dumps(value).encode(), 1_000)
+
+
+def test_of_more_images_than_a_call_may_have_nothing_is_held():
+    rest, tokens, inbox = letter(json.dumps([data_url(b"x" * 9)] * 5).encode(), 10)
+    assert (len(rest), len(tokens), len(inbox)) == (5, 2, 2)
+    with pytest.raises(RequestError, match="gone"):
+        inbox.take(rest[4])
+
+
+def test_json_that_ends_early_is_refused():
+    for text in (b'{"data": ["data:image/png;base64,AAAA', b'{"data": ["x', b'{"data": "data'):
+        with pytest.raises(RequestError, match="not JSON"):
+            letter(text, 4)
+
+
+def test_a_data_url_that_is_too_large_is_not_held():
+    limits = Limits(max_bytes=600)
+    _, (token,), inbox = letter(json.dumps([data_url(bytes(30_000))]).encode(), 64, limits=limits)
+    with pytest.raises(RequestError, match="at most 600 bytes"):
+        inbox.take(token)
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.floats(allow_nan=False) | st.text(),
+        lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+        max_leaves=12,
+    ),
+    st.integers(1, 40),
+    st.booleans(),
+)
+@settings(max_examples=60, deadline=None)
+def test_json_without_images_stays_what_it_was(value, parts, ascii_only):
+    text = json.dumps({"x": value}, ensure_ascii=ascii_only).encode("utf-8", "surrogatepass")
+    if b"data:" not in text:
+        assert letter(text, parts)[0] == json.loads(text)
+
+
+def test_what_gradio_moved_is_named_with_the_version_to_install():
+    demo = build_page(tiny_service(), None, Inbox(Limits(), Budget(1)))
+    check(demo)
+    del demo._queue.event_ids_to_events
+    with pytest.raises(RuntimeError, match=r"Queue\.event_ids_to_events.*gradio~=6\.31\.0"):
+        check(demo)
 
 
 def test_reports_and_licences_are_read_where_there_are_any(tmp_path):
@@ -253,11 +271,8 @@ def test_the_api_document_is_what_the_command_writes(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("uploads")))
-        with running(tiny_service()) as (url, _):
-            yield url.rstrip("/")
+def address(site):
+    return site[0].rstrip("/")
 
 
 @pytest.fixture
@@ -273,20 +288,6 @@ def ran(command, folder, **options):
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
-
-
-def test_a_file_that_cannot_be_written_is_not_counted(tmp_path, monkeypatch):
-    budget = Budget(1_000)
-    uploads = Uploads(tmp_path / "up", 100, budget)
-
-    def full(*_):
-        raise OSError("no space left on device")
-
-    monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(OSError, match="no space"):
-        uploads.save(b"abc", "x")
-    assert budget.held == 0
-    assert list(uploads.folder.iterdir()) == []
 
 
 @pytest.mark.parametrize("installed", [None, "2.1.0"])

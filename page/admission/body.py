@@ -13,7 +13,7 @@ from page.limits import Limits
 
 
 class Budget:
-    """Bytes of pictures that are held at the same time; safe to use from several threads."""
+    """Bytes of images that are held at the same time; safe to use from several threads."""
 
     def __init__(self, limit: int) -> None:
         """Hold nothing yet."""
@@ -21,14 +21,19 @@ class Budget:
         self.held = 0
         self._lock = threading.Lock()
 
-    def add(self, count: int) -> None:
+    def add(self, count: int, *, spare: bool = True) -> None:
         """Hold more.
+
+        Args:
+            count: bytes.
+            spare: whether they may take the last quarter, which is kept for small requests.
 
         Raises:
             RequestError: "too_much", when that would be over the limit.
         """
+        limit = self.limit if spare else self.limit * 3 // 4
         with self._lock:
-            if self.held + count > self.limit:
+            if self.held + count > limit:
                 raise too_much()
             self.held += count
 
@@ -47,59 +52,70 @@ class Body:
         Args:
             receive: what the server gives to the application.
             limits: of bytes and seconds.
-            budget: in which the bytes count until `release`.
+            budget: in which bytes count that are held.
         """
         self._receive = receive
         self._limits = limits
         self._budget = budget
         self._start = asyncio.get_running_loop().time()
-        self._count = 0
-        self._ended = False
+        self._came = 0
+        self._held = 0
+        self.ended = False
+
+    async def part(self) -> bytes:
+        """The next part; the caller holds it.
+
+        Raises:
+            RequestError: "too_large", "too_slow", or "bad_request" when the client went away.
+        """
+        message = await self._next()
+        if message["type"] == "http.disconnect":
+            raise RequestError("bad_request", "the request was cut off")
+        return bytes(message.get("body", b""))
 
     async def receive(self) -> Message:
-        """The next part, and after the last one what the client does next.
+        """The next part, which counts until `release`, and after the last what the client does.
 
         Raises:
             RequestError: "too_large", "too_slow", or "too_much".
         """
-        if self._ended:
+        if self.ended:
             return await self._receive()
         message = await self._next()
-        count, limit = len(message.get("body", b"")), self._limits.max_request_bytes
-        if self._count + count > limit:
-            raise over(limit)
-        self._budget.add(count)
-        self._count += count
-        self._ended = not message.get("more_body", False)
+        self.hold(len(message.get("body", b"")))
         return message
+
+    def hold(self, count: int) -> None:
+        """Let so many bytes count until `release`.
+
+        Raises:
+            RequestError: "too_much".
+        """
+        self._budget.add(count, spare=self._held + count <= self._limits.max_bytes)
+        self._held += count
+
+    def hand_over(self, count: int) -> None:
+        """Leave so many of the bytes it holds to another to count, and to let go."""
+        self._held -= count
 
     async def _next(self) -> Message:
         limit = self._limits.body_time
         passed = asyncio.get_running_loop().time() - self._start
         with anyio.move_on_after(max(0.0, limit - passed)):
-            return await self._receive()
+            message = await self._receive()
+            self._came += len(message.get("body", b""))
+            if self._came > self._limits.max_request_bytes:
+                raise over(self._limits.max_request_bytes)
+            self.ended = not message.get("more_body", False)
+            return message
         raise RequestError(
             "too_slow", f"expected the whole request within {limit:g} s; send a smaller picture"
         )
 
-    async def read(self) -> bytes:
-        """All of it.
-
-        Raises:
-            RequestError: as `receive`, and "bad_request" when the client went away.
-        """
-        content = bytearray()
-        while not self._ended:
-            message = await self.receive()
-            if message["type"] == "http.disconnect":
-                raise RequestError("bad_request", "the request was cut off")
-            content += message.get("body", b"")
-        return bytes(content)
-
     def release(self) -> None:
         """Let its bytes count no longer."""
-        self._budget.remove(self._count)
-        self._count = 0
+        self._budget.remove(self._held)
+        self._held = 0
 
 
 def over(limit: int) -> RequestError:

@@ -1,120 +1,161 @@
-"""Before everything else: what is closed, too large or too much is refused, pictures rewritten."""
+"""Before everything else: what is closed, too large or too much is refused, images taken out."""
 
 from __future__ import annotations
 
 import re
-from urllib.parse import unquote
+from typing import Any
 
-import gradio as gr
-from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from page.admission.body import Body, Budget, over, replay
 from page.admission.gate import Gate
-from page.admission.intake import Intake
-from page.admission.uploads import Uploads
+from page.admission.gradio_private import Inside
+from page.admission.inbox import Inbox
+from page.admission.json_body import JsonBody, rewrite
 from page.errors import RequestError, busy
 from page.limits import Limits
 from page.routes import error_response
 from page.view.blocks import DEFAULTS
 
-_CALLS = re.compile(r"/gradio_api/(call/(v2/)?[\w-]+/?|run/[\w-]+/?|api/[\w-]+/?|queue/join)")
-_NAMED = re.compile(r"/gradio_api/(call|run|api)/(?P<endpoint>[\w-]+)/?")
+API = "/api/v1/"
+_FORMS = re.compile(r"/api/v1/.*|/gradio_api/upload/?")
 _TOOLS = re.compile(r"/gradio_api/mcp/?")
-_ANSWER = re.compile(r"/gradio_api/call/(v2/)?[\w-]+/(?P<event>[\w-]+)/?")
+_DIRECT = re.compile(r"/gradio_api/(run|api)/[\w-]+/?")
+_QUEUED = re.compile(r"/gradio_api/(call/(v2/)?[\w-]+/?|queue/join)")
+_SMALL = re.compile(r"/gradio_api/(cancel|reset/?)")
+_NAMED = re.compile(r"/gradio_api/(call|run|api)/(?P<endpoint>[\w-]+)/?")
 _OPEN = re.compile(
     r"/gradio_api/(info|openapi\.json|startup-events|upload|upload_progress|queue/(join|data)|"
     r"call/.+|run/.+|api/.+|heartbeat/.+|file=.+|cancel|reset|theme\.css|app_id|mcp)/?"
 )
+_PREFIX = re.compile(r"(/[\w.~-]+){1,8}")
+_SINGLE = ("predict", "classify_crop", "explain")
+_ALWAYS = [(b"x-content-type-options", b"nosniff")]
+_ANYWHERE = [
+    # Browsers elsewhere may ask: no cookie or other credential ever decides about an answer.
+    (b"access-control-allow-origin", b"*"),
+    (b"access-control-expose-headers", b"Retry-After"),
+]
+_PREFLIGHT = {
+    "Access-Control-Allow-Methods": "GET, POST",
+    "Access-Control-Allow-Headers": "*",
+    "Access-Control-Max-Age": "600",
+}
 
 
 class FrontDoor:
-    """Refuses what is closed, too large or too much; `intake` rewrites pictures."""
+    """Refuses what is closed, too large or too much; puts images of calls into the inbox."""
 
     def __init__(
         self,
         app: ASGIApp,
         limits: Limits,
         gate: Gate,
-        uploads: Uploads,
+        inbox: Inbox,
         budget: Budget,
-        demo: gr.Blocks,
+        inside: Inside,
     ) -> None:
         self._app = app
         self._limits = limits
         self._gate = gate
-        self._uploads = uploads
+        self._inbox = inbox
         self._budget = budget
-        self._demo = demo
-        self._intake = Intake(uploads, limits)
+        self._inside = inside
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One ASGI call."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        send = _with_headers(send, scope["path"])
         body = Body(receive, self._limits, self._budget)
+        scope["faceattr.body"] = body
         try:
-            admitted = await self._admitted(scope, receive, body)
-            if admitted is None:
-                await Response("Not Found", 404)(scope, receive, send)
-                return
-            await self._app(scope, admitted, send)
+            await self._admit(scope, receive, send, body)
         except RequestError as error:
             await error_response(error)(scope, receive, send)
         finally:
             body.release()
 
-    async def _admitted(self, scope: Scope, receive: Receive, body: Body) -> Receive | None:
-        """The body as the application may see it; None for what does not exist here."""
-        path = scope["path"]
-        if path.startswith("/gradio_api/") and not self._is_open(path):
-            return None
-        if scope["method"] != "POST":
-            return receive if self._is_awaited(scope) else None
-        limit = self._limits.max_request_bytes
+    async def _admit(self, scope: Scope, receive: Receive, send: Send, body: Body) -> None:
+        path, method = scope["path"], scope["method"]
+        if path.startswith("/gradio_api/") and not _OPEN.fullmatch(path):
+            await Response("Not Found", 404)(scope, receive, send)
+        elif method == "OPTIONS" and path.startswith(API):
+            await Response(None, 204, _PREFLIGHT)(scope, receive, send)
+        elif method in ("GET", "HEAD", "OPTIONS"):
+            known = self._inside.awaits(path, scope["query_string"])
+            app = self._app if known else Response("Not Found", 404)
+            await app(_at_prefix(scope), receive, send)
+        elif method == "POST":
+            await self._post(scope, receive, send, body)
+        else:
+            allowed = {"Allow": "GET, POST"}
+            await Response("Method Not Allowed", 405, allowed)(scope, receive, send)
+
+    async def _post(self, scope: Scope, receive: Receive, send: Send, body: Body) -> None:
+        path, limit = scope["path"], self._limits.max_request_bytes
         length = dict(scope["headers"]).get(b"content-length", b"0")
         if length.isdigit() and int(length) > limit:
             raise over(limit)
-        is_rewritten = bool(_CALLS.fullmatch(path) or _TOOLS.fullmatch(path))
-        if (is_rewritten or path.startswith("/api/v1/")) and self._gate.full:
+        if (path.startswith(API) or not _FORMS.fullmatch(path)) and self._gate.full:
             raise busy()
-        if not is_rewritten:
-            return body.receive
-        content = await self._rewritten(path, body)
-        scope["headers"] = [
-            *((k, v) for k, v in scope["headers"] if k != b"content-length"),
-            (b"content-length", str(len(content)).encode()),
-        ]
-        return replay(content, receive)
-
-    async def _rewritten(self, path: str, body: Body) -> bytes:
-        """The body of a call, its pictures put among the uploads."""
-        content = await body.read()
-        if self._gate.full:
-            raise busy()
-        if _TOOLS.fullmatch(path):
-            rewritten = await self._intake.rewrite_tool_call(content)
+        if _FORMS.fullmatch(path):
+            await self._app(_at_prefix(scope), body.receive, send)
+        elif any(kind.fullmatch(path) for kind in (_TOOLS, _DIRECT, _QUEUED, _SMALL)):
+            await self._json(scope, receive, send, body)
         else:
-            name = _NAMED.fullmatch(path)
-            defaults = DEFAULTS.get(name["endpoint"]) if name else None
-            rewritten = await self._intake.rewrite(content, defaults)
-        body.release()
-        return rewritten
+            await Response("Not Found", 404)(scope, receive, send)
 
-    def _is_awaited(self, scope: Scope) -> bool:
-        """False for the answer of a call that nobody made: Gradio would fail while answering."""
-        known = self._demo._queue.pending_messages_per_session
-        call = _ANSWER.fullmatch(scope["path"])
-        if call:
-            calls = self._demo._queue.event_ids_to_events
-            return call["event"] in known or call["event"] in calls
-        if scope["path"] == "/gradio_api/queue/data":
-            return Request(scope).query_params.get("session_hash", "") in known
-        return True
+    async def _json(self, scope: Scope, receive: Receive, send: Send, body: Body) -> None:
+        """A call; its images stay in the inbox only as long as something may still use them."""
+        path, status = scope["path"], 0
+        named = _NAMED.fullmatch(path)
+        endpoint = named["endpoint"] if named else None
+        most = 1 if endpoint in _SINGLE else self._limits.max_batch
+        letter = JsonBody(body, self._inbox, most)
 
-    def _is_open(self, path: str) -> bool:
-        if path.startswith("/gradio_api/file="):
-            return self._uploads.holds(unquote(path.removeprefix("/gradio_api/file=")))
-        return _OPEN.fullmatch(path) is not None
+        async def watched(message: Message) -> None:
+            nonlocal status
+            status = message.get("status", status)
+            await send(message)
+
+        try:
+            content = await letter.read()
+            if self._gate.full:
+                raise busy()
+            if not (_TOOLS.fullmatch(path) or _SMALL.fullmatch(path)):
+                content = rewrite(content, most, DEFAULTS.get(endpoint or ""), self._inbox)
+            await self._app(_with_length(scope, content), replay(content, receive), watched)
+        finally:
+            if status != 200 or not _QUEUED.fullmatch(path):
+                letter.drop()
+
+
+def _with_headers(send: Send, path: str) -> Send:
+    more = [*_ALWAYS, *(_ANYWHERE if path.startswith(API) else [])]
+
+    async def wrapped(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message.get("headers", []), *more]}
+        await send(message)
+
+    return wrapped
+
+
+def _with_length(scope: Scope, content: bytes) -> Scope:
+    headers = [(name, value) for name, value in scope["headers"] if name != b"content-length"]
+    length = (b"content-length", str(len(content)).encode())
+    return _at_prefix({**scope, "headers": [*headers, length]})
+
+
+def _at_prefix(scope: Scope) -> Scope:
+    """Where a proxy serves the page under a path of its own, and says so: that path before ours."""
+    given = dict(scope["headers"]).get(b"x-forwarded-prefix", b"").decode("latin-1").rstrip("/")
+    if scope.get("root_path") or not _PREFIX.fullmatch(given):
+        return scope
+    changed: dict[str, Any] = {**scope, "root_path": given, "path": given + scope["path"]}
+    if scope.get("raw_path"):
+        changed["raw_path"] = given.encode() + scope["raw_path"]
+    return changed

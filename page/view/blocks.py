@@ -10,8 +10,7 @@ import gradio as gr
 
 from faceattr.detection import MIN_FACE
 from page.admission.gate import Gate
-from page.admission.intake import drop, to_source
-from page.admission.uploads import Uploads
+from page.admission.inbox import Inbox, drop, to_source, to_sources
 from page.errors import RequestError
 from page.service import MOST_MIN_FACE, FaceService, Found, guarded, picture_dict
 from page.view.examples import Examples
@@ -43,7 +42,7 @@ def _as_it_came(payload: Any) -> Any:
 
 
 def build_page(
-    service: FaceService, gate: Gate, uploads: Uploads, has_tools: bool = False
+    service: FaceService, gate: Gate, uploads: Inbox, has_tools: bool = False
 ) -> gr.Blocks:
     """The page and the named endpoints; `has_tools` is said on the page."""
     with gr.Blocks(title=TITLE, analytics_enabled=False) as demo:
@@ -67,7 +66,7 @@ def build_page(
     return demo
 
 
-def _try_tab(service: FaceService, gate: Gate, uploads: Uploads) -> None:
+def _try_tab(service: FaceService, gate: Gate, uploads: Inbox) -> None:
     examples = Examples(service)
     with gr.Row():
         with gr.Column(scale=3, min_width=300):
@@ -140,7 +139,7 @@ def _example(gate: Gate, examples: Examples) -> Callable[..., Any]:
 def _wire(
     service: FaceService,
     gate: Gate,
-    uploads: Uploads,
+    uploads: Inbox,
     inputs: tuple[gr.Image, gr.Radio, gr.Number, gr.Button],
     outputs: tuple[gr.HTML, gr.Button],
 ) -> None:
@@ -205,14 +204,18 @@ async def _shown(
     return values["html"], gr.update(visible=values["empty"])
 
 
-def _endpoints(service: FaceService, gate: Gate, uploads: Uploads) -> None:
+def _refusal(error: RequestError) -> gr.Error:
+    return gr.Error(str(error), title=error.kind, print_exception=False)
+
+
+def _endpoints(service: FaceService, gate: Gate, uploads: Inbox) -> None:
     """The named endpoints of Gradio's protocol."""
 
     async def answered(work: Callable[[], dict[str, Any]], payloads: list[Any]) -> dict[str, Any]:
         try:
             return await gate.run(lambda: guarded(work))
         except RequestError as error:
-            raise gr.Error(str(error), title=error.kind, print_exception=False) from None
+            raise _refusal(error) from None
         finally:
             drop(payloads, uploads)
 
@@ -227,10 +230,12 @@ def _endpoints(service: FaceService, gate: Gate, uploads: Uploads) -> None:
     async def predict_batch(
         pictures: list[gr.FileData], detector: str = "default", min_face: float = 0.0
     ) -> dict:  # type: ignore[type-arg]
-        listed = pictures if isinstance(pictures, list) else [pictures]
-        sources = [to_source(picture, uploads) for picture in listed]
+        try:
+            sources = to_sources(pictures, uploads)
+        except RequestError as error:
+            raise _refusal(error) from None
         return await answered(
-            lambda: service.predict_batch(sources, detector=detector, min_face=min_face), listed
+            lambda: service.predict_batch(sources, detector=detector, min_face=min_face), pictures
         )
 
     async def classify_crop(picture: gr.FileData) -> dict:  # type: ignore[type-arg]
