@@ -81,5 +81,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     main()

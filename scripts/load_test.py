@@ -195,7 +195,9 @@ def own_server(checkout: Path = ROOT) -> Iterator[tuple[str, psutil.Process]]:
     with subprocess.Popen([sys.executable, "app.py"], cwd=checkout, env=environment) as process:
         url = f"http://127.0.0.1:{port}"
         try:
-            for _ in range(600):
+            for _ in range(3_000):
+                if process.poll() is not None:
+                    raise SystemExit(f"the server ended with status {process.returncode}")
                 try:
                     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=1)
                     connection.request("GET", "/health")

@@ -16,9 +16,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
-
 from faceattr.pipeline import FacePipeline  # noqa: E402
+from page.admission.json_body import MAX_REST  # noqa: E402
 from page.errors import STATUS  # noqa: E402
 from page.limits import Limits  # noqa: E402
 from page.server import running  # noqa: E402
@@ -78,7 +77,9 @@ NULLABLE = {
 
 PURPOSE = {
     "bad_request": "the request lacks something or asks for something unknown",
-    "too_large": "the file or the request has too many bytes",
+    "not_found": "there is no such endpoint under `/api/v1/`",
+    "not_allowed": "the endpoint wants `POST`",
+    "too_large": "the file, the request or its JSON beside images has too many bytes",
     "too_slow": "the request's body did not come within the time for it",
     "too_much": "the server holds as many bytes of pictures as it may: try again in a moment",
     "bad_picture": "the file is no picture that is read, is damaged, or has too many pixels",
@@ -86,6 +87,37 @@ PURPOSE = {
     "timeout": "no answer within the time limit",
     "internal": "an error of the server; its log says which",
 }
+
+PACKAGES = (
+    (
+        "onnxruntime",
+        "events of sessions and a device id, on by default; look-ups of its maker's collector",
+        "`ORT_DISABLE_TELEMETRY=1` before its import and its own switch, set by `faceattr`",
+    ),
+    (
+        "gradio",
+        "starts, errors and a look for newer versions",
+        "`GRADIO_ANALYTICS_ENABLED=False` and `analytics_enabled=False`, set by the page; no share "
+        "link, no run history",
+    ),
+    (
+        "huggingface_hub",
+        "versions of Python and libraries in the head of a request to the Hub",
+        "bundled weights ask no Hub; `HF_HUB_DISABLE_TELEMETRY=1` shortens the head",
+    ),
+    (
+        "datasets",
+        "as huggingface_hub, when a data set of the Hub is opened",
+        "local files ask no Hub",
+    ),
+    (
+        "ray",
+        "usage statistics of a cluster, hourly",
+        "`RAY_USAGE_STATS_ENABLED=0`, set by the audit before it starts Ray",
+    ),
+    ("mcp, opencv, matplotlib, fastapi, uvicorn", "nothing", "matplotlib caches a list of fonts"),
+)
+"""What each dependency would send, and how it is off."""
 
 
 def _get(url: str) -> Any:
@@ -168,6 +200,10 @@ def _batching() -> str:
     )
 
 
+def _packages() -> str:
+    return "\n".join(f"| {name} | {sends} | {off} |" for name, sends, off in PACKAGES)
+
+
 def _errors() -> str:
     lines = ["| `kind` | HTTP | When |", "|---|---|---|"]
     lines += [f"| `{kind}` | {status} | {PURPOSE[kind]} |" for kind, status in STATUS.items()]
@@ -194,7 +230,8 @@ Version {API_VERSION}. `python app.py` serves it with the page; a Space has it a
 The same answers come in three ways:
 
 - **plain HTTP**: `POST /api/v1/<endpoint>` with a form (multipart), one request, errors as HTTP
-  status; `GET /api/v1/model_info`;
+  status; `GET /api/v1/model_info`; described by `GET /api/v1/openapi.json`; open to browsers on
+  other sites (CORS), as no cookie or key decides about an answer;
 - **Gradio's protocol**: for its Python and JavaScript clients, which upload files themselves;
 - **tools for agents**: the Model Context Protocol, see [below](#tools-for-agents).
 
@@ -210,9 +247,9 @@ Gradio's protocol without a client takes two steps; the picture is an uploaded f
 
 {endpoints}
 In plain HTTP the picture is the form field `picture` (`pictures`, repeated, for a batch) and the
-other parameters are form fields of the same name. `detector` is `default` or one of
-`/model_info`'s `detectors`; `min_face` is the least width of a face in pixels. `/model_info`'s
-`backend` says what runs the network: `torch` or `onnx`.
+other parameters are form fields of the same name; a field that is not known is refused. `detector`
+is `default` or one of `/model_info`'s `detectors`; `min_face` is the least width of a face in
+pixels. `/model_info`'s `backend` says what runs the network: `torch` or `onnx`.
 
 ## Tools for agents
 
@@ -268,9 +305,32 @@ They hold for every way in, and an environment variable changes each.
 {_batching()}
 
 A picture is JPEG, PNG, WebP, BMP, GIF, TIFF or AVIF; of several frames the first is used. Addresses
-(`http://…`) are refused unless `FACEATTR_REMOTE_URLS=1`; then only public hosts are asked,
-redirects included. Uploads are deleted when their request has read them, unused ones after two
-minutes; nothing else is kept. `GET /health` answers 200, or 503 while the server stops.
+(`http://…`) are refused: a server that fetches what strangers name can be sent anywhere. JSON may
+have {MAX_REST:,} bytes beside its `data:` URLs. `GET /health` answers 200, or 503 while the server
+stops.
+
+What the limits hold off: [results/attacks.json](results/attacks.json), by `scripts/attack_page.py`.
+
+## Behind a proxy
+
+At a path of its own (`https://example.org/faces/`), the proxy strips that path and says so in
+`X-Forwarded-Prefix: /faces`; or set `GRADIO_ROOT_PATH=/faces`. `X-Forwarded-Host` and
+`X-Forwarded-Proto` are followed, too. The proxy should not buffer answers (nginx:
+`proxy_buffering off`) and should pass bodies of {Limits().max_request_bytes / 1e6:g} MB.
+
+## Privacy
+
+Uploads stay in memory until their request has read them, unused ones two minutes; no image is
+written to a disk or a log, and no result is kept. Nothing is sent anywhere, by the page, the
+library or the command line, except what you ask for: weights by a Hub id, and pushing them. A test
+watches a prediction in a fresh home: no look-up of a name, no connection beyond this machine, no
+file.
+
+| Package | What it would send | Off by |
+|---|---|---|
+{_packages()}
+
+The page loads nothing from other sites: scripts, styles and fonts come from this server.
 """
 
 

@@ -13,14 +13,13 @@ from corpus import exif as orientation_exif
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from site_fixtures import data_url, gradio_call, post, send, tiny_service
+from site_fixtures import data_url, gradio_call, post, released, send, tiny_service
 
 from faceattr.errors import ImageDecodeError
 from faceattr.images import decode_image
 from faceattr.limits import UPLOAD_BYTES, UPLOAD_PIXELS
 from faceattr.pipeline import FacePipeline
 from page.admission.gate import Gate
-from page.server import running
 from page.view import blocks
 
 pytestmark = [
@@ -37,15 +36,6 @@ NAMES = [case.name for case in CASES]
 @pytest.fixture(scope="module")
 def service():
     return tiny_service()
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("uploads")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GRADIO_TEMP_DIR", str(folder))
-        with running(tiny_service()) as (url, parts):
-            yield url, parts
 
 
 def test_the_corpus_is_as_large_as_promised():
@@ -103,7 +93,7 @@ def test_the_api_answers_each_alone_and_goes_on_correctly(site):
     status, answer = post(url, "api/v1/predict", {}, [("picture", CASES[0].content)])
     assert len(answer["faces"]) == 2
     assert send(f"{url}health")[1]["pending"] == 0
-    assert not list(parts.uploads.folder.iterdir())
+    assert released(parts)
 
 
 def test_a_batch_over_gradio_answers_each_in_place(site):
@@ -119,7 +109,7 @@ def test_a_batch_over_gradio_answers_each_in_place(site):
                 assert case.outcome in entry["error"]["message"], case.name
             else:
                 assert len(entry["faces"]) == case.outcome, case.name
-    assert not list(parts.uploads.folder.iterdir())
+    assert released(parts)
 
 
 def test_pictures_that_are_too_large_are_refused_within_50_ms():

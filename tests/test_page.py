@@ -139,15 +139,6 @@ def test_a_strangers_card_can_load_nothing(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("uploads")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GRADIO_TEMP_DIR", str(folder))
-        with running(tiny_service()) as (url, parts):
-            yield url, parts
-
-
-@pytest.fixture(scope="module")
 def server(site):
     return site[0]
 

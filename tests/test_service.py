@@ -135,7 +135,7 @@ def test_boxes_are_drawn_where_the_faces_are_in_a_picture_that_is_read_small():
 @pytest.mark.parametrize(
     ("variable", "value", "words"),
     [
-        ("GRADIO_SERVER_PORT", "http", "whole number, came 'http'"),
+        ("GRADIO_SERVER_PORT", "http", "whole number from 0 to 65535, came 'http'"),
         ("FACEATTR_MAX_FACES", "many", "whole number, came 'many'"),
         ("FACEATTR_DETECTOR", "dlib", "'auto', 'yunet' or 'haar', came 'dlib'"),
     ],
