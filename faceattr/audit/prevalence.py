@@ -231,25 +231,36 @@ def resampled_means(image: Codes, features: Floats, draws: int, seed: int) -> Fl
     return means
 
 
-def _calibration_noise(fitted: _Fitted, times: Floats) -> Floats:
+def gradient_noise(
+    soft: Floats, given: Floats, true: Codes, shares: Floats, curve: Floats, times: Floats
+) -> Floats:
     """Change of EM's gradient when the calibration rows are drawn again, `(draws, k)`.
 
     Two parts: of the mean probabilities, by which answers are divided; and of the mean scores
     within each class, which are what they should be only as exactly as the rows can tell.
+
+    Args:
+        soft: probabilities of the calibration rows, shape `(n, k)`.
+        given: their scores at the shares found, shape `(n, k)`.
+        true: their cells, shape `(n,)`.
+        shares: found by EM without leaning, shape `(k,)`.
+        curve: mean outer product of the collection's scores, shape `(k, k)`.
+        times: how often each row is drawn, shape `(draws, n)`.
     """
-    means = np.maximum(times @ fitted.known_soft / len(fitted.known_soft), 1e-12)
-    prior = fitted.known_soft.mean(axis=0)
-    slope = np.diag(fitted.scores.mean(axis=0)) - fitted.curve * fitted.plain
+    prior = soft.mean(axis=0)
+    means = np.maximum(times @ soft / len(soft), 1e-12)
+    # The collection's mean scores are 1 where a share is not at the border.
+    slope = np.diag(curve @ shares) - curve * shares
     change: Floats = -np.log(means / np.maximum(prior, 1e-12)) @ slope.T
-    for cell in np.flatnonzero(fitted.plain > 0):
-        rows = fitted.known_true == cell
+    for cell in np.flatnonzero(shares > 0):
+        rows = true == cell
         if not rows.any():
             continue
-        weight = times[:, rows]
+        weight, scored = times[:, rows], given[rows]
         sums = weight.sum(axis=1, keepdims=True)
-        usual = fitted.known_scores[rows].mean(axis=0)
-        again = np.where(sums > 0, weight @ fitted.known_scores[rows] / np.maximum(sums, 1), usual)
-        change += fitted.plain[cell] * (again - usual)
+        usual = scored.mean(axis=0)
+        again = np.where(sums > 0, weight @ scored / np.maximum(sums, 1), usual)
+        change += shares[cell] * (again - usual)
     return change
 
 
@@ -282,7 +293,14 @@ def _shares(fitted: _Fitted, means: Floats, times: Floats, population: bool, see
     rates = confusion(fitted.known_predicted, fitted.known_true, k)
     matrix = adjusted(rates[None], counted[None])[0]
     matrices = adjusted(_resampled_rates(fitted, times), np.clip(counted + shifts, 0, 1))
-    gradient = slopes + _calibration_noise(fitted, times)
+    gradient = slopes + gradient_noise(
+        fitted.known_soft,
+        fitted.known_scores,
+        fitted.known_true,
+        fitted.plain,
+        fitted.curve,
+        times,
+    )
     curves = np.broadcast_to(fitted.curve, (len(means), k, k))
     ems = minimise(curves, fitted.curve @ fitted.plain + gradient)
     truth: Floats = np.zeros((len(means), k))
