@@ -185,21 +185,6 @@ def _limits() -> str:
     return "\n".join(lines)
 
 
-def _batching() -> str:
-    """Why requests are answered one by one; from `scripts/measure_batching.py`."""
-    result = json.loads((ROOT / "docs" / "results" / "batching.json").read_text("utf-8"))
-    ways = result["ways"]
-    together = ways["2 workers, 2 threads, together"]["cpu_ratio"]
-    if together < 0.9:
-        raise SystemExit("batches across requests have begun to pay: reconsider them")
-    return (
-        f"Each request passes the network alone: collecting the faces of requests for "
-        f"{result['wait_ms']:g} ms and\nanswering them together took {together} times the "
-        "processor time, hardly less (`scripts/measure_batching.py`,\n"
-        "[results/batching.json](results/batching.json))."
-    )
-
-
 def _packages() -> str:
     return "\n".join(f"| {name} | {sends} | {off} |" for name, sends, off in PACKAGES)
 
@@ -301,8 +286,6 @@ answers the first step with HTTP 503, which its clients report as a full queue.
 They hold for every way in, and an environment variable changes each.
 
 {_limits()}
-
-{_batching()}
 
 A picture is JPEG, PNG, WebP, BMP, GIF, TIFF or AVIF; of several frames the first is used. Addresses
 (`http://…`) are refused: a server that fetches what strangers name can be sent anywhere. JSON may

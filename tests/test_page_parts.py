@@ -9,11 +9,9 @@ import subprocess
 import sys
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -31,7 +29,6 @@ from page.limits import Limits
 from page.view.blocks import build_page
 from page.view.report import read_licence, read_report
 from page.view.snippets import ADDRESS, AGENT_PYTHON, AGENTS, GRADIO_CURL, SNIPPETS
-from scripts.measure_batching import Together
 
 ROOT = Path(__file__).resolve().parents[1]
 NODE_MODULES = ROOT / "tests" / "node_modules"
@@ -299,30 +296,6 @@ def test_without_a_fitting_mcp_the_page_runs_without_tools(monkeypatch, tmp_path
 
     monkeypatch.setattr(server, "version", version)
     assert server.make_tools(tiny_service(), None, None) is None
-
-
-class Counting:
-    """Answers with the mean of each picture."""
-
-    config, name = None, "counting"
-
-    def __init__(self):
-        self.calls = 0
-
-    def probabilities(self, pixels):
-        self.calls += 1
-        return {"mean": pixels.mean((1, 2, 3))}
-
-
-def test_faces_that_are_collected_get_their_own_answers():
-    counting = Counting()
-    together = Together(counting, wait=0.2)
-    chips = [np.full((1 + i % 3, 2, 2, 3), i, np.uint8) for i in range(8)]
-    with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(together.probabilities, chips))
-    for i, answer in enumerate(answers):
-        assert answer["mean"].tolist() == [i] * len(chips[i])
-    assert counting.calls < 8
 
 
 def test_the_python_snippet_runs_as_it_is(address, folder):
