@@ -70,3 +70,21 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator["tuple[str, Site]
         patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("gradio")))
         with running(tiny_service()) as found:
             yield found
+
+
+def exported_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with tiny weights for 32 px and their `model.onnx`; copy it before you change it."""
+    import torch
+
+    from faceattr.backends.export import export
+    from faceattr.config import ModelConfig
+    from faceattr.model import LightweightMTLNet224
+    from faceattr.preprocessing import Preprocessing
+
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("exported") / "tiny"
+    sizes = {"widths": (4, 4, 4, 8, 8, 8, 8), "hidden": 8}
+    config = ModelConfig(sizes=sizes, preprocessing=Preprocessing(image_size=32))
+    LightweightMTLNet224(config).save_pretrained(folder)
+    export(folder)
+    return folder

@@ -4,11 +4,8 @@ import shutil
 import numpy as np
 import pytest
 
-from faceattr.backends.export import export
 from faceattr.backends.onnx import OnnxClassifier
 from faceattr.hub import find_weights
-from faceattr.model import LightweightMTLNet224, ModelConfig, load_model
-from faceattr.preprocessing import Preprocessing
 from train.__main__ import main
 from train.evaluate.calibration import fit, fit_threshold
 
@@ -49,25 +46,15 @@ def test_threshold_refers_to_calibrated_probabilities():
     assert threshold == fit("gender", logits, targets)[1]
 
 
-def test_calibrate_rewrites_the_config_only(tmp_path, tiny_fairface):
-    sizes = {"widths": (4, 4, 4, 8, 8, 8, 8), "hidden": 8}
-    config = ModelConfig(sizes=sizes, preprocessing=Preprocessing(image_size=32))
-    LightweightMTLNet224(config).save_pretrained(tmp_path / "a")
-    shutil.copytree(tmp_path / "a", tmp_path / "b")
-    assert main(["calibrate", str(tmp_path / "b"), "--data", str(tiny_fairface)]) == 0
-    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in "ab"]
+def test_calibrate_rewrites_the_config_and_exports_again(exported_weights, tmp_path, tiny_fairface):
+    folder = shutil.copytree(exported_weights, tmp_path / "tiny")
+    assert main(["calibrate", str(folder), "--data", str(tiny_fairface)]) == 0
+    weights = [(path / "model.safetensors").read_bytes() for path in (exported_weights, folder)]
     assert weights[0] == weights[1]
-    before, after = (json.loads((tmp_path / n / "config.json").read_text()) for n in "ab")
+    before, after = (
+        json.loads((path / "config.json").read_text()) for path in (exported_weights, folder)
+    )
     assert [key for key in before if before[key] != after[key]] == ["temperatures", "thresholds"]
-    assert load_model(tmp_path / "b").config.thresholds == after["thresholds"]
-
-
-def test_calibrate_keeps_the_onnx_file_up_to_date(tmp_path, tiny_fairface):
-    sizes = {"widths": (4, 4, 4, 8, 8, 8, 8), "hidden": 8}
-    config = ModelConfig(sizes=sizes, preprocessing=Preprocessing(image_size=32))
-    LightweightMTLNet224(config).save_pretrained(tmp_path)
-    export(tmp_path)
-    assert main(["calibrate", str(tmp_path), "--data", str(tiny_fairface)]) == 0
-    kept = OnnxClassifier(find_weights(tmp_path, file="model.onnx")).config
-    assert kept.temperatures == load_model(tmp_path).config.temperatures
-    assert kept.temperatures != config.temperatures
+    kept = OnnxClassifier(find_weights(folder, file="model.onnx")).config
+    assert kept.temperatures == after["temperatures"]
+    assert kept.thresholds == after["thresholds"]

@@ -6,19 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 from hub_server import HubServer
 
-from faceattr.backends.export import export
 from faceattr.hub import HUB_LIMIT_S
-from faceattr.model import LightweightMTLNet224, ModelConfig
-from faceattr.preprocessing import Preprocessing
 
 ROOT = Path(__file__).resolve().parents[1]
 REPO = "user/faces"
-TINY = ModelConfig(
-    sizes={"widths": (4, 4, 4, 4, 4, 4, 4), "hidden": 8}, preprocessing=Preprocessing(32)
-)
 LOAD = """
 import json, sys, time
 from faceattr.errors import FaceAttrError
@@ -37,13 +30,9 @@ print(json.dumps(answers))
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory):
+def files(exported_weights):
     """Tiny weights and their ONNX file, by name."""
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("weights")
-    LightweightMTLNet224(TINY).save_pretrained(folder)
-    export(folder)
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {path.name: path.read_bytes() for path in exported_weights.iterdir()}
 
 
 def load(hub, home, *wanted):

@@ -3,6 +3,7 @@
 import argparse
 import hashlib
 import json
+import shutil
 import socket
 import subprocess
 import sys
@@ -15,7 +16,6 @@ import torch
 from hub_server import HubServer
 from huggingface_hub import ModelCard
 
-from faceattr.backends.export import export
 from faceattr.errors import WeightsError
 from faceattr.hub import BUNDLED, BUNDLED_NAMES
 from faceattr.model import LightweightMTLNet224, ModelConfig, load_model
@@ -35,6 +35,11 @@ def write_weights(folder: Path, seed: int, config: ModelConfig = TINY) -> None:
     """Fresh weights, and a report and a card that are theirs."""
     torch.manual_seed(seed)
     LightweightMTLNet224(config).save_pretrained(folder)
+    describe(folder)
+
+
+def describe(folder: Path) -> None:
+    """A report and a card of the weights in a folder."""
     digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
     (folder / "report.json").write_text(json.dumps({"weights_sha256": digest}))
     (folder / "README.md").write_text(f"{CARD}\nSHA-256 {digest}\n")
@@ -74,12 +79,20 @@ def test_publish_sends_exactly_the_checked_files_in_one_commit(hub, folder):
     assert result.url == f"{hub.url}/{REPO}/tree/{result.commit}"
 
 
-def test_an_onnx_file_goes_along_if_it_is_of_these_weights(hub, folder):
-    export(folder)
+@pytest.fixture
+def exported(folder, exported_weights):
+    """The folder with other weights, and with their ONNX file."""
+    shutil.copytree(exported_weights, folder, dirs_exist_ok=True)
+    describe(folder)
+    return folder
+
+
+def test_an_onnx_file_goes_along_if_it_is_of_these_weights(hub, exported):
+    folder = exported
     result = send(hub, folder)
     assert hub.repo(REPO).files(result.commit)["model.onnx"] == (folder / "model.onnx").read_bytes()
-    write_weights(folder, seed=9)
-    with pytest.raises(WeightsError, match=r"another model\.safetensors; run `python -m faceattr"):
+    write_weights(folder, seed=9, config=load_model(folder).config)
+    with pytest.raises(WeightsError, match=r"another model\.safetensors.*`faceattr export`"):
         send(hub, folder)
 
 
@@ -122,8 +135,8 @@ def test_a_figure_gone_here_is_deleted_there_but_others_files_stay(hub, folder):
     assert repo.files()["notes.txt"] == b"theirs"
 
 
-def test_an_onnx_file_gone_here_is_deleted_there(hub, folder):
-    export(folder)
+def test_an_onnx_file_gone_here_is_deleted_there(hub, exported):
+    folder = exported
     send(hub, folder)
     assert "model.onnx" in hub.repo(REPO).files()
     (folder / "model.onnx").unlink()
