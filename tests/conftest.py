@@ -72,6 +72,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator["tuple[str, Site]
             yield found
 
 
+@pytest.fixture(scope="session")
 def exported_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with tiny weights for 32 px and their `model.onnx`; copy it before you change it."""
     import torch
