@@ -10,9 +10,11 @@ import pytest
 if TYPE_CHECKING:
     from page.server import Site
 
-CACHE = Path(__file__).resolve().parents[1] / ".pytest_cache" / "hf"
-os.environ["HF_HOME"] = str(CACHE)
-os.environ["FACEATTR_ROWS"] = str(CACHE.parent / "rows")
+# Each process of pytest-xdist has caches of its own.
+CACHES = Path(__file__).resolve().parents[1] / ".pytest_cache" / "faceattr"
+CACHES /= os.environ.get("PYTEST_XDIST_WORKER", "one")
+os.environ["HF_HOME"] = str(CACHES / "hf")
+os.environ["FACEATTR_ROWS"] = str(CACHES / "rows")
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 for _name in ("HF_HUB_CACHE", "HF_TOKEN", "HF_ENDPOINT"):
     os.environ.pop(_name, None)

@@ -21,7 +21,7 @@ from faceattr.backends.onnx import OnnxClassifier
 from faceattr.backends.torch import TorchClassifier, fold_batch_norms
 from faceattr.config import ONNX_NAME, ModelConfig
 from faceattr.detection import HaarDetector
-from faceattr.errors import FaceAttrError, WeightsError
+from faceattr.errors import WeightsError
 from faceattr.hub import BUNDLED_NAMES, find_weights
 from faceattr.labels import TASKS
 from faceattr.model import (
@@ -205,11 +205,11 @@ def test_onnx_has_no_pytorch_network_and_no_other_device(exported):
     ],
 )
 def test_the_message_says_how_to_get_what_is_not_installed(
-    exported, tmp_path, missing, changes, message
+    exported_weights, tmp_path, missing, changes, message
 ):
     """In a process of its own: PyTorch cannot be imported a second time."""
     folder = tmp_path / "bare"
-    shutil.copytree(exported, folder)
+    shutil.copytree(exported_weights, folder)
     if not changes:
         (folder / ONNX_NAME).unlink()
     code = f"""
@@ -226,13 +226,13 @@ FacePipeline.from_pretrained({str(folder)!r}, detector="haar", **{changes!r})
 
 def run_python(code, *words):
     return subprocess.run(
-        [sys.executable, "-c", code, *words], cwd=ROOT, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", code, *words], cwd=ROOT, capture_output=True, text=True
     )
 
 
 @pytest.mark.parametrize("backend", ["onnx", "torch"])
-def test_a_pickled_classifier_needs_its_files_no_longer(exported, tmp_path, backend):
-    folder = shutil.copytree(exported, tmp_path / "tiny")
+def test_a_pickled_classifier_needs_its_files_no_longer(exported_weights, tmp_path, backend):
+    folder = shutil.copytree(exported_weights, tmp_path / "tiny")
     pipeline = FacePipeline.from_pretrained(folder, detector="haar", backend=backend, threads=1)
     pixels = chips(3, 32)
     expected = pipeline.classifier.probabilities(pixels)
@@ -263,15 +263,9 @@ assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.parametrize("backend", ["onnx", "torch"])
-def test_a_forked_child_answers_alike_and_ends(exported, backend):
-    done = run_python(FORKING, str(exported), backend)
+def test_a_forked_child_answers_alike_and_ends(exported_weights, backend):
+    done = run_python(FORKING, str(exported_weights), backend)
     assert done.returncode == 0, done.stderr
-
-
-def test_threads_must_be_a_number_above_zero(exported):
-    for wrong in (0, -1, 1.0, True, "2"):
-        with pytest.raises(FaceAttrError, match="threads: expected a whole number from 1 on"):
-            FacePipeline.from_pretrained(exported, detector="haar", threads=wrong)
 
 
 def test_threads_is_how_many_compute():

@@ -257,6 +257,7 @@ def without_example(text):
     return re.sub(r"<details>.*?</details>", "", text, flags=re.S)
 
 
+@pytest.mark.slow
 def test_the_api_document_is_what_the_command_writes(tmp_path):
     script = ROOT / "scripts" / "write_api_docs.py"
     output = tmp_path / "api.md"
@@ -336,6 +337,7 @@ def test_the_javascript_snippet_runs_as_it_is(address, folder):
     assert [line.split()[0] for line in lines] == ["1", "2"]
 
 
+@pytest.mark.slow
 def test_the_load_test_counts_answers_and_finds_none_wrong(address, folder):
     for way in ("http", "gradio"):
         command = [sys.executable, ROOT / "scripts" / "load_test.py", "photo.jpg", "other.jpg"]
