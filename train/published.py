@@ -91,15 +91,15 @@ class Teach:
 Table = Sequence[Run | Teach]
 
 TABLE: Table = (
-    Run("large", large, 0, hours=6.5, publish="FaceAttrNetLarge"),
-    Run("teacher", teacher, 1, hours=9.0),
-    Teach("answers", ("large", "teacher"), faceattrnet, seed=0, views=8, hours=4.0),
-    Run("faceattrnet", faceattrnet, 0, hours=5.0, answers="answers", publish="FaceAttrNet"),
+    Run("large", large, 0, hours=5.0, publish="FaceAttrNetLarge"),
+    Run("teacher", teacher, 1, hours=5.0),
+    Teach("answers", ("large", "teacher"), faceattrnet, seed=0, views=8, hours=5.0),
+    Run("faceattrnet", faceattrnet, 0, hours=6.5, answers="answers", publish="FaceAttrNet"),
     Run(
         "lightweight",
         lightweight,
         0,
-        hours=5.0,
+        hours=6.0,
         answers="answers",
         publish="LightweightMTLNet224",
     ),
@@ -183,7 +183,7 @@ class Chain:
         write_report(new / REPORT_NAME, evaluate(read_predictions(table), history=history))
         report = read_json(new / REPORT_NAME)
         make_card(report, read_json(new / CONFIG_NAME)).save(new / CARD_NAME)
-        write_figures(card_figures(report), new / FIGURES, ("png",))
+        write_figures(card_figures(report), new / FIGURES)
         shutil.rmtree(target, ignore_errors=True)
         target.parent.mkdir(exist_ok=True)
         new.replace(target)

@@ -54,20 +54,26 @@ def large() -> Recipe:
         mixup=0.2,
         ema_decay=0.998,
         augmentation=FOUND,
-        stages=(Stage(0, 112), Stage(12, 128)),
+        stages=(Stage(0, 112), Stage(5, 128), Stage(11, 160)),
     )
 
 
 def teacher() -> Recipe:
     """A larger network from EfficientNet-Lite2's ImageNet weights, to learn from."""
-    return replace(large(), name="teacher", sizes=LITE2)
+    return replace(
+        large(),
+        name="teacher",
+        sizes=LITE2,
+        epochs=12,
+        stages=(Stage(0, 112), Stage(4, 128), Stage(8, 160)),
+    )
 
 
 def faceattrnet() -> Recipe:
     """FaceAttrNet, one run from nothing, on labels and stored answers."""
     return Recipe(
         name="faceattrnet",
-        epochs=100,
+        epochs=80,
         batch_size=128,
         architecture="FaceAttrNet",
         learning_rate=4e-3,
@@ -79,7 +85,7 @@ def faceattrnet() -> Recipe:
         ema_decay=0.998,
         distillation=Distillation(weight=0.9, temperature=2.0),
         augmentation=FOUND,
-        stages=(Stage(0, 64), Stage(40, 96), Stage(75, 128), Stage(94, 144)),
+        stages=(Stage(0, 64), Stage(35, 96), Stage(65, 128)),
     )
 
 
@@ -88,10 +94,10 @@ def lightweight() -> Recipe:
     return replace(
         faceattrnet(),
         name="lightweight",
-        epochs=60,
+        epochs=50,
         architecture="LightweightMTLNet224",
         mixup=0.0,
-        stages=(Stage(0, 64), Stage(35, 96)),
+        stages=(Stage(0, 64), Stage(32, 96)),
     )
 
 

@@ -1,0 +1,121 @@
+"""`python -m train published`: a short table of runs, killed on the way, gone on with, finished."""
+
+import os
+import random
+import signal
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from synthetic import TINY_FACEATTRNET, write_fairface
+
+from faceattr.backends.onnx import OnnxClassifier
+from faceattr.config import ONNX_NAME
+from faceattr.hub import find_weights
+from faceattr.model import load_model
+from train.__main__ import main
+from train.config import Distillation, Recipe, Stage
+from train.data.source import Source
+from train.fit.checkpoint import load_checkpoint
+from train.published import TABLE, Chain, ChainError, Run, Teach, check_commit, make, plan
+from train.recipes import smoke
+from train.tables import read_json, write_json
+
+
+def first() -> Recipe:
+    """The teacher."""
+    return replace(smoke(), stages=(Stage(0, 24), Stage(1, 32)))
+
+
+def second() -> Recipe:
+    """The student."""
+    return replace(
+        smoke(),
+        name="taught",
+        epochs=1,
+        architecture="FaceAttrNet",
+        sizes=TINY_FACEATTRNET,
+        distillation=Distillation(),
+        stages=(Stage(0, 32),),
+    )
+
+
+TINY = (
+    Run("first", first, 0, hours=0.1),
+    Teach("answers", ("first",), second, seed=0, views=2, hours=0.1),
+    Run("second", second, 0, hours=0.1, answers="answers", publish="FaceAttrNet"),
+)
+
+
+def run_until_killed(chain: Chain, seconds: float) -> bool:
+    """Make a chain in a process of its own that is killed after a while; whether it was."""
+    sys.stdout.flush()
+    child = os.fork()
+    if child == 0:
+        try:
+            make(chain)
+        finally:
+            os._exit(0)
+    time.sleep(seconds)
+    os.kill(child, signal.SIGKILL)
+    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+@pytest.mark.filterwarnings("ignore")
+def test_a_chain_that_is_killed_goes_on_to_its_end_and_a_second_call_does_nothing(tmp_path):
+    data = write_fairface(tmp_path / "data", train=64, validation=24, side=32)
+    chain = Chain(TINY, Source(str(data)), tmp_path / "runs")
+    rng = random.Random()
+    kills = [run_until_killed(chain, rng.uniform(0.3, 2.5)) for _ in range(3)]
+    assert any(kills)
+    make(chain)
+    assert not make(chain)
+    folder = tmp_path / "runs" / "weights" / "FaceAttrNet"
+    assert {p.name for p in folder.iterdir()} == {
+        "README.md",
+        "config.json",
+        "figures",
+        "history.jsonl",
+        "model.onnx",
+        "model.safetensors",
+        "report.json",
+    }
+    report = read_json(folder / "report.json")
+    assert (report["dataset"]["rows"], "runs" in report["training"]) == (24, False)
+    assert len(load_model(folder).config.training["runs"]) == 1
+    assert OnnxClassifier(find_weights(folder, file=ONNX_NAME)).config.architecture == "FaceAttrNet"
+    assert plan(chain).count("done") == 3
+    alone = Chain(TINY[:1], Source(str(data)), tmp_path / "alone")
+    make(alone)
+    states = [load_checkpoint(tmp_path / name / "first")["model"] for name in ("runs", "alone")]
+    assert all((value == states[1][key]).all() for key, value in states[0].items())
+
+
+def test_runs_of_another_commit_are_not_gone_on_with(tmp_path):
+    write_json(tmp_path / "chain.json", {"git_commit": "0123"})
+    check_commit(tmp_path, "0123")
+    with pytest.raises(ChainError, match="begun at commit 0123, this is 4567"):
+        check_commit(tmp_path, "4567")
+
+
+def test_a_dry_run_says_what_is_left_and_does_nothing(tmp_path, tiny_fairface, capsys):
+    command = ["published", str(tiny_fairface), str(tmp_path / "runs"), "--dry-run"]
+    assert main(command) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[:-1]] == [step.name for step in TABLE]
+    assert lines[-1].startswith("left: about")
+    assert not Path(tmp_path / "runs").exists()
+
+
+def test_the_table_makes_each_published_network_once_from_steps_that_come_before():
+    made: set[str] = set()
+    for step in TABLE:
+        needs = step.teachers if isinstance(step, Teach) else (step.answers, step.start)
+        assert {name for name in needs if name} <= made
+        made.add(step.name)
+    published = [step.publish for step in TABLE if isinstance(step, Run) and step.publish]
+    assert sorted(published) == ["FaceAttrNet", "FaceAttrNetLarge", "LightweightMTLNet224"]
