@@ -111,7 +111,7 @@ def write(summary: dict[str, Any], path: Path) -> None:
 
     title = f"What mattered in {summary['finished']} trials"
     alt = "; ".join(f"{name} {value:.2f}" for name, value in values.items())
-    Figure(path.stem, title, alt, values, draw).save(path.parent, ("svg",))
+    Figure(path.stem, title, alt, values, draw).save(path.parent)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
