@@ -264,6 +264,54 @@ def gradient_noise(
     return change
 
 
+@dataclass(frozen=True, eq=False)
+class ResampledEM:
+    """EM for one axis, and again with images and calibration rows drawn again.
+
+    Attributes:
+        likelihood: of `em.ratios` for each face, `(N, cells)`.
+        shares: without leaning, `(cells,)`.
+        draws: of the shares, `(draws, cells)`.
+    """
+
+    likelihood: Floats
+    shares: Floats
+    draws: Floats
+
+
+def resampled_em(
+    axis: Axis, answers: Answers, table: CalibrationTable, times: Floats, seed: int
+) -> ResampledEM:
+    """EM with draws around it; `seed` and the images say which images each draw holds.
+
+    Args:
+        axis: whose cells.
+        answers: of the collection.
+        table: beside the weights that answered.
+        times: how often each calibration row is drawn, `(draws, n)`.
+        seed: of `resampled_means`.
+    """
+    known = axis.soft(table.probabilities)
+    prior = known.mean(axis=0)
+    likelihood = em.ratios(axis.soft(answers.probabilities), prior)
+    found = em.fit(likelihood)
+    given = em.scores(likelihood, found)
+    curve = given.T @ given / len(given)
+    scored = em.scores(em.ratios(known, prior), found)
+    noise = gradient_noise(known, scored, axis.cell_of(table.true), found, curve, times)
+    slopes = resampled_means(answers.image, given, len(times), seed) + noise
+    curves = np.broadcast_to(curve, (len(times), *curve.shape))
+    return ResampledEM(likelihood, found, minimise(curves, curve @ found + slopes))
+
+
+def calibration_times(rows: int, draws: int, seed: int) -> Floats:
+    """How often each calibration row is drawn, `(draws, rows)`; each draw has `rows` of them."""
+    drawn = np.random.default_rng([seed, 1]).integers(rows, size=(draws, rows))
+    drawn += rows * np.arange(draws)[:, None]
+    counts = np.bincount(drawn.ravel(), minlength=draws * rows).reshape(draws, rows)
+    return counts.astype(np.float64)
+
+
 def _resampled_rates(fitted: _Fitted, times: Floats) -> Floats:
     """Confusion shares of each draw of the calibration rows, `(draws, k, k)`."""
     k = len(fitted.axis.cells)
@@ -450,15 +498,12 @@ def _corrected(
     draws: int,
     seed: int,
 ) -> dict[str, Shares]:
-    rng = np.random.default_rng([seed, 1])
-    times = rng.multinomial(table.rows, np.full(table.rows, 1 / table.rows), size=draws)
+    times = calibration_times(table.rows, draws, seed)
     found = {}
     for number, (name, axis) in enumerate(axes.items()):
         fitted = _fit(axis, counts[name], part, table)
         shown = _one_hot(fitted.predicted, len(axis.cells))
         features = np.concatenate([shown, fitted.scores], axis=1)
         means = resampled_means(part.image, features, draws, seed)
-        found[name] = _shares(
-            fitted, means, times.astype(np.float64), population, seed + 2 + number
-        )
+        found[name] = _shares(fitted, means, times, population, seed + 2 + number)
     return found

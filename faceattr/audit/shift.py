@@ -16,11 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from faceattr.audit import em
 from faceattr.audit.answers import Answers, Codes, Floats, single
 from faceattr.audit.calibration import CalibrationTable
-from faceattr.audit.prevalence import gradient_noise, resampled_means
-from faceattr.audit.simplex import minimise
+from faceattr.audit.prevalence import calibration_times, resampled_em, resampled_means
 from faceattr.labels import TASKS, Task
 
 LEVEL = 0.02
@@ -83,20 +81,27 @@ def rake(weights: Floats, classes: Mapping[str, Codes], shares: Mapping[str, Flo
     """Weights under which each task's classes have the wanted shares.
 
     Args:
-        weights: to begin with, shape `(draws, n)`.
+        weights: to begin with, at least 0, shape `(draws, n)`.
         classes: by task, of each row, shape `(n,)`.
         shares: by task, wanted in each draw, shape `(draws, classes)`.
 
     Returns:
-        Shape `(draws, n)`; each row sums to 1.
+        Shape `(draws, n)`; each row sums to 1. Shares that no weights can give are met as nearly
+        as the rounds of raking come.
     """
-    found = weights / weights.sum(axis=1, keepdims=True)
+    # Rows of the same classes keep their proportions: raking works on what they sum to.
+    codes = np.stack([classes[name] for name in shares])
+    combinations, member = np.unique(codes, axis=1, return_inverse=True)
+    member = member.reshape(-1)
+    sums = weights @ np.eye(combinations.shape[1])[member]
+    found = sums.copy()
     for _ in range(_RAKING):
-        for name, codes in classes.items():
-            sums = found @ np.eye(shares[name].shape[1])[codes]
-            found = found * (shares[name] / np.maximum(sums, 1e-12))[:, codes]
-    total: Floats = found.sum(axis=1, keepdims=True)
-    result: Floats = found / np.maximum(total, 1e-12)
+        for own, wanted in zip(combinations, shares.values(), strict=True):
+            margin = found @ np.eye(wanted.shape[1])[own]
+            found = found * (wanted / np.maximum(margin, 1e-12))[:, own]
+    factor = found / np.maximum(sums, 1e-300)
+    raked = weights * factor[:, member]
+    result: Floats = raked / np.maximum(raked.sum(axis=1, keepdims=True), 1e-12)
     return result
 
 
@@ -109,34 +114,16 @@ class _Compared:
 
 
 def _compare(answers: Answers, table: CalibrationTable, draws: int, seed: int) -> _Compared:
-    rng = np.random.default_rng([seed, 3])
-    drawn = rng.multinomial(table.rows, np.full(table.rows, 1 / table.rows), size=draws)
-    times = drawn.astype(np.float64)
+    times = calibration_times(table.rows, draws, seed)
     shares, resampled = {}, {}
     seen, known = [], []
     for task in TASKS:
-        axis = single(task)
-        soft = axis.soft(answers.probabilities)
+        found = resampled_em(single(task), answers, table, times, seed)
+        shares[task.name], resampled[task.name] = found.shares[None], found.draws
         calibration = table.probabilities[task.name]
-        prior = calibration.mean(axis=0)
-        likelihood = em.ratios(soft, prior)
-        found = em.fit(likelihood)
-        given = em.scores(likelihood, found)
-        curve = given.T @ given / len(given)
-        slopes = resampled_means(answers.image, given, draws, seed)
-        slopes = slopes + gradient_noise(
-            calibration,
-            em.scores(em.ratios(calibration, prior), found),
-            table.true[task.name],
-            found,
-            curve,
-            times,
-        )
-        curves = np.broadcast_to(curve, (draws, *curve.shape))
-        shares[task.name] = found[None]
-        resampled[task.name] = minimise(curves, curve @ found + slopes)
         edges = _edges(calibration)
-        seen.append(_features(task, soft, edges))
+        here = np.asarray(answers.probabilities[task.name], np.float64)
+        seen.append(_features(task, here, edges))
         known.append(_features(task, calibration, edges))
     features, expected = np.concatenate(seen, axis=1), np.concatenate(known, axis=1)
     usual = rake(np.ones((1, table.rows)), table.true, shares) @ expected

@@ -1,0 +1,275 @@
+"""Whether an audit's intervals hold what they say: docs/results/audit_validity.json.
+
+Skewed collections are drawn from FairFace's validation rows, whose shares are then known, and
+measured as `faceattr audit` does, by the calibration table beside the weights (holdout rows, which
+are never drawn from). The same with the images blurred, darkened or compressed; and with some
+faces of each draw labelled. Classes are drawn without replacement as far as their rows reach; a
+row that is needed again counts as one more face of the same image.
+
+    python scripts/audit_validity.py predict --data FOLDER --cache predictions
+    python scripts/audit_validity.py measure --cache predictions --output JSON
+    python scripts/audit_validity.py table docs/results/audit_validity.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from faceattr.audit.answers import Answers, single
+from faceattr.audit.calibration import CalibrationTable, find_table
+from faceattr.audit.labelled import Labelled, label_sample, powered_shares
+from faceattr.audit.prevalence import Estimates, measure
+from faceattr.audit.shift import LEVEL, shift_test
+from faceattr.hub import find_weights
+from faceattr.labels import TASKS, Task
+from train.tables import markdown_table, read_json, rounded, write_json
+
+FACES = 1_500
+LABELS = 300
+CONCENTRATION = 1.5
+WORSE: tuple[tuple[str, float], ...] = (
+    ("jpeg", 5),
+    ("blur", 3),
+    ("low_light", 16),
+    ("jpeg", 15),
+    ("blur", 2),
+    ("low_light", 8),
+)
+"""Corruptions of train/evaluate/corruptions.py with their levels: three severe, three mild."""
+SEVERE = WORSE[:3]
+CLEAN = ("clean", 0.0)
+_BATCH = 64
+
+
+def _name(variant: tuple[str, float]) -> str:
+    return f"{variant[0]}-{variant[1]:g}"
+
+
+def predict(data: str, weights: str | None, cache: Path) -> None:
+    """Write the probabilities of the validation rows as they are and for each corruption."""
+    from faceattr.backends.onnx import OnnxClassifier
+    from train.data.batches import decode_row
+    from train.data.source import Rows, Source
+    from train.evaluate.corruptions import CORRUPTIONS
+
+    network = OnnxClassifier(find_weights(weights, file="model.onnx"))
+    found: dict[str, dict[str, list[NDArray[np.float32]]]] = {}
+    targets: list[tuple[int, ...]] = []
+    rows = list(Rows(Source(data), "validation").in_order())
+    for start in range(0, len(rows), _BATCH):
+        some = rows[start : start + _BATCH]
+        targets += [row.targets for row in some]
+        chips = [decode_row(row) for row in some]
+        for kind, level in (CLEAN, *WORSE):
+            worse = chips
+            if kind != "clean":
+                worse = [CORRUPTIONS[kind].apply(chip, level) for chip in chips]
+            pixels = network.config.preprocessing.to_pixels(worse)
+            for task, values in network.probabilities(pixels).items():
+                found.setdefault(_name((kind, level)), {}).setdefault(task, []).append(values)
+    cache.mkdir(parents=True, exist_ok=True)
+    for name, parts in found.items():
+        joined = {task: np.concatenate(values) for task, values in parts.items()}
+        np.savez(cache / f"validation-{name}.npz", targets=np.array(targets), **joined)
+
+
+Loaded = tuple[dict[str, NDArray[np.float64]], dict[str, NDArray[np.int64]]]
+
+
+def load(cache: Path, variant: tuple[str, float]) -> Loaded:
+    """Probabilities and labels by task of the validation rows."""
+    with np.load(cache / f"validation-{_name(variant)}.npz") as stored:
+        probabilities = {task.name: stored[task.name].astype(np.float64) for task in TASKS}
+        targets = stored["targets"]
+    return probabilities, {task.name: targets[:, i] for i, task in enumerate(TASKS)}
+
+
+def draw(true: NDArray[np.int64], classes: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Rows of one collection of `FACES` faces whose class shares are Dirichlet distributed."""
+    counts = rng.multinomial(FACES, rng.dirichlet(np.full(classes, CONCENTRATION)))
+    chosen = []
+    for cell, wanted in enumerate(counts):
+        rows = np.flatnonzero(true == cell)
+        while wanted > 0:
+            chosen.append(rng.permutation(rows)[:wanted])
+            wanted -= len(chosen[-1])
+    return np.concatenate(chosen)
+
+
+def _collections(
+    cache: Path, variant: tuple[str, float], task: Task, draws: int
+) -> Iterator[tuple[Answers, NDArray[np.int64], dict[str, NDArray[np.int64]], int]]:
+    """The same rows for each variant: answers, rows, labels and number of the draw."""
+    probabilities, true = load(cache, variant)
+    for number in range(draws):
+        rng = np.random.default_rng([TASKS.index(task), number])
+        rows = draw(true[task.name], len(task.classes), rng)
+        answers = Answers({name: values[rows] for name, values in probabilities.items()}, rows)
+        yield answers, rows, {name: codes[rows] for name, codes in true.items()}, number
+
+
+class Tally:
+    """Errors and hits of one estimator over the draws."""
+
+    def __init__(self) -> None:
+        self.errors: list[float] = []
+        self.hits: list[float] = []
+        self.widths: list[float] = []
+
+    def add(self, found: Estimates, truth: NDArray[np.float64]) -> None:
+        """One draw's estimates."""
+        self.errors.append(float(np.abs(found.value - truth).mean()))
+        inside = (found.low - 1e-12 <= truth) & (truth <= found.high + 1e-12)
+        self.hits.append(float(inside.mean()))
+        self.widths.append(float((found.high - found.low).mean()))
+
+    def to_dict(self) -> dict[str, float]:
+        """Means over draws and classes; `coverage_error` is the standard error of the coverage."""
+        return {
+            "mean_absolute_error": float(np.mean(self.errors)),
+            "coverage": float(np.mean(self.hits)),
+            "coverage_error": float(np.std(self.hits) / np.sqrt(len(self.hits))),
+            "width": float(np.mean(self.widths)),
+        }
+
+
+def shares(
+    cache: Path, variant: tuple[str, float], task: Task, table: CalibrationTable, draws: int
+) -> dict[str, Any]:
+    """Errors and coverage of the counted, the corrected and the labelled shares."""
+    tallies = {name: Tally() for name in ("counted", "matrix", "em", "labelled")}
+    axis = single(task)
+    for answers, _, true, number in _collections(cache, variant, task, draws):
+        truth = np.bincount(true[task.name], minlength=len(task.classes)) / FACES
+        found = measure(answers, table, axes=(axis,), seed=number)[axis.name]
+        # What somebody would say who took the classifier for right: the error of sampling only.
+        naive = measure(answers, None, axes=(axis,), population=True, seed=number)[axis.name]
+        assert found.matrix is not None and found.em is not None
+        tallies["counted"].add(naive.counted, truth)
+        tallies["matrix"].add(found.matrix, truth)
+        tallies["em"].add(found.em, truth)
+        sample = label_sample(answers, LABELS, seed=number)
+        labels = {name: codes[sample.rows] for name, codes in true.items()}
+        known = Labelled(sample.rows, sample.inclusion, labels)
+        tallies["labelled"].add(powered_shares(answers, known, axis), truth)
+    return {name: tally.to_dict() for name, tally in tallies.items()}
+
+
+def warnings(
+    cache: Path, variant: tuple[str, float], table: CalibrationTable, draws: int
+) -> dict[str, Any]:
+    """How often the shift test warns, over draws of each head."""
+    found = [
+        shift_test(answers, table, seed=number)
+        for task in TASKS
+        for answers, _, _, number in _collections(cache, variant, task, draws)
+    ]
+    raised = sum(not one.trusted for one in found)
+    return {"draws": len(found), "warnings": raised, "rate": raised / len(found)}
+
+
+def measure_all(cache: Path, weights: str | None, draws: int, shift_draws: int) -> dict[str, Any]:
+    """The whole content of the JSON file."""
+    files = find_weights(weights)
+    table = find_table(files)
+    if table is None:
+        raise SystemExit(f"{files.name} has no audit.json")
+    variants = {}
+    for variant in (CLEAN, *WORSE):
+        facts: dict[str, Any] = {"kind": variant[0], "level": variant[1]}
+        if variant in (CLEAN, *SEVERE):
+            facts["shares"] = {
+                task.name: shares(cache, variant, task, table, draws) for task in TASKS
+            }
+        facts["shift"] = warnings(cache, variant, table, shift_draws)
+        variants[_name(variant)] = facts
+        print(_name(variant), json.dumps(rounded(facts, 4)), file=sys.stderr, flush=True)
+    return {
+        "schema": 1,
+        "command": "python scripts/audit_validity.py measure",
+        "model": files.name,
+        "weights_sha256": table.weights_sha256,
+        "calibration": {**table.source, "rows": table.rows},
+        "drawn_from": "validation",
+        "faces": FACES,
+        "labels": LABELS,
+        "draws": draws,
+        "concentration": CONCENTRATION,
+        "shift_level": LEVEL,
+        "variants": variants,
+    }
+
+
+TITLES = {
+    "clean": "as they are",
+    "jpeg": "JPEG, quality {:g}",
+    "blur": "blurred, {:g} % of the side",
+    "low_light": "{:g} times less light",
+}
+
+
+def tables(found: dict[str, Any]) -> str:
+    """Markdown: errors and coverage of the images as they are, of labels, and of the warnings."""
+    estimators = {"counted": "counted", "matrix": "matrix", "em": "EM", "labelled": "300 labels"}
+    plain = found["variants"]["clean-0"]["shares"]
+    errors = [
+        [name, *(f"{plain[name][key]['mean_absolute_error']:.4f}" for key in estimators)]
+        + [f"{plain[name][key]['coverage']:.1%}" for key in estimators]
+        for name in plain
+    ]
+    header = ["", *(f"error, {e}" for e in estimators.values())]
+    header += [f"coverage, {e}" for e in estimators.values()]
+    shifted = []
+    for facts in found["variants"].values():
+        title = TITLES[facts["kind"]].format(facts["level"])
+        cells = [title, f"{facts['shift']['warnings']} of {facts['shift']['draws']}"]
+        for key in ("em", "labelled"):
+            cells += [
+                f"{facts['shares'][task.name][key]['coverage']:.1%}" if "shares" in facts else ""
+                for task in TASKS
+            ]
+        shifted.append(cells)
+    names = [task.name for task in TASKS]
+    second = ["images", "warnings", *(f"EM, {n}" for n in names), *(f"labels, {n}" for n in names)]
+    return markdown_table(header, errors) + "\n\n" + markdown_table(second, shifted) + "\n"
+
+
+def main() -> None:
+    """Parse the command line and carry it out."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    first = commands.add_parser("predict", help="run the network once for each corruption")
+    first.add_argument("--data", required=True, help="FairFace: Hub id or folder of its layout")
+    second = commands.add_parser("measure", help="draw collections and measure them")
+    second.add_argument("--draws", type=int, default=100, help="of each head (%(default)s)")
+    second.add_argument(
+        "--shift-draws", type=int, default=20, help="of each head for the test (%(default)s)"
+    )
+    second.add_argument("--output", type=Path, required=True, help="JSON file to write")
+    for command in (first, second):
+        command.add_argument("--cache", type=Path, required=True, help="folder of predictions")
+        command.add_argument("--weights", help="folder or Hub id; the default weights if left out")
+    third = commands.add_parser("table", help="print the tables of a JSON file as Markdown")
+    third.add_argument("json", type=Path)
+    args = parser.parse_args()
+    if args.command == "predict":
+        predict(args.data, args.weights, args.cache)
+    elif args.command == "measure":
+        found = measure_all(args.cache, args.weights, args.draws, args.shift_draws)
+        write_json(args.output, rounded(found))
+    else:
+        print(tables(read_json(args.json)), end="")
+
+
+if __name__ == "__main__":
+    main()
