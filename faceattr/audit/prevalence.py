@@ -33,7 +33,10 @@ MOST_FACES = 400_000
 
 RECOMMENDED = "em"
 LEANING = {"age": 0.02, "gender × age": 0.02}
-"""Strength of EM's pull towards the calibration shares by axis; 0 elsewhere. See docs/audit.md."""
+"""Strength of EM's pull towards the calibration shares by axis; 0 elsewhere. See docs/audit.md.
+
+It moves the value only: the interval is that of EM without it.
+"""
 
 _CHUNK = 8_192
 """Images whose resampled weights are in memory at once."""
@@ -360,8 +363,14 @@ def _shares(fitted: _Fitted, means: Floats, times: Floats, population: bool, see
         fitted.counts,
         interval(counted, shifts) if population else exact(counted, len(means)),
         interval(matrix, matrices - matrix - truth),
-        interval(fitted.em, ems - fitted.plain - truth),
+        _including(interval(fitted.plain, ems - fitted.plain - truth), fitted.em),
     )
+
+
+def _including(found: Estimates, value: Floats) -> Estimates:
+    """The same interval for another value, widened to hold it where it has to be."""
+    low, high = np.minimum(found.low, value), np.maximum(found.high, value)
+    return Estimates(value, low, high, found.draws)
 
 
 def _imputed(fitted: _Fitted, slopes: Floats, seed: int) -> Floats:
