@@ -84,12 +84,15 @@ def _answers(repo_id: str, revision: str | None) -> bool:
     This is the one place that waits for a silent Hub: `hf_hub_download` retries for 23 s.
     """
     global _silent_until
+    from huggingface_hub import hf_hub_url
+
+    url = hf_hub_url(repo_id, CONFIG_NAME, revision=revision)
     if time.monotonic() < _silent_until:
         return False
     answers: list[bool] = []
     # The client may ask for more than the file, with limits of its own: hence a thread that can
     # be left behind.
-    thread = threading.Thread(target=_ask, args=(repo_id, revision, answers), daemon=True)
+    thread = threading.Thread(target=_ask, args=(url, answers), daemon=True)
     thread.start()
     thread.join(HUB_LIMIT_S)
     if answers == [True]:
@@ -98,15 +101,13 @@ def _answers(repo_id: str, revision: str | None) -> bool:
     return False
 
 
-def _ask(repo_id: str, revision: str | None, answers: list[bool]) -> None:
+def _ask(url: str, answers: list[bool]) -> None:
     """Append whether there was an answer to one request."""
-    # Imported here: local weights need neither, and together they take a quarter of a second.
     import httpx2
-    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+    from huggingface_hub import get_hf_file_metadata
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
-        url = hf_hub_url(repo_id, CONFIG_NAME, revision=revision)
         get_hf_file_metadata(url, timeout=HUB_LIMIT_S)
         answers.append(True)
     except HfHubHTTPError:
