@@ -22,7 +22,7 @@ from faceattr.detection import (
 from faceattr.errors import DetectorError
 from faceattr.images import decode_image
 from faceattr.results import Detection, FaceBox
-from scripts.measure_detection import count_matches, measure_photos, read_chips
+from scripts.measure_detection import count_matches, measure_photos, read_chips, search
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -43,12 +43,12 @@ def group_photo(photos_dir):
 
 
 def test_yunet_finds_every_labelled_face_and_no_other(photos_dir, yunet):
-    total = measure_photos(yunet, photos_dir)["total"]
+    total = measure_photos(search(yunet), photos_dir)["total"]
     assert (total["labelled"], total["found"], total["false"]) == (43, 43, 0)
 
 
 def test_haar_finds_41_of_43_labelled_faces_with_3_false_at_most(photos_dir, haar):
-    total = measure_photos(haar, photos_dir)["total"]
+    total = measure_photos(search(haar), photos_dir)["total"]
     assert total["labelled"] == 43
     assert total["found"] >= 41
     assert total["false"] <= 3
