@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from faceattr.errors import ArgumentError as ArgumentError
     from faceattr.errors import ArgumentTypeError as ArgumentTypeError
     from faceattr.errors import AuditError as AuditError
+    from faceattr.errors import CropWarning as CropWarning
     from faceattr.errors import DetectorError as DetectorError
     from faceattr.errors import FaceAttrError as FaceAttrError
     from faceattr.errors import ImageDecodeError as ImageDecodeError
@@ -42,6 +43,7 @@ _HOMES = {
         "ArgumentError",
         "ArgumentTypeError",
         "AuditError",
+        "CropWarning",
         "DetectorError",
         "FaceAttrError",
         "ImageDecodeError",

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from faceattr.errors import DetectorError
 from faceattr.images import require_rgb
 from faceattr.results import LANDMARKS, Detection, FaceBox
-from faceattr.search import find, resized
+from faceattr.search import MOST_IOU, find, resized
 
 YUNET_ENV = "FACEATTR_YUNET"
 YUNET_FILE = Path(__file__).parent / "yunet" / "face_detection_yunet_2026may.onnx"
@@ -31,6 +31,12 @@ photo that leaves faces from about 150 px.
 
 SMALLEST_SEEN = 10
 """Pixels of the copy below which YuNet sees no face: a thinner copy is not looked at."""
+
+LEAST_SCORE = 0.7
+"""YuNet's least confidence, 0 to 1."""
+
+HAAR_HITS = 6
+"""Least number of raw hits of both cascades together."""
 
 MIN_FACE = 24.0
 """Narrower faces are dropped by `FacePipeline`: pixels of the image.
@@ -71,19 +77,11 @@ class YuNetDetector:
 
     name = "yunet"
 
-    def __init__(
-        self,
-        model_path: str | os.PathLike[str],
-        *,
-        score_threshold: float = 0.7,
-        nms_threshold: float = 0.3,
-    ) -> None:
+    def __init__(self, model_path: str | os.PathLike[str] = YUNET_FILE) -> None:
         """Load the network.
 
         Args:
             model_path: ONNX file of YuNet, 2023mar or later.
-            score_threshold: least confidence, 0 to 1.
-            nms_threshold: of two boxes with a larger IoU the less confident is dropped.
 
         Raises:
             DetectorError: when OpenCV cannot load the file.
@@ -93,10 +91,11 @@ class YuNetDetector:
             raise DetectorError(f"expected a YuNet model file, but there is no file {path.name!r}")
         try:
             self._network = cv2.FaceDetectorYN.create(
-                str(path), "", (320, 320), score_threshold, nms_threshold
+                str(path), "", (320, 320), LEAST_SCORE, MOST_IOU
             )
         except cv2.error as error:
             raise DetectorError(f"OpenCV cannot load {path.name!r} as a YuNet model") from error
+        self._file = str(path.resolve())
         self._lock = threading.Lock()
 
     def detect(
@@ -106,6 +105,10 @@ class YuNetDetector:
         require_rgb(image)
         faces = find(self._look, image, thorough=thorough)
         return _sorted(face.scaled(reduction, reduction) for face in faces)
+
+    def __reduce__(self) -> tuple[type[YuNetDetector], tuple[str]]:
+        """OpenCV's object does not pickle; the file is read again."""
+        return type(self), (self._file,)
 
     def _look(self, copy: NDArray[np.uint8]) -> list[Detection]:
         """Faces of about 10 to 300 px."""
@@ -142,19 +145,19 @@ class HaarDetector:
 
     name = "haar"
 
-    def __init__(self, *, min_hits: int = 6) -> None:
+    def __init__(self) -> None:
         """Load the cascades that OpenCV ships.
-
-        Args:
-            min_hits: least number of raw hits of both cascades together.
 
         Raises:
             DetectorError: when this build of OpenCV has no cascades.
         """
         self._finder = _cascade("haarcascade_frontalface_default.xml")
         self._witness = _cascade("haarcascade_frontalface_alt2.xml")
-        self._min_hits = min_hits
         self._lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[type[HaarDetector], tuple[()]]:
+        """OpenCV's objects do not pickle; the cascades are read again."""
+        return type(self), ()
 
     def detect(
         self, image: NDArray[np.uint8], reduction: float = 1, *, thorough: bool = False
@@ -179,7 +182,7 @@ class HaarDetector:
             other, other_hits = max(confirming, key=lambda hit: box.iou(hit[0]), default=(box, 0))
             total = hits + other_hits
             mean = _mean_box(box, other, scale)
-            agree = other_hits > 0 and box.iou(other) >= 0.3 and total >= self._min_hits
+            agree = other_hits > 0 and box.iou(other) >= 0.3 and total >= HAAR_HITS
             if agree and all(mean.iou(face.box) < 0.3 for face in faces):
                 faces.append(Detection(mean, float(total), None, self.name))
         return _sorted(faces)

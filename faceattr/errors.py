@@ -36,6 +36,10 @@ class DetectorError(FaceAttrError):
     """A face detector was asked for that is unknown or whose model file cannot be had."""
 
 
+class CropWarning(UserWarning):
+    """A crop that was handed in shows its face otherwise than the network was trained on."""
+
+
 class LabelError(FaceAttrError, ValueError):
     """A class or task name is not one of those in `faceattr.labels`."""
 

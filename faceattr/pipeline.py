@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, get_args, runtime_checkable
 
@@ -13,16 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from faceattr import arguments, labels
-from faceattr.alignment import CHIP_SIDE, crop_pixels, crop_transform, cut_face
 from faceattr.backends.onnx import OnnxClassifier
 from faceattr.config import ONNX_NAME, ModelConfig
-from faceattr.detection import MIN_FACE, FaceDetector, load_detector
+from faceattr.crops import Cut, find_faces, read_crop, warn
+from faceattr.detection import MIN_FACE, FaceDetector, YuNetDetector, load_detector
 from faceattr.errors import FaceAttrError, WeightsError
 from faceattr.hub import WeightsFiles, find_weights
-from faceattr.images import ImageSource, Picture, open_image, shrink
+from faceattr.images import ImageSource, open_image
 from faceattr.limits import OWN_PIXELS
-from faceattr.results import Attribute, Detection, FaceBox, FaceResult
-from faceattr.search import USUAL_SIDE, longest_copy
+from faceattr.results import Attribute, FaceResult
 
 if TYPE_CHECKING:
     import torch
@@ -31,9 +32,6 @@ if TYPE_CHECKING:
 
 Backend = Literal["torch", "onnx", "auto"]
 Detect = Literal["fast", "thorough"]
-
-LARGEST_CROP = 4 * CHIP_SIDE
-"""Side in pixels to which larger crops are shrunk: made square, a thin one would be enormous."""
 
 
 @runtime_checkable
@@ -254,37 +252,43 @@ class FacePipeline:
         thorough = arguments.choice("detect", effort, get_args(Detect)) == "thorough"
         max_faces = arguments.optional_whole_number("max_faces", max_faces, 0)
         sources, count = arguments.images("images", images)
-        found: list[list[Detection]] = []
-        crops: list[NDArray[np.uint8]] = []
+        found: list[list[Cut]] = []
         for number, source in enumerate(sources, start=1):
             with _named("image", number, count):
                 opened = open_image(source, max_pixels=max_pixels, channels=channels)
-                faces, chips = self._find(opened, least, max_faces, thorough)
-            found.append(faces)
-            crops.extend(chips)
-        rows = iter(self._classify(crops))
-        remaining = iter(crops)
-        return [
-            [_result(face.box, face, next(remaining), next(rows)) for face in faces]
-            for faces in found
-        ]
+                found.append(
+                    find_faces(
+                        self.detector,
+                        opened,
+                        min_face=least,
+                        max_faces=max_faces,
+                        thorough=thorough,
+                    )
+                )
+        results = iter(self._answers([cut for cuts in found for cut in cuts]))
+        return [list(islice(results, len(cuts))) for cuts in found]
 
     def classify_crops(
         self,
         crops: Iterable[ImageSource],
         *,
+        align: bool = False,
         channels: str = "rgb",
         max_pixels: int = OWN_PIXELS,
     ) -> list[FaceResult]:
-        """Classify images that already are face chips; no detector runs.
+        """Classify images that already are crops of one face.
 
-        Chips should look like FairFace's at margin 0.25: the face fills most of a square, the
-        eyes lie at about 0.3 of its height. A chip that is not square is padded to one by
-        repeating its edges, and one larger than `LARGEST_CROP` is shrunk to it. The result's box
-        is the whole chip.
+        Crops should look like FairFace's chips at margin 0.25: the face fills most of a square,
+        the eyes lie at about 0.3 of its height. YuNet looks whether they do: a crop that is loose
+        or tight is answered with a `CropWarning`, and its result says so in `crop_note`; one on
+        its side or upside down is turned; where no face is found, or the turn is not clear, all
+        answers are unsure. A crop that is not square is padded to one by repeating its edges, and
+        one larger than `LARGEST_CROP` is shrunk to it. The result's box is the whole crop.
 
         Args:
             crops: as the images of `predict_batch`.
+            align: cut the largest face that is found anew, as the pipeline does with an image; the
+                result's box is that face's then.
             channels: as there.
             max_pixels: as there.
 
@@ -293,39 +297,23 @@ class FacePipeline:
             ArgumentError: for another argument that cannot be.
         """
         sources, count = arguments.images("crops", crops)
-        boxes, squares = [], []
+        cuts = []
         for number, source in enumerate(sources, start=1):
             with _named("crop", number, count):
-                chip = open_image(source, max_pixels=max_pixels, channels=channels)
-                squares.append(_square(chip.decode(chip.reduction(LARGEST_CROP))))
-            boxes.append(FaceBox(0, 0, *chip.size))
-        rows = self._classify(squares)
-        return [
-            _result(box, None, square, row)
-            for box, square, row in zip(boxes, squares, rows, strict=True)
-        ]
+                opened = open_image(source, max_pixels=max_pixels, channels=channels)
+                cuts.append(read_crop(self._pointer, opened, align=align))
+        warn(cuts)
+        return self._answers(cuts)
 
-    def _find(
-        self, picture: Picture, min_face: float, max_faces: int | None, thorough: bool
-    ) -> tuple[list[Detection], list[NDArray[np.uint8]]]:
-        """The faces of an image and a chip of each.
+    @cached_property
+    def _pointer(self) -> FaceDetector:
+        """A detector that gives landmarks; it looks at crops that are handed in."""
+        return self.detector if isinstance(self.detector, YuNetDetector) else load_detector("yunet")
 
-        A large JPEG is decoded at a half to an eighth of its size, and again, larger, only where
-        a chip would have to be enlarged. Twice the side of the usual search is kept at first: a
-        smaller copy costs hardly less to decode, and with this one few faces need the second time.
-        """
-        side = longest_copy(picture.longer_side, picture.shorter_side, thorough)
-        reduction = picture.reduction(max(2 * USUAL_SIDE, side))
-        image = picture.decode(reduction)
-        options = {"thorough": True} if thorough else {}
-        found = self.detector.detect(image, reduction, **options)
-        faces = [face for face in found if face.box.width >= min_face][:max_faces]
-        transforms = [crop_transform(face) for face in faces]
-        smallest = min(map(crop_pixels, transforms), default=np.inf)
-        if reduction > 1 and smallest < reduction * CHIP_SIDE:
-            reduction = max(r for r in (1, 2, 4) if r == 1 or smallest >= r * CHIP_SIDE)
-            image = picture.decode(reduction)
-        return faces, [cut_face(image, matrix, reduction=reduction) for matrix in transforms]
+    def _answers(self, cuts: Sequence[Cut]) -> list[FaceResult]:
+        """What the network says of faces."""
+        rows = self._classify([cut.pixels for cut in cuts])
+        return [_result(cut, row) for cut, row in zip(cuts, rows, strict=True)]
 
     def _classify(self, crops: Sequence[NDArray[np.uint8]]) -> list[tuple[Attribute, ...]]:
         """The three attributes of each chip."""
@@ -423,35 +411,19 @@ def _joined(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.
     return joined
 
 
-def _square(chip: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Pad the shorter side by repeating the edge, half on either end; shrink before if large."""
-    height, width = chip.shape[:2]
-    side = max(height, width)
-    if side > LARGEST_CROP:
-        scale, side = LARGEST_CROP / side, LARGEST_CROP
-        width, height = (max(1, round(n * scale)) for n in (width, height))
-        chip = shrink(chip, width, height)
-    down, across = side - height, side - width
-    pads = ((down // 2, down - down // 2), (across // 2, across - across // 2), (0, 0))
-    return np.pad(chip, pads, mode="edge")
-
-
-def _result(
-    box: FaceBox,
-    face: Detection | None,
-    crop: NDArray[np.uint8],
-    row: tuple[Attribute, ...],
-) -> FaceResult:
-    if face is not None and not face.turn_sure:
+def _result(cut: Cut, row: tuple[Attribute, ...]) -> FaceResult:
+    if not cut.sure:
         row = tuple(replace(attribute, unsure=True) for attribute in row)
     by_task = {attribute.task: attribute for attribute in row}
+    face = cut.face
     return FaceResult(
-        box=box,
+        box=cut.box,
         score=None if face is None else face.score,
         landmarks=None if face is None else face.landmarks,
         detector=None if face is None else face.detector,
-        turn=0 if face is None else face.turn,
-        crop=crop,
+        turn=cut.turn,
+        crop=cut.pixels,
+        crop_note=cut.note,
         gender=by_task["gender"],
         age=by_task["age"],
         race=by_task["race"],

@@ -185,6 +185,7 @@ class FaceResult:
         race: perceived race in FairFace's seven groups.
         turn: degrees clockwise by which the image had to be turned for the face to stand
             upright: 0, 90, 180 or 270. Where it cannot be told, all answers are unsure.
+        crop_note: what is wrong with a crop that was handed in, in words; or None.
     """
 
     box: FaceBox
@@ -196,6 +197,7 @@ class FaceResult:
     age: Attribute
     race: Attribute
     turn: int = 0
+    crop_note: str | None = None
 
     @property
     def attributes(self) -> tuple[Attribute, ...]:
@@ -256,6 +258,7 @@ class FaceResult:
             "detector": self.detector,
             "landmarks": points,
             "turn": self.turn,
+            "crop_note": self.crop_note,
             **{attribute.task: attribute.to_dict() for attribute in self.attributes},
             "age_range": self.age_range.to_dict(),
         }

@@ -30,6 +30,7 @@ import torch
 import torchvision
 from torch.fx.experimental.optimization import fuse
 
+import faceattr.crops as crops_module
 import faceattr.pipeline as pipeline_module
 from faceattr import labels
 from faceattr.backends.export import export, to_onnx
@@ -232,7 +233,7 @@ def stages(pipeline: FacePipeline, data: bytes) -> dict[str, float]:
         timed(pipeline_module, "open_image", "decode", spent),
         timed(Picture, "decode", "decode", spent),
         timed(pipeline.detector, "detect", "detect", spent),
-        timed(pipeline_module, "cut_face", "align", spent),
+        timed(crops_module, "cut_face", "align", spent),
         timed(pipeline.classifier, "probabilities", "network", spent),
     ):
         started = time.perf_counter()

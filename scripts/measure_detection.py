@@ -45,7 +45,7 @@ MATCH_IOU = 0.3
 CHIP_FACE = (0.110, 0.003, 0.787, 0.962)
 """Where YuNet finds the face on a chip: x, y, width, height; medians."""
 
-CLOSE_SIDES = (224, 320, 640, 1200, 2000, 4000)
+CLOSE_SIDES = (224, 320, 640, 1200, 4000)
 SMALL_FACES = (120, 97, 82, 67)
 TURNS = (90, 180, 270)
 PARTS = ("photos", "chips", "closeups", "small", "mosaics", "turned", "empty", "cost")

@@ -47,6 +47,7 @@ FIELDS = {
     "faces[].detector": "null for crops",
     "faces[].landmarks": "five points `[x, y]` by name, or null where the detector gives none",
     "faces[].turn": "degrees clockwise by which the image had to be turned: 0, 90, 180 or 270",
+    "faces[].crop_note": "what is wrong with a crop that was handed in, or null",
     "faces[].gender": "perceived gender; `age` and `race` look the same",
     "faces[].gender.label": "the most probable class",
     "faces[].gender.display_label": "the same for people, e.g. 70+",

@@ -9,12 +9,13 @@ from PIL import Image
 
 from faceattr.__main__ import main
 from faceattr.alignment import align_face
+from faceattr.crops import LARGEST_CROP
 from faceattr.detection import load_detector
 from faceattr.errors import FaceAttrError, ImageDecodeError
 from faceattr.images import decode_image
 from faceattr.labels import TASKS
 from faceattr.model import LightweightMTLNet224, ModelConfig
-from faceattr.pipeline import LARGEST_CROP, FacePipeline, _joined
+from faceattr.pipeline import FacePipeline, _joined
 from faceattr.preprocessing import Preprocessing
 from faceattr.results import Detection, FaceBox
 

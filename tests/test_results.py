@@ -34,7 +34,7 @@ def face(**changes):
 
 def test_dict_is_json_with_names_for_everything():
     values = json.loads(json.dumps(face().to_dict()))
-    assert list(values) == ["box", "score", "detector", "landmarks", "turn"] + [
+    assert list(values) == ["box", "score", "detector", "landmarks", "turn", "crop_note"] + [
         "gender",
         "age",
         "race",
