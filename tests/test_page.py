@@ -244,7 +244,7 @@ def test_a_visitor_sees_one_card_a_face(site, page, tmp_path, count):
         assert bars.count() == 8
         card.locator("[data-more]").click()
     assert bars.count() == 18
-    titles = card.locator("h4").all_inner_texts()
+    titles = card.locator("h3").all_inner_texts()
     assert titles[0].strip() == "Perceived gender"
     assert titles[1].startswith("Perceived age ") and titles[1].endswith("%")
     assert titles[2] == "Perceived race unsure"

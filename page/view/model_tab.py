@@ -21,18 +21,29 @@ UNKNOWN = (
 
 def model_html(service: FaceService) -> str:
     """Facts and accuracy; what the report lacks is left out, and said where there is no report."""
-    parts = ["<h2>The model in use</h2>", _table([], _facts(service.model_info()), "fa-facts")]
+    parts = [
+        "<h2>The model in use</h2>",
+        _table("Facts", [], _facts(service.model_info()), "fa-facts"),
+    ]
     if service.report is None:
         parts.append(UNKNOWN)
     elif rows := _accuracy(service.report):
         dataset = service.report.get("dataset") or {}
         where = f"{dataset.get('id', 'an unnamed data set')}, {dataset.get('split', '')} rows"
-        head = ["", "Right", "95 % interval", "Images", "Unsure below", "Not unsure", "Right then"]
+        head = [
+            "Answer",
+            "Right",
+            "95 % interval",
+            "Images",
+            "Unsure below",
+            "Not unsure",
+            "Right then",
+        ]
         parts.append(
             "<h2>How often it is right</h2><p>Share of images on which the likeliest answer is the "
             f"annotators' ({html.escape(where)}), with 95 % Wilson intervals. Annotators disagree "
             'among themselves too. An answer is "unsure" below the probability in the table.</p>'
-            + _table(head, rows)
+            + _table("Accuracy", head, rows)
         )
         parts.append(_classes(service.report))
     return f'<div class="fa-prose">{"".join(parts)}</div>'
@@ -95,7 +106,11 @@ def _classes(report: dict[str, Any]) -> str:
             if _is_cell(cell) and cell.get("class") in task.classes
         ]
         if rows:
-            tables.append(_table([TITLES[task.name], "Found", "95 % interval", "Images"], rows))
+            tables.append(
+                _table(
+                    TITLES[task.name], [TITLES[task.name], "Found", "95 % interval", "Images"], rows
+                )
+            )
     if not tables:
         return ""
     return f"<h2>For whom it errs more</h2><div class='fa-figures'>{''.join(tables)}</div>"
@@ -112,8 +127,8 @@ def _is_cell(cell: Any) -> bool:
     return isinstance(cell, dict) and all(isinstance(cell.get(n), (int, float)) for n in names)
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]], kind: str = "") -> str:
-    top = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in head)
+def _table(name: str, head: Sequence[str], rows: Sequence[Sequence[str]], kind: str = "") -> str:
+    top = "".join(f'<th scope="col">{html.escape(title)}</th>' for title in head)
     body = "".join(
         f'<tr><th scope="row">{html.escape(first)}</th>'
         + "".join(f"<td>{html.escape(value)}</td>" for value in rest)
@@ -121,7 +136,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]], kind: str = "") -
         for first, *rest in rows
     )
     return (
-        '<div class="fa-scroll" tabindex="0" role="region" aria-label="Table">'
+        f'<div class="fa-scroll" tabindex="0" role="region" aria-label="{name}">'
         f'<table class="fa-table {kind}"><thead><tr>{top}</tr></thead><tbody>{body}</tbody>'
         "</table></div>"
     )

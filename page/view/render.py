@@ -77,7 +77,7 @@ def _bars(attribute: Attribute, note: str) -> str:
             f'<span class="fa-share">{html.escape(percent(shares[name]))}</span></li>'
         )
     title = f'{TITLES[task.name]} <span class="fa-note">{note}</span>'
-    return f"<section><h4>{title}</h4><ul>{''.join(rows)}</ul></section>"
+    return f"<section><h3>{title}</h3><ul>{''.join(rows)}</ul></section>"
 
 
 def _why(number: int) -> str:
@@ -119,9 +119,9 @@ def _card(number: int, face: FaceResult, opened: bool) -> str:
         f'data-face="{number}" style="--c:#{_colour(number)}" aria-label="Face {number}"><header>'
         f'<img class="fa-crop" src="{data_url(face.crop, lossless=opened)}" '
         f'alt="Face {number}, cropped and turned upright"><div>'
-        f'<h3><a class="fa-number" href="#box-{number}" aria-label="Face {number} in the picture">'
+        f'<h2><a class="fa-number" href="#box-{number}" aria-label="Face {number} in the picture">'
         f'{number}</a> <span class="fa-nowrap">{gender},</span> '
-        f'<span class="fa-nowrap">{age}</span></h3>'
+        f'<span class="fa-nowrap">{age}</span></h2>'
         f'<p class="fa-small">{notes}</p></div></header>'
         f'<div class="fa-bars" id="more-{number}">{bars}</div>'
         f'<div class="fa-foot">{"" if opened else more}{_why(number)}</div></article>'

@@ -11,7 +11,7 @@ from gradio_client import Client, handle_file  # pip install gradio_client
 client = Client("http://127.0.0.1:7860")
 answer = client.predict(handle_file("photo.jpg"), api_name="/predict")
 for face in answer["faces"]:
-    print(face["number"], face["box"], face["age"]["label"], face["age"]["probability"])
+    print(face["number"], face["box"], face["gender"]["label"], face["age_range"]["label"])
 
 batch = client.predict(
     [handle_file("photo.jpg"), handle_file("other.jpg")], api_name="/predict_batch"
@@ -34,7 +34,7 @@ import { Client } from "@gradio/client"; // npm install @gradio/client
 const client = await Client.connect("http://127.0.0.1:7860");
 const photo = new Blob([await readFile("photo.jpg")]);
 const { data } = await client.predict("/predict", { picture: photo });
-for (const face of data[0].faces) console.log(face.number, face.box, face.age.label);
+for (const face of data[0].faces) console.log(face.number, face.box, face.age_range.label);
 client.close();
 """
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import os
-from importlib.metadata import PackageNotFoundError, metadata
 
 from page.limits import Limits
 from page.view.snippets import ADDRESS, AGENTS, SNIPPETS
@@ -25,8 +24,8 @@ def intro(model: str, revision: str | None) -> str:
     links = [_tab("Model", "How often it is right"), _tab("Use it", "Call it from your code")]
     if revision:
         links.append(_link(f"https://huggingface.co/{model}/tree/{revision}", "Weights"))
-    if code := code_address():
-        links.append(_link(code, "Code"))
+    if space := os.environ.get("SPACE_ID"):
+        links.append(_link(f"https://huggingface.co/spaces/{space}/tree/main", "Code"))
     links.append(_tab("Limits and law", "What it is not for"))
     items = "".join(f"<li>{link}</li>" for link in links)
     return f"""<div class="fa-intro">
@@ -34,18 +33,6 @@ def intro(model: str, revision: str | None) -> str:
 <p>How FairFace's annotators would most likely have labelled each face, with the probability of
 every answer. A measuring tool for picture collections, not a judge of anybody's identity. Pictures
 are not stored.</p><ul class="fa-links">{items}</ul></div>"""
-
-
-def code_address() -> str | None:
-    """Where the code of this page is to be read: the Space's files, or the package's home."""
-    if space := os.environ.get("SPACE_ID"):
-        return f"https://huggingface.co/spaces/{space}/tree/main"
-    try:
-        listed = metadata("faceattr").get_all("Project-URL") or []
-    except PackageNotFoundError:
-        return None
-    urls = dict(entry.split(", ", 1) for entry in listed)
-    return next((urls[name] for name in ("Source", "Repository", "Homepage") if name in urls), None)
 
 
 def _tab(name: str, words: str) -> str:
@@ -71,6 +58,9 @@ errors and adds its own.
 - **Errors are not spread evenly.** The tab *Model* shows for whom the network errs more often.
   Poor light, make-up, masks, drawings, profiles and small faces make it worse, and its
   probabilities were fitted on clear, cropped photographs.
+- **The age is a range**: the fewest neighbouring groups that hold four fifths of the probability.
+  Teenagers are often called adults, so "may be under 20" stands where that is at all likely; never
+  take such a face for an adult's.
 - **"Unsure"** means that the most likely answer lies below the probability at which such answers
   were right as often as was aimed for on held-out pictures. Take it seriously: the two
   likeliest answers are then often both plausible.
@@ -81,6 +71,7 @@ errors and adds its own.
   reads it, and one that no request uses within two minutes.
 - Nothing of a picture or a result is kept, logged, or used for training. The crops, heat maps and
   downloads that you see are in your browser only.
+- The camera's picture leaves your browser when you take a photo, or while live answers are on.
 - The page loads nothing from third parties and counts no visitors.
 
 ## Law
@@ -122,5 +113,6 @@ def use_html(limits: Limits, has_tools: bool) -> str:
         'wait, further ones get HTTP 503, "busy, try again".</p>'
         "<p>Endpoints: <code>/predict</code>, <code>/predict_batch</code>, "
         "<code>/classify_crop</code>, <code>/explain</code>, <code>/model_info</code>. "
-        "Every field is described in <code>docs/api.md</code> of the repository.</p></div>"
+        "What each takes stands under <em>Use via API</em> at the foot of the page, every field of "
+        "an answer in <code>docs/api.md</code> of the code.</p></div>"
     )
