@@ -481,3 +481,19 @@ def test_round_trip_from_the_command_line_gives_equal_logits_bit_for_bit(hub, fo
         assert set(expected) == set(loaded) == {"gender", "age", "race"}
         for task in expected:
             assert expected[task].tobytes() == loaded[task].tobytes()
+
+
+def test_a_calibration_table_is_published_and_must_be_of_these_weights(folder):
+    from audit_synthetic import table
+
+    from faceattr.audit.calibration import CalibrationTable, write_table
+
+    digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    made = table(300)
+    write_table(
+        CalibrationTable(digest, made.source, made.true, made.probabilities), folder / "audit.json"
+    )
+    assert "audit.json" in check_folder(folder)
+    write_table(made, folder / "audit.json")
+    with pytest.raises(PublishError, match="audit-table"):
+        check_folder(folder)
