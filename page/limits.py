@@ -23,6 +23,9 @@ class Limits:
     max_pixels: int = _limit(UPLOAD_PIXELS, "FACEATTR_MAX_PIXELS", "pixels of one picture")
     max_faces: int = _limit(100, "FACEATTR_MAX_FACES", "faces of one picture; the largest are kept")
     max_batch: int = _limit(16, "FACEATTR_MAX_BATCH", "pictures of one batch")
+    max_collection: int = _limit(
+        50, "FACEATTR_MAX_COLLECTION", "pictures of one collection on the page"
+    )
     max_request_bytes: int = _limit(
         120_000_000, "FACEATTR_MAX_REQUEST_BYTES", "bytes of one request's body"
     )

@@ -11,6 +11,7 @@ import pytest
 from synthetic import picture
 
 from faceattr.audit.collect import collect
+from faceattr.audit.labelled import LabelSample
 from faceattr.audit.labelling import forget_crops, read_sheet, write_sheet
 from faceattr.audit.sources import SourceOptions, open_collection
 from faceattr.audit.work import Settings
@@ -34,7 +35,9 @@ def audited(tmp_path_factory):
 def sheet(audited):
     root, found = audited
     refs = open_collection(root / "in", SourceOptions()).refs
-    page = write_sheet(found.faces, [0, 2], [1.5, 2.0], root / "out", refs, CROPS)
+    page = write_sheet(
+        found.faces, LabelSample(np.array([0, 2]), np.array([0.5, 1.0])), root / "out", refs, CROPS
+    )
     return root / "out", page
 
 
@@ -48,7 +51,7 @@ def test_the_sheet_names_faces_and_weights_and_leaves_the_labels_open(sheet, aud
     rows = rows_of(folder / "label-sheet.csv")
     faces = pq.read_table(audited[1].faces)
     assert [row["id"] for row in rows] == [faces["id"][n].as_py() for n in (0, 2)]
-    assert [float(row["weight"]) for row in rows] == [1.5, 2.0]
+    assert [float(row["inclusion"]) for row in rows] == [0.5, 1.0]
     assert {row[task] for row in rows for task in ("gender", "age", "race")} == {""}
 
 
@@ -57,7 +60,7 @@ def test_the_page_shows_crops_and_no_answer_of_the_model(sheet):
     text = page.read_text()
     data = json.loads(base64.b64decode(re.search(r'atob\("([^"]+)"\)', text)[1]))
     assert [row["row"] for row in data["rows"]] == [0, 2]
-    assert set(data["rows"][0]) == {"row", "image", "id", "face", "weight"}
+    assert set(data["rows"][0]) == {"row", "image", "id", "face", "inclusion"}
     assert sorted(p.name for p in (folder / "label-crops").iterdir()) == ["0.jpg", "2.jpg"]
     assert "http" not in text.replace("http-equiv", "")
 
@@ -79,18 +82,19 @@ def test_a_filled_in_sheet_is_read_by_class_names(sheet):
     )
     path.write_text(filled + "\n")
     labels = read_sheet(path)
-    assert labels.rows == (0, 2)
-    assert labels.classes == {"gender": (1, 0), "age": (8, -1), "race": (-1, 2)}
+    assert labels.rows.tolist() == [0, 2]
+    told = {name: codes.tolist() for name, codes in labels.true.items()}
+    assert told == {"gender": [1, 0], "age": [8, -1], "race": [-1, 2]}
     assert labels.unclear == {"gender": 0, "age": 0, "race": 1}
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("row,weight,gender\n0,1,Woman\n", "line 2 of the labels.*'Woman' is not a class"),
-        ("row,weight,gender\n0,1,\n", "holds no label yet"),
+        ("row,inclusion,gender\n0,1,Woman\n", "line 2 of the labels.*'Woman' is not a class"),
+        ("row,inclusion,gender\n0,1,\n", "holds no label yet"),
         ("gender\nMale\n", "lacks the columns"),
-        ("row,weight,gender\nx,1,Male\n", "hold numbers"),
+        ("row,inclusion,gender\nx,1,Male\n", "hold numbers"),
     ],
 )
 def test_a_sheet_that_does_not_fit_is_refused_in_words(content, message, tmp_path):

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from faceattr.audit.collected import FLAGS, Collected
+from faceattr.audit.measures import LEAST_COUNT
 from faceattr.audit.render import percent
 from faceattr.labels import TASKS
-
-LEAST = 30
-"""Faces below which a cell of a table is marked: its share says little."""
 
 
 def counts(found: Collected) -> dict[str, Any]:
@@ -118,7 +116,7 @@ def warnings(found: Collected, by_group: Mapping[str, Mapping[str, Any]]) -> lis
     rates = {
         name: values["without_face"] / (values["images"] - values["failed"])
         for name, values in by_group.items()
-        if values["images"] - values["failed"] >= LEAST
+        if values["images"] - values["failed"] >= LEAST_COUNT
     }
     if rates and max(rates.values()) - min(rates.values()) > 0.05:
         most, least = max(rates, key=rates.__getitem__), min(rates, key=rates.__getitem__)
@@ -130,8 +128,3 @@ def warnings(found: Collected, by_group: Mapping[str, Mapping[str, Any]]) -> lis
             }
         )
     return said
-
-
-def least_marked(cells: Sequence[int]) -> bool:
-    """Whether any cell is below `LEAST`."""
-    return any(cell < LEAST for cell in cells)

@@ -63,6 +63,9 @@ def _add_engine(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--backend", choices=["auto", "onnx", "torch"], default="auto")
     group.add_argument("--mirror", action="store_true", help="mean over each face and its mirror")
     group.add_argument("--min-face", type=float, default=0.0, help="least width in pixels")
+    group.add_argument(
+        "--detect", choices=["fast", "thorough"], default="fast", help="thorough: smaller faces too"
+    )
     group.add_argument("--engine", choices=["local", "ray"], default="local")
     group.add_argument("--workers", type=int, metavar="N", help="processes (default: one a core)")
     group.add_argument("--ray-address", help="of a running cluster; none: one on this machine")
@@ -91,6 +94,12 @@ def _add_statistics(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_labels(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--label-sample",
+        type=int,
+        metavar="N",
+        help="write a sheet of N faces to label, as CSV and as a page with crops",
+    )
     group.add_argument("--labels", type=Path, metavar="FILE", help="use a sheet that is filled in")
     group.add_argument("--forget", action="store_true", help="delete the crops of the sheet")
 
@@ -122,6 +131,7 @@ def run(args: argparse.Namespace) -> int:
             backend=args.backend,
             mirror=args.mirror,
             min_face=args.min_face,
+            detect=args.detect,
             engine=Engine(args.engine, args.workers, args.ray_address),
             restart=args.restart,
             population=args.population,
@@ -129,6 +139,7 @@ def run(args: argparse.Namespace) -> int:
             merge=args.merge,
             truth=args.truth,
             prediction=args.prediction,
+            label_sample=args.label_sample,
             labels=args.labels,
             forget=args.forget,
             quiet=args.quiet,

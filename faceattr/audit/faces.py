@@ -48,7 +48,7 @@ def face_values(number: int, face: FaceResult, width: int, height: int) -> dict[
         "height": box.height,
         "score": face.score,
         "detector": face.detector,
-        "turn": getattr(face, "turn", None),
+        "turn": face.turn,
         "small": box.width < SMALL,
         "blurred": sharpness(face.crop) < BLURRED,
         "cut": max(beyond) > CUT * side,

@@ -8,15 +8,18 @@ import io
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 from PIL import Image
 
 from faceattr import labels
+from faceattr.audit.labelled import Labelled, LabelSample
 from faceattr.audit.places import Reader, ReadError, Ref
 from faceattr.audit.work import Settings
 from faceattr.errors import AuditError, FaceAttrError, LabelError
@@ -25,32 +28,30 @@ from faceattr.images import open_image
 SHEET_NAME = "label-sheet.csv"
 PAGE_NAME = "label-sheet.html"
 CROPS_NAME = "label-crops"
-SHEET_COLUMNS = ("row", "image", "id", "face", "weight", *(task.name for task in labels.TASKS))
+SHEET_COLUMNS = ("row", "image", "id", "face", "inclusion", *(task.name for task in labels.TASKS))
 UNCLEAR = "unclear"
 """What a labeller writes where a face cannot be judged; such rows are left out and counted."""
 
 
-@dataclass(frozen=True)
-class Labels:
-    """What a sheet says.
+@dataclass(frozen=True, eq=False)
+class Labels(Labelled):
+    """Labels by hand as a sheet has them.
 
     Attributes:
-        rows: of the table of faces, from 0.
-        weights: faces of the collection that each stands for.
-        classes: by task, class numbers; -1 where the row has no label for it.
-        unclear: by task, how many rows were marked so.
+        unclear: by task, how many faces nobody could judge; they are left out.
     """
 
-    rows: tuple[int, ...]
-    weights: tuple[float, ...]
-    classes: Mapping[str, tuple[int, ...]]
-    unclear: Mapping[str, int]
+    unclear: Mapping[str, int] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready counts."""
+        told = {name: int((codes >= 0).sum()) for name, codes in self.true.items()}
+        return {"rows": max(told.values()), "told": told, "unclear": dict(self.unclear)}
 
 
 def write_sheet(
     faces: Path,
-    chosen: Sequence[int],
-    weights: Sequence[float],
+    sample: LabelSample,
     output: Path,
     refs: Callable[[], Iterator[Ref]],
     settings: Settings,
@@ -59,8 +60,7 @@ def write_sheet(
 
     Args:
         faces: the table of faces.
-        chosen: rows of it, ascending.
-        weights: faces that each of them stands for.
+        sample: which rows of it.
         output: the audit's folder.
         refs: the collection's images.
         settings: with which they were read.
@@ -72,10 +72,10 @@ def write_sheet(
         AuditError: when the folder cannot be written.
     """
     table = pq.read_table(faces, columns=["image", "id", "face", "x", "y", "width", "height"])
-    picked = table.take(list(chosen)).to_pylist()
+    picked = table.take(sample.rows).to_pylist()
     entries = [
-        {"row": int(row), "weight": float(weight), **values}
-        for row, weight, values in zip(chosen, weights, picked, strict=True)
+        {"row": int(row), "inclusion": float(share), **values}
+        for row, share, values in zip(sample.rows, sample.inclusion, picked, strict=True)
     ]
     folder = output / CROPS_NAME
     try:
@@ -177,7 +177,8 @@ def _page(entries: Sequence[Mapping[str, Any]]) -> str:
         for task in labels.TASKS
     ]
     rows = [
-        {key: entry[key] for key in ("row", "image", "id", "face", "weight")} for entry in entries
+        {key: entry[key] for key in ("row", "image", "id", "face", "inclusion")}
+        for entry in entries
     ]
     data = json.dumps({"tasks": tasks, "rows": rows, "columns": SHEET_COLUMNS, "crops": CROPS_NAME})
     template = (files("faceattr.audit") / "templates" / "labels.html").read_text(encoding="utf-8")
@@ -198,26 +199,30 @@ def read_sheet(path: Path) -> Labels:
             names = reader.fieldnames or []
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise AuditError(f"the labels {str(path)!r} cannot be read: {error}") from error
-    tasks = [task for task in labels.TASKS if task.name in names]
-    if missing := [name for name in ("row", "weight") if name not in names]:
+    if missing := [name for name in ("row", "inclusion") if name not in names]:
         raise AuditError(
             f"{str(path)!r} lacks the columns {missing}; expected a sheet that "
             "`faceattr audit --label-sample` wrote"
         )
-    classes: dict[str, tuple[int, ...]] = {}
+    true: dict[str, NDArray[np.int64]] = {}
     unclear: dict[str, int] = {}
-    for task in tasks:
-        found = [(row[task.name] or "").strip() for row in rows]
+    for task in labels.TASKS:
+        found = [(row.get(task.name) or "").strip() for row in rows]
         unclear[task.name] = sum(value.lower() == UNCLEAR for value in found)
-        classes[task.name] = tuple(_class(task, value, n) for n, value in enumerate(found, 2))
-    if not any(value >= 0 for column in classes.values() for value in column):
+        codes = [_class(task, value, line) for line, value in enumerate(found, start=2)]
+        true[task.name] = np.array(codes, np.int64)
+    kept = np.any([codes >= 0 for codes in true.values()], axis=0)
+    if not kept.any():
         raise AuditError(f"{str(path)!r} holds no label yet; fill in its columns first")
     try:
-        places = tuple(int(row["row"]) for row in rows)
-        weights = tuple(float(row["weight"]) for row in rows)
+        places = np.array([int(row["row"]) for row in rows], np.int64)
+        inclusion = np.array([float(row["inclusion"]) for row in rows], np.float64)
     except ValueError as error:
-        raise AuditError(f"{str(path)!r}: the columns 'row' and 'weight' hold numbers") from error
-    return Labels(places, weights, classes, unclear)
+        raise AuditError(
+            f"{str(path)!r}: the columns 'row' and 'inclusion' hold numbers"
+        ) from error
+    told = {name: codes[kept] for name, codes in true.items()}
+    return Labels(places[kept], inclusion[kept], told, unclear)
 
 
 def _class(task: labels.Task, value: str, line: int) -> int:

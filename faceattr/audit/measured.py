@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from faceattr.audit import present
-from faceattr.audit.answers import Answers, Axis
+from faceattr.audit.answers import Answers, Axis, Floats
 from faceattr.audit.calibration import CalibrationTable
 from faceattr.audit.collected import Collected
+from faceattr.audit.labelled import FEWEST, powered
 from faceattr.audit.labelling import Labels
-from faceattr.audit.prevalence import Shares, measure
+from faceattr.audit.measures import association, reference_shares
+from faceattr.audit.other_system import rates_by_group
+from faceattr.audit.prevalence import Estimates, Shares, measure
+from faceattr.audit.shift import LEVEL, Shift, shift_test
+from faceattr.errors import AuditError
+from faceattr.labels import TASKS, task
 
 MOST_GROUPS = 50
 """Groups that get shares of their own; with more, only what was left out is split."""
@@ -60,18 +70,126 @@ def measured(
         warnings: to which what a reader has to know first is added.
 
     Returns:
-        Entries of the report: "tasks", "joint", "imbalance", "by", "labels", "other_system".
+        Entries of the report: "tasks", "joint", "imbalance", "by", "labels", "shift" and
+        "other_system".
     """
     answers = Answers(found.probabilities, found.image)
     shares = measure(
         answers, calibration, axes=axes, population=question.population, seed=question.seed
     )
+    labelled = _labelled(answers, question, axes)
+    shift = None if calibration is None else shift_test(answers, calibration, seed=question.seed)
+    if shift is not None and shift.trusted is False:
+        warnings.insert(0, _not_to_be_trusted(shift))
     singles = [axis for axis in axes if len(axis.tasks) == 1]
+    references = _references(question, singles, calibration)
     return {
-        "tasks": [present.shares_table(shares[axis.name]) for axis in singles],
+        "tasks": [
+            present.shares_table(
+                shares[axis.name],
+                labelled=labelled.get(axis.name),
+                reference=references.get(axis.name),
+                warning=_task_warning(shift, axis),
+            )
+            for axis in singles
+        ],
         "joint": [present.joint_table(shares[axis.name]) for axis in axes if axis not in singles],
+        "imbalance": [present.imbalance_table(shares[axis.name]) for axis in singles],
+        "labels": None if question.labels is None else question.labels.to_dict(),
+        "shift": None if shift is None else shift.to_dict(),
         "by": _by(found, answers, question, calibration, singles, warnings),
+        "other_system": _other_system(found, answers, question, calibration, singles[: len(TASKS)]),
     }
+
+
+def _not_to_be_trusted(shift: Shift) -> dict[str, str]:
+    return {
+        "title": "The corrected shares are not to be trusted.",
+        "text": "No mixture of FairFace's classes explains these answers (p = "
+        f"{shift.p_value:.3f}): the images differ from FairFace's in more than who appears, such "
+        "as in sharpness, light, or what the labels mean. Label some hundred faces by hand "
+        "(--label-sample 300, then --labels FILE): those estimates assume nothing about FairFace.",
+    }
+
+
+def _task_warning(shift: Shift | None, axis: Axis) -> str | None:
+    p_value = None if shift is None else shift.by_task.get(axis.name)
+    if p_value is None or p_value >= LEVEL:
+        return None
+    return f"The correction does not fit these answers (p = {p_value:.3f})."
+
+
+def _labelled(
+    answers: Answers, question: Question, axes: Sequence[Axis]
+) -> Mapping[str, Estimates]:
+    """Estimates that labels by hand were used for, by axis."""
+    if question.labels is None:
+        return {}
+    labelled = question.labels
+    if labelled.rows.max(initial=-1) >= answers.faces:
+        raise AuditError("the labels name faces that are not here: they are of another collection")
+    found = powered(answers, labelled, axes=tuple(axes), population=question.population)
+    if not found:
+        raise AuditError(f"too few labels: at least {FEWEST} faces of one task are needed")
+    return found
+
+
+def _references(
+    question: Question, axes: Sequence[Axis], calibration: CalibrationTable | None
+) -> Mapping[str, Floats]:
+    """What shares are compared with, by axis."""
+    wanted = question.reference
+    if wanted is None:
+        return {}
+    if wanted == "uniform":
+        return {axis.name: reference_shares(axis, "uniform") for axis in axes}
+    if wanted == "fairface":
+        if calibration is None:
+            raise AuditError("--reference fairface needs the calibration table of the weights")
+        named: Mapping[str, Mapping[str, float]] = {
+            task.name: calibration.counts(task) for task in TASKS
+        }
+    else:
+        named = wanted if isinstance(wanted, Mapping) else _read_reference(wanted)
+    return {
+        axis.name: reference_shares(axis, _by_cell(axis, named[axis.tasks[0]]))
+        for axis in axes
+        if axis.tasks[0] in named
+    }
+
+
+def _read_reference(path: str | os.PathLike[str]) -> Mapping[str, Mapping[str, float]]:
+    try:
+        values = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise AuditError(
+            f"the reference {os.fspath(path)!r} is neither 'uniform', 'fairface' nor a readable "
+            f"JSON file: {error}"
+        ) from error
+    known = [task.name for task in TASKS]
+    if (
+        not isinstance(values, dict)
+        or not set(values) <= set(known)
+        or not all(isinstance(shares, dict) for shares in values.values())
+    ):
+        raise AuditError(
+            f"the reference must hold shares by class for some of {known}, such as "
+            '{"gender": {"Male": 0.5, "Female": 0.5}}'
+        )
+    return values
+
+
+def _by_cell(axis: Axis, shares: Mapping[str, float]) -> Mapping[str, float]:
+    """Shares of classes, by any of their names, as shares of an axis's cells."""
+    one = task(axis.tasks[0])
+    found = dict.fromkeys(axis.cells, 0.0)
+    named = {one.index(name): share for name, share in shares.items()}
+    if len(named) != len(one.classes):
+        missing = [name for i, name in enumerate(one.classes) if i not in named]
+        raise AuditError(f"the reference for {one.name} lacks {missing}")
+    for index, share in named.items():
+        found[axis.cells[axis.members[0][index]]] += float(share)
+    return found
 
 
 def _by(
@@ -86,6 +204,22 @@ def _by(
     if question.by is None:
         return None
     face_group = found.face_group()
+    linked = [
+        association(
+            axis,
+            axis.predicted(answers.probabilities),
+            face_group,
+            found.groups,
+            answers.image,
+            seed=question.seed,
+        )
+        for axis in axes
+    ]
+    values = {
+        "column": question.by,
+        "association": [present.association_entry(item) for item in linked],
+        "tables": [],
+    }
     if len(found.groups) > MOST_GROUPS:
         warnings.append(
             {
@@ -94,8 +228,8 @@ def _by(
                 "is given for each.",
             }
         )
-        return {"column": question.by, "association": [], "tables": []}
-    by_group: dict[str, dict[str, Shares]] = {}
+        return values
+    by_group: dict[str, Mapping[str, Shares]] = {}
     for position, name in enumerate(found.groups):
         rows = face_group == position
         if rows.any():
@@ -106,8 +240,37 @@ def _by(
                 population=question.population,
                 seed=question.seed,
             )
-    tables = [
+    values["tables"] = [
         present.group_table(axis, {name: every[axis.name] for name, every in by_group.items()})
         for axis in axes
     ]
-    return {"column": question.by, "association": [], "tables": tables}
+    return values
+
+
+def _other_system(
+    found: Collected,
+    answers: Answers,
+    question: Question,
+    calibration: CalibrationTable | None,
+    axes: Sequence[Axis],
+) -> dict[str, Any] | None:
+    """How often another system is right, by perceived group."""
+    if question.truth is None or question.prediction is None:
+        return None
+    if calibration is None:
+        raise AuditError("--truth and --prediction need the calibration table of the weights")
+    pairs = list(
+        zip(found.columns[question.truth], found.columns[question.prediction], strict=True)
+    )
+    known = np.array([None not in pair for pair in pairs], np.bool_)
+    if not known.any():
+        raise AuditError(
+            f"no face has both {question.truth!r} and {question.prediction!r}; name columns of the "
+            "source that hold the truth and what the other system said"
+        )
+    right = np.array([truth == said for truth, said in pairs], np.bool_)[known]
+    rates = [
+        rates_by_group(answers.select(known), right, calibration, axis, seed=question.seed)
+        for axis in axes
+    ]
+    return present.other_system(rates, question.truth, question.prediction, int((~known).sum()))

@@ -6,9 +6,19 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from faceattr.audit.accounts import LEAST
-from faceattr.audit.answers import Axis
+from faceattr.audit.answers import Axis, Floats
+from faceattr.audit.measures import (
+    LEAST_COUNT,
+    MEASURES,
+    Association,
+    Interval,
+    differences,
+    imbalance,
+    total_variation,
+)
+from faceattr.audit.other_system import Rates
 from faceattr.audit.prevalence import Estimates, Shares
+from faceattr.audit.render import interval, percent
 
 TITLES = {"gender": "Perceived gender", "age": "Perceived age", "race": "Perceived race"}
 METHODS = {"matrix": "the matrix of errors", "em": "maximum likelihood (EM)"}
@@ -33,10 +43,8 @@ def shares_table(
     shares: Shares,
     *,
     labelled: Estimates | None = None,
-    reference: Sequence[float] | None = None,
-    difference: Estimates | None = None,
+    reference: Floats | None = None,
     warning: str | None = None,
-    remarks: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The shares of one attribute.
 
@@ -44,23 +52,23 @@ def shares_table(
         shares: counted and corrected.
         labelled: estimates that labels by hand were used for.
         reference: shares to compare with, by cell.
-        difference: to these.
         warning: why the corrected shares are not to be trusted.
-        remarks: sentences below the table.
     """
+    best = labelled or shares.best or shares.counted
+    apart = None if reference is None else differences(best, reference)
     rows = [
         {
             "class": name,
             "display": name,
             "count": int(shares.counts[cell]),
-            "few": int(shares.counts[cell]) < LEAST,
+            "few": int(shares.counts[cell]) < LEAST_COUNT,
             "counted": triple(shares.counted, cell),
             "corrected": triple(shares.best, cell),
             "matrix": triple(shares.matrix, cell),
             "em": triple(shares.em, cell),
             "labelled": triple(labelled, cell),
             "reference": None if reference is None else float(reference[cell]),
-            "difference": triple(difference, cell),
+            "difference": None if apart is None else ends(apart[cell]),
         }
         for cell, name in enumerate(shares.axis.cells)
     ]
@@ -70,11 +78,76 @@ def shares_table(
         "noun": shares.axis.tasks[0],
         "method": METHODS[shares.corrected] if shares.best is not None else None,
         "warning": warning,
-        "remarks": list(remarks),
+        "remarks": _remarks(best, reference),
         "has_labelled": labelled is not None,
         "has_reference": reference is not None,
         "rows": rows,
     }
+
+
+def ends(found: Interval | None) -> list[float | None] | None:
+    """A figure as a report holds it: value, lower and upper end."""
+    return None if found is None else [found.value, found.low, found.high]
+
+
+def _remarks(best: Estimates, reference: Floats | None) -> list[str]:
+    if reference is None:
+        return []
+    apart = interval(ends(total_variation(best, reference)))
+    return [f"Share of the faces that would have to change to reach the reference: {apart}."]
+
+
+def imbalance_table(shares: Shares) -> dict[str, Any]:
+    """The measures of imbalance of one attribute, counted and corrected."""
+    counted = imbalance(shares.counted)
+    corrected = {} if shares.best is None else imbalance(shares.best)
+    rows = [
+        {"name": title, "counted": ends(counted[key]), "corrected": ends(corrected.get(key))}
+        for key, title in MEASURES.items()
+    ]
+    return {"name": shares.axis.name, "title": title_of(shares.axis), "rows": rows}
+
+
+def association_entry(found: Association) -> dict[str, Any]:
+    """How an attribute goes with the groups, and the counts behind it."""
+    return {"title": title_of(found.axis), "v": ends(found.cramers_v), **found.to_dict()}
+
+
+def other_system(
+    found: Sequence[Rates], truth: str, prediction: str, left_out: int
+) -> dict[str, Any]:
+    """How often another system is right, by group."""
+    text = (
+        f"Right means that the column {prediction!r} says what {truth!r} says: "
+        f"{percent(found[0].overall)} of {found[0].faces:,} faces"
+        + (f"; {left_out:,} faces without both are left out" if left_out else "")
+        + ". Who is in a group is known from our answers up to their errors. Without an assumption "
+        "a rate is only bounded; the estimate assumes that faces of a group look the same to our "
+        "classifier whether the other system is right about them or not."
+    )
+    return {
+        "text": text,
+        "tables": [_rates_table(rates) for rates in found],
+        "rates": [rates.to_dict() for rates in found],
+    }
+
+
+def _rates_table(rates: Rates) -> dict[str, Any]:
+    rows = [
+        {
+            "name": rate.name,
+            "few": False,
+            "cells": [
+                interval(ends(rate.counted)),
+                interval(ends(rate.estimate)),
+                f"{percent(rate.low)} to {percent(rate.high)}",
+                f"{percent(rate.interval[0])} to {percent(rate.interval[1])}",
+            ],
+        }
+        for rate in (*rates.groups, *(rates.differences if len(rates.groups) < 4 else ()))
+    ]
+    columns = ["group", "right, counted", "estimate", "bounds", "95 % of the bounds"]
+    return {"title": f"By {title_of(rates.axis).lower()}", "columns": columns, "rows": rows}
 
 
 def joint_table(shares: Shares) -> dict[str, Any]:
@@ -88,7 +161,7 @@ def joint_table(shares: Shares) -> dict[str, Any]:
             "cells": [
                 {
                     "count": int(shares.counts[column * down + row]),
-                    "few": int(shares.counts[column * down + row]) < LEAST,
+                    "few": int(shares.counts[column * down + row]) < LEAST_COUNT,
                     "share": triple(estimates, column * down + row),
                     "counted": triple(shares.counted, column * down + row),
                 }
@@ -129,7 +202,7 @@ def _group_row(name: str, shares: Shares) -> dict[str, Any]:
         cells.append(
             {
                 "count": int(shares.counts[cell]),
-                "few": int(shares.counts[cell]) < LEAST,
+                "few": int(shares.counts[cell]) < LEAST_COUNT,
                 "counted": triple(shares.counted, cell),
                 "share": triple(estimates, cell),
             }

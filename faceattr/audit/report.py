@@ -10,6 +10,7 @@ from faceattr.audit.answers import DEFAULT_AXES, parse_merge
 from faceattr.audit.calibration import CalibrationTable
 from faceattr.audit.collected import Collected
 from faceattr.audit.measured import Question, measured
+from faceattr.audit.measures import LEAST_COUNT
 
 SCHEMA = 1
 NO_CALIBRATION = {
@@ -47,8 +48,9 @@ def build_report(
         "question_text": words.QUESTIONS["population" if question.population else "collection"],
         "counts": whole,
         "counts_by_group": groups,
-        "least": accounts.LEAST,
+        "least": LEAST_COUNT,
         "labels": None,
+        "shift": None,
         "tasks": [],
         "joint": [],
         "imbalance": [],

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -13,17 +13,24 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from faceattr.audit.answers import Answers
 from faceattr.audit.calibration import CalibrationTable, find_table
 from faceattr.audit.collect import Engine, Tables, collect
+from faceattr.audit.collected import Collected
+from faceattr.audit.labelled import label_sample
 from faceattr.audit.labelling import (
+    PAGE_NAME,
+    SHEET_NAME,
     forget_crops,
     read_sheet,
+    write_sheet,
 )
 from faceattr.audit.measured import Question
+from faceattr.audit.places import Ref
 from faceattr.audit.reading import read_collected
 from faceattr.audit.render import to_html, to_markdown
 from faceattr.audit.report import build_report
-from faceattr.audit.sources import SourceOptions
+from faceattr.audit.sources import SourceOptions, open_collection, sampled
 from faceattr.audit.store import FACES_NAME, IMAGES_NAME, RUN_NAME, write_atomically
 from faceattr.audit.work import Settings
 from faceattr.config import CONFIG_NAME
@@ -75,6 +82,7 @@ def audit(
     backend: str = "auto",
     mirror: bool = False,
     min_face: float = 0.0,
+    detect: str = "fast",
     engine: Engine | None = None,
     restart: bool = False,
     population: bool = False,
@@ -82,6 +90,7 @@ def audit(
     merge: Sequence[str] = (),
     truth: str | None = None,
     prediction: str | None = None,
+    label_sample: int | None = None,
     labels: str | os.PathLike[str] | None = None,
     forget: bool = False,
     quiet: bool = True,
@@ -104,12 +113,13 @@ def audit(
         seed: of every draw.
         keep: columns of the source that the tables keep, as text.
         by: column that everything is split by; "folder" for class folders.
-        model: as `FacePipeline.from_pretrained`, and so are the next five.
+        model: as `FacePipeline.from_pretrained`, and so are the next six.
         revision: of the weights.
         detector: which one looks.
         backend: what runs the network.
         mirror: whether each face is looked at in a mirror too.
         min_face: least width of a face in pixels.
+        detect: "fast", or "thorough" for small faces in large images too.
         engine: what runs the workers; None for one process a core.
         restart: whether an earlier run's work is thrown away.
         population: whether the images are a random draw from what is in question.
@@ -117,6 +127,7 @@ def audit(
         merge: own bins, such as "age:child=0-2,3-9,10-19;adult=20-29,30-39".
         truth: column with what another system should have said.
         prediction: column with what it said.
+        label_sample: faces of a sheet to label by hand, which is written.
         labels: a sheet that was filled in.
         forget: whether the sheet's crops are deleted.
         quiet: whether no progress is shown.
@@ -138,7 +149,7 @@ def audit(
     columns = tuple(dict.fromkeys(c for c in (*keep, by, truth, prediction) if c is not None))
     options = SourceOptions(image_column, split, config, data_revision, root, http, columns)
     settings = Settings(
-        model, revision, detector, backend, mirror, crops, columns, min_face=min_face
+        model, revision, detector, backend, mirror, crops, columns, min_face=min_face, detect=detect
     )
     tables = _earlier(source, folder) or collect(
         source,
@@ -168,6 +179,8 @@ def audit(
     report = build_report(found, facts, question, _calibration(facts, settings))
     _write(folder, report)
     notes.append(f"report: {folder / f'{REPORT_NAME}.html'}")
+    if label_sample is not None:
+        notes += _sheet(found, tables, label_sample, seed, source, options, settings, sample)
     failed = sum(found.failed.values())
     return Audited(folder, report, tables, failed, tuple(notes))
 
@@ -237,3 +250,32 @@ def _facts_of(faces: Path) -> dict[str, Any]:
         "faceattr": "unknown",
         **facts,
     }
+
+
+def _sheet(
+    found: Collected,
+    tables: Tables,
+    size: int,
+    seed: int,
+    source: str | os.PathLike[str],
+    options: SourceOptions,
+    settings: Settings,
+    sample: int | None,
+) -> list[str]:
+    """Write the sheet of faces to label."""
+    if tables.facts.get("kind") == "faces" or _earlier(source, tables.faces.parent) is not None:
+        raise AuditError(
+            "--label-sample shows crops of faces: give the images as SOURCE, with the same "
+            "--output; tables that are complete are not made again"
+        )
+    collection = open_collection(source, options)
+    if sample is not None:
+        collection = sampled(collection, sample, seed)
+    chosen = label_sample(Answers(found.probabilities, found.image), size, seed)
+    refs: Callable[[], Iterator[Ref]] = collection.refs
+    read = replace(settings, root=collection.root, http=options.http, parquet=collection.parquet)
+    page = write_sheet(tables.faces, chosen, tables.faces.parent, refs, read)
+    return [
+        f"{len(chosen.rows)} faces to label: open {page}, save its CSV, then give --labels; "
+        f"--forget deletes the crops ({PAGE_NAME} and {SHEET_NAME} lie in the same folder)"
+    ]

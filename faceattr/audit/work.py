@@ -47,6 +47,7 @@ class Settings:
         http: for `Reader`.
         parquet: for `Reader`.
         min_face: as `FacePipeline.predict_batch`.
+        detect: "fast" or "thorough", as `FacePipeline.from_pretrained`.
     """
 
     model: str | None = None
@@ -60,13 +61,21 @@ class Settings:
     http: bool = False
     parquet: ParquetColumns | None = None
     min_face: float = 0.0
+    detect: str = "fast"
 
     def pipeline(self) -> FacePipeline:
         """Load the weights and the detector; errors as `FacePipeline.from_pretrained`."""
         backend: Any = self.backend
+        detect: Any = self.detect
         detector = "haar" if self.crops else self.detector
         return FacePipeline.from_pretrained(
-            self.model, self.revision, detector, backend=backend, mirror=self.mirror, threads=1
+            self.model,
+            self.revision,
+            detector,
+            backend=backend,
+            mirror=self.mirror,
+            threads=1,
+            detect=detect,
         )
 
 
@@ -76,7 +85,7 @@ def face_fields() -> list[tuple[str, pa.DataType]]:
         ("face", pa.int32()),
         *((name, pa.float32()) for name in ("x", "y", "width", "height", "score")),
         ("detector", pa.string()),
-        ("turn", pa.float32()),
+        ("turn", pa.int32()),
         *((flag, pa.bool_()) for flag in ("small", "blurred", "cut")),
     ]
     for task in labels.TASKS:

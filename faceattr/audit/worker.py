@@ -70,4 +70,8 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except BrokenPipeError:
+        # The run that this process belongs to was killed; its successor does the part again.
+        os._exit(1)

@@ -113,7 +113,9 @@ class FrontDoor:
         path, status = scope["path"], 0
         named = _NAMED.fullmatch(path)
         endpoint = named["endpoint"] if named else None
-        most = 1 if endpoint in _SINGLE else self._limits.max_batch
+        # The page's own events have no name; one of them describes collections.
+        most = self._limits.max_batch if endpoint else self._limits.max_collection
+        most = 1 if endpoint in _SINGLE else most
         letter = JsonBody(body, self._inbox, most)
 
         async def watched(message: Message) -> None:

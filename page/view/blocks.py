@@ -13,6 +13,7 @@ from page.admission.gate import Gate
 from page.admission.inbox import Inbox, drop, to_source, to_sources
 from page.errors import RequestError
 from page.service import MOST_MIN_FACE, FaceService, Found, guarded, picture_dict
+from page.view.collection import collection_tab
 from page.view.examples import Examples
 from page.view.model_tab import card_markdown, model_html
 from page.view.render import DETECTORS, describe, render_error, render_found
@@ -51,6 +52,8 @@ def build_page(
         with gr.Tabs():
             with gr.Tab("Try it"):
                 _try_tab(service, gate, uploads)
+            with gr.Tab("Collection"):
+                collection_tab(service, gate, uploads)
             with gr.Tab("Model"):
                 gr.HTML(model_html(service), elem_id="model")
                 if card := card_markdown(service):

@@ -1,0 +1,232 @@
+"""Up to fifty images, or a zip of them, in; shares with intervals out. Knows nothing of Gradio.
+
+Nothing is kept: the images are looked at one by one, and only what a table says of a face stays,
+until the answer is made.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import zipfile
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+
+import faceattr
+from faceattr.audit.calibration import find_table
+from faceattr.audit.collected import FLAGS, Collected
+from faceattr.audit.faces import face_values
+from faceattr.audit.measured import Question
+from faceattr.audit.report import build_report
+from faceattr.labels import TASKS
+from faceattr.results import FaceResult
+from page.errors import RequestError
+from page.limits import Limits
+from page.service import FaceService, Found, Source
+
+WORTH_FACES = 100
+"""Faces from which the page calls an interval worth something: a half is then known to ±10 %."""
+
+ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".heic")
+_ZIP = b"PK\x03\x04"
+_MOST_ENTRIES = 2_000
+
+
+@dataclass(frozen=True)
+class Item:
+    """An image that came, or why there is none.
+
+    Attributes:
+        name: of its file.
+        content: encoded image.
+    """
+
+    name: str
+    content: Source
+
+
+def unpack(name: str, content: bytes, limits: Limits) -> list[Item]:
+    """The images of a zip archive; any other file as it is.
+
+    Sizes are those of the data as it is unpacked, never those that the archive states.
+
+    Raises:
+        RequestError: for an archive that is damaged, or unpacks to more than a request may hold.
+    """
+    if not content.startswith(_ZIP):
+        return [Item(name, content)]
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            return _members(archive, limits)
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        raise RequestError(
+            "bad_request", "the zip archive is damaged, encrypted or of an unusual kind"
+        ) from error
+
+
+def _members(archive: zipfile.ZipFile, limits: Limits) -> list[Item]:
+    entries = archive.infolist()
+    if len(entries) > _MOST_ENTRIES:
+        raise RequestError(
+            "too_large",
+            f"expected at most {_MOST_ENTRIES:,} files in the zip, came {len(entries):,}",
+        )
+    wanted = [entry for entry in entries if _is_image(entry)]
+    check_count(len(wanted), limits)
+    items: list[Item] = []
+    room = limits.max_request_bytes
+    for entry in wanted:
+        most = min(limits.max_bytes, room)
+        with archive.open(entry) as stream:
+            data = stream.read(most + 1)
+        room -= min(len(data), most)
+        shown = PurePosixPath(entry.filename).name
+        if len(data) <= most:
+            items.append(Item(shown, data))
+        elif most < limits.max_bytes:
+            raise RequestError(
+                "too_large",
+                f"expected at most {limits.max_request_bytes:,} bytes of images, came more",
+            )
+        else:
+            refused = RequestError(
+                "too_large", f"expected at most {limits.max_bytes:,} bytes a picture, came more"
+            )
+            items.append(Item(shown, refused))
+    return items
+
+
+def _is_image(entry: zipfile.ZipInfo) -> bool:
+    path = PurePosixPath(entry.filename)
+    hidden = path.name.startswith(".") or "__MACOSX" in path.parts
+    return not entry.is_dir() and not hidden and path.suffix.lower() in ENDINGS
+
+
+def check_count(count: int, limits: Limits) -> None:
+    """Refuse a collection by its number of images.
+
+    Raises:
+        RequestError: "bad_request" for none, or more than `Limits.max_collection`.
+    """
+    if not 1 <= count <= limits.max_collection:
+        raise RequestError(
+            "bad_request",
+            f"expected 1 to {limits.max_collection} images, came {count}; `faceattr audit` on "
+            "your own computer takes any number",
+        )
+
+
+@dataclass
+class Gathered:
+    """What is known of a collection while it is looked at: no pixel.
+
+    Attributes:
+        names: of the images.
+        faces_of: faces of each image; -1 for one that could not be read.
+        rows: a face each, as `face_values`, with the number of its image.
+        errors: kind and message by image.
+    """
+
+    names: list[str] = field(default_factory=list)
+    faces_of: list[int] = field(default_factory=list)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    errors: dict[int, tuple[str, str]] = field(default_factory=dict)
+
+    def add(self, name: str, found: Found | RequestError) -> None:
+        """Note what one image gave."""
+        number = len(self.names)
+        self.names.append(name)
+        if isinstance(found, RequestError):
+            self.faces_of.append(-1)
+            self.errors[number] = (found.kind, str(found))
+            return
+        faces: Sequence[FaceResult] = found.faces
+        self.faces_of.append(len(faces))
+        for place, face in enumerate(faces):
+            values = face_values(place, face, found.width, found.height)
+            self.rows.append({"image": number, "name": name, **values})
+
+    def collected(self) -> Collected:
+        """As the statistics want it."""
+        kinds = [kind for kind, _ in self.errors.values()]
+        examples = {kind: (self.names[n], text) for n, (kind, text) in self.errors.items()}
+        return Collected(
+            images=len(self.names),
+            failed={kind: kinds.count(kind) for kind in sorted(set(kinds))},
+            messages=examples,
+            faces_of=np.array(self.faces_of, np.int64),
+            image=np.array([row["image"] for row in self.rows], np.int64),
+            probabilities={
+                task.name: np.array(
+                    [[row[f"{task.name}:{name}"] for name in task.classes] for row in self.rows],
+                    np.float32,
+                ).reshape(-1, len(task.classes))
+                for task in TASKS
+            },
+            unsure={
+                task.name: np.array([row[f"{task.name}_unsure"] for row in self.rows], np.bool_)
+                for task in TASKS
+            },
+            flags={flag: np.array([row[flag] for row in self.rows], np.bool_) for flag in FLAGS},
+        )
+
+    def faces_csv(self) -> str:
+        """The table of faces."""
+        return _csv(self.rows)
+
+    def images_csv(self) -> str:
+        """The table of images, failures included."""
+        rows = [
+            {
+                "image": number,
+                "name": name,
+                "faces": max(0, self.faces_of[number]),
+                "error": self.errors.get(number, ("", ""))[0],
+                "message": self.errors.get(number, ("", ""))[1],
+            }
+            for number, name in enumerate(self.names)
+        ]
+        return _csv(rows)
+
+
+def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    stream = io.StringIO()
+    if rows:
+        writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    return stream.getvalue()
+
+
+def look(service: FaceService, item: Item, *, crops: bool) -> Found | RequestError:
+    """The faces of one image, or why there are none."""
+    try:
+        return service.whole(item.content) if crops else service.find(item.content)
+    except RequestError as error:
+        return error
+
+
+def report(service: FaceService, gathered: Gathered, *, crops: bool) -> dict[str, Any]:
+    """The report's values, as `faceattr audit` gives them."""
+    info = service.pipeline.info
+    files = service.pipeline.files
+    facts: dict[str, Any] = {
+        "source": f"{len(gathered.names)} uploaded images",
+        "kind": "upload",
+        "revision": None,
+        "notes": [],
+        "weights": {"model": info.model, "revision": info.revision, "sha256": "", "file": ""},
+        "detector": "none" if crops else info.detector,
+        "backend": info.backend,
+        "mirror": info.mirror,
+        "crops": crops,
+        "columns": [],
+        "faceattr": faceattr.__version__,
+    }
+    table = None if files is None else find_table(files)
+    return build_report(gathered.collected(), facts, Question(), table)
