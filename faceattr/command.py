@@ -8,6 +8,7 @@ import csv
 import json
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,7 +18,13 @@ from tqdm import tqdm
 
 from faceattr import arguments
 from faceattr.drawing import annotate
-from faceattr.errors import ArgumentError, FaceAttrError, ImageDecodeError, ImageNotFoundError
+from faceattr.errors import (
+    ArgumentError,
+    CropWarning,
+    FaceAttrError,
+    ImageDecodeError,
+    ImageNotFoundError,
+)
 from faceattr.images import Picture, open_image
 from faceattr.limits import OWN_PIXELS
 from faceattr.pipeline import FacePipeline
@@ -86,6 +93,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="none: as --crops (default: %(default)s)",
     )
     faces.add_argument("--crops", action="store_true", help="each image already is one face's crop")
+    faces.add_argument(
+        "--align", action="store_true", help="with --crops: find the face in it and cut it anew"
+    )
+    faces.add_argument(
+        "--detect",
+        choices=["fast", "thorough"],
+        default="fast",
+        help="thorough: small faces of large images, too, at many times the cost; YuNet only "
+        "(default: %(default)s)",
+    )
     faces.add_argument(
         "--min-face",
         type=_checked(lambda value: arguments.pixels("min_face", value), float),
@@ -263,6 +280,13 @@ def _progress(values: Sequence[T]) -> Iterator[T]:
     yield from tqdm(values, unit="image", disable=hidden, file=sys.stderr)
 
 
+def _crop(pipeline: FacePipeline, crop: Picture, args: argparse.Namespace) -> list[FaceResult]:
+    """The one answer about a crop; what is wrong with it is printed, not warned of."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CropWarning)
+        return pipeline.classify_crops([crop], align=args.align)
+
+
 def run(args: argparse.Namespace) -> int:
     """Carry out `faceattr predict`.
 
@@ -274,11 +298,12 @@ def run(args: argparse.Namespace) -> int:
         pipeline = FacePipeline.from_pretrained(
             args.model,
             args.revision,
-            "haar" if is_crop else args.detector,
+            "auto" if is_crop else args.detector,
             args.device,
             backend=args.backend,
             mirror=args.mirror,
             threads=args.threads,
+            detect=args.detect,
         )
         for folder in (args.save_annotated, args.save_crops):
             if folder:
@@ -293,12 +318,15 @@ def run(args: argparse.Namespace) -> int:
     for number, file in enumerate(_progress(files), start=1):
         try:
             picture = _open(file, args.max_pixels)
-            faces = pipeline.classify_crops([picture]) if is_crop else pipeline(picture, **options)
+            faces = _crop(pipeline, picture, args) if is_crop else pipeline(picture, **options)
         except (FaceAttrError, OSError) as error:
             failed += 1
             lines.error(file, error)
             continue
         lines.faces(file, faces)
+        for face in faces:
+            if face.crop_note:
+                print(f"note: {file}: {face.crop_note}", file=sys.stderr)
         try:
             _save(picture, faces, _stem(number, file), args)
         except OSError as error:

@@ -36,6 +36,9 @@ YuNet finds all of 100 faces that are 35 to 130 px wide and one in four at 500 p
 CLOSE_FACE = 32.0
 """Least width in pixels of a face in that copy: smaller ones are seen in the usual one."""
 
+CLOSE_SCORE = 0.8
+"""Least confidence of a face in that copy, which nearly all reach."""
+
 THOROUGH_PIXELS = 16 * USUAL_PIXELS
 """Most pixels of the largest copy of a thorough search; 2,560×1,920, at 16 times the cost."""
 
@@ -181,7 +184,8 @@ def _close(look: Look, image: NDArray[np.uint8], copy: NDArray[np.uint8]) -> lis
         return []
     close = resized(copy, CLOSE_SIDE / max(copy.shape[:2]))
     least = CLOSE_FACE * image.shape[1] / close.shape[1]
-    return [face for face in _looked(look, image, close) if face.box.width >= least]
+    faces = _looked(look, image, close)
+    return [face for face in faces if face.box.width >= least and face.score >= CLOSE_SCORE]
 
 
 def _score(face: Detection) -> float:

@@ -1,13 +1,16 @@
 """Crops that are handed in: held against a training chip, turned, cut anew."""
 
+import json
 import pickle
 import warnings
 
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from faceattr import CropWarning, FacePipeline
+from faceattr.__main__ import main
 from faceattr.errors import ArgumentError, DetectorError
 from scripts.measure_detection import read_chips
 
@@ -127,3 +130,22 @@ def test_detectors_pickle(detector, photos_dir):
     image = decode_image(photos_dir / "2008_002506.jpg")
     found = load_detector(detector)
     assert pickle.loads(pickle.dumps(found)).detect(image) == found.detect(image)
+
+
+def test_the_command_line_looks_thoroughly_and_aligns_crops(chips, tmp_path, capsys):
+    large = np.full((3000, 4000, 3), 128, np.uint8)
+    large[1000:1090, 2000:2090] = cv2.resize(chips[0], (90, 90))
+    photo, crop = tmp_path / "photo.png", tmp_path / "crop.png"
+    Image.fromarray(large).save(photo)
+    Image.fromarray(wider(chips[0], 2)).save(crop)
+    counts = []
+    for how in ("fast", "thorough"):
+        assert main([str(photo), "--json", "--detect", how]) == 0
+        counts.append(len(json.loads(capsys.readouterr().out)["faces"]))
+    assert counts == [0, 1]
+    assert main([str(crop), "--json", "--crops"]) == 0
+    assert "loose" in capsys.readouterr().err
+    assert main([str(crop), "--json", "--crops", "--align"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["faces"][0]["detector"] == "yunet"
+    assert "note" not in err
