@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import tempfile
 
 from faceattr.errors import FaceAttrError, WeightsError
 from faceattr.pipeline import FacePipeline
@@ -64,20 +65,24 @@ def main() -> None:
         pipeline, note = load_pipeline()
     except (FaceAttrError, ValueError) as error:
         sys.exit(f"error: {error}")
-    # Only now: Gradio reads the port, too, while it is imported, and ends with a traceback.
-    from page.server import bind, serve
-    from page.service import FaceService
+    # For files of Gradio's own, and of matplotlib, which it imports where there is one; no image of
+    # a visitor gets there. Gradio makes folders, and reads the port, while it is imported.
+    with tempfile.TemporaryDirectory(prefix="faceattr-") as folder:
+        os.environ.setdefault("GRADIO_TEMP_DIR", folder)
+        os.environ.setdefault("MPLCONFIGDIR", folder)
+        from page.server import bind, serve
+        from page.service import FaceService
 
-    try:
-        at = bind(host, port)
-    except ValueError as error:
-        sys.exit(f"error: {error}")
-    shown = f"[{host}]" if ":" in host else host
+        try:
+            at = bind(host, port)
+        except ValueError as error:
+            sys.exit(f"error: {error}")
+        shown = f"[{host}]" if ":" in host else host
 
-    def ready() -> None:
-        print(f"Serving on http://{shown}:{at.getsockname()[1]}", flush=True)  # noqa: T201
+        def ready() -> None:
+            print(f"Serving on http://{shown}:{at.getsockname()[1]}", flush=True)  # noqa: T201
 
-    serve(FaceService(pipeline, limits, note=note), at, ready)
+        serve(FaceService(pipeline, limits, note=note), at, ready)
 
 
 if __name__ == "__main__":

@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import signal
 import socket
-import tempfile
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
@@ -226,7 +224,4 @@ def serve(service: FaceService, at: socket.socket, ready: Callable[[], None]) ->
         at: as `bind` gives it.
         ready: called once requests are answered.
     """
-    # Gradio's folder for files of its own components; no image of a visitor gets there.
-    with tempfile.TemporaryDirectory(prefix="faceattr-") as folder:
-        os.environ["GRADIO_TEMP_DIR"] = folder
-        _server(Site(service), ready).run([at])
+    _server(Site(service), ready).run([at])
