@@ -128,7 +128,7 @@ class FrontDoor:
             if self._gate.full:
                 raise busy()
             if not (_TOOLS.fullmatch(path) or _SMALL.fullmatch(path)):
-                content = rewrite(content, most, DEFAULTS.get(endpoint or ""), self._inbox)
+                content = rewrite(content, letter, DEFAULTS.get(endpoint or ""))
             await self._app(_with_length(scope, content), replay(content, receive), watched)
         finally:
             if status != 200 or not _QUEUED.fullmatch(path):

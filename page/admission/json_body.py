@@ -31,21 +31,17 @@ class JsonBody:
     """One JSON body.
 
     Attributes:
+        inbox: for its images.
+        most: images that the call may have; of others nothing is held.
         tokens: uploads that its `data:` URLs became.
     """
 
     def __init__(self, body: Body, inbox: Inbox, most: int) -> None:
-        """Read nothing yet.
-
-        Args:
-            body: to be read.
-            inbox: for its images.
-            most: images that the call may have; of others nothing is held.
-        """
+        """Read nothing yet."""
         self.tokens: list[str] = []
         self._body = body
-        self._inbox = inbox
-        self._most = most
+        self.inbox = inbox
+        self.most = most
         self._rest = bytearray()
         self._text: bytearray | None = None
         self._in_string = False
@@ -67,7 +63,7 @@ class JsonBody:
     def drop(self) -> None:
         """Forget its images."""
         for token in self.tokens:
-            self._inbox.drop(token)
+            self.inbox.drop(token)
 
     def _scan(self, data: bytes) -> bytes:
         """Sort a part; returns its end where that says too little."""
@@ -129,7 +125,7 @@ class JsonBody:
 
     @property
     def _is_full(self) -> bool:
-        return len(self.tokens) >= self._most
+        return len(self.tokens) >= self.most
 
     def _end(self) -> str:
         """The image that came last, as a token."""
@@ -137,7 +133,7 @@ class JsonBody:
         text, self._text = self._text, None
         if self._is_full:
             return SURPLUS
-        token = self._inbox.put(bytes(text), len(text), is_url=True)
+        token = self.inbox.put(bytes(text), len(text), is_url=True)
         self._body.hand_over(len(text))
         self.tokens.append(token)
         return token
@@ -145,7 +141,7 @@ class JsonBody:
     def _add(self, text: bytes) -> None:
         assert self._text is not None
         # What is too large anyway need not be held: its length is enough for the refusal.
-        room = 0 if self._is_full else self._inbox.longest_url + 1 - len(self._text)
+        room = 0 if self._is_full else self.inbox.longest_url + 1 - len(self._text)
         self._body.hold(len(text[:room]))
         self._text += text[:room]
 
@@ -173,14 +169,14 @@ def as_object(body: bytes) -> dict[str, Any]:
     return values
 
 
-def rewrite(body: bytes, most: int, defaults: Sequence[Any] | None, inbox: Inbox) -> bytes:
+def rewrite(body: bytes, letter: JsonBody, defaults: Sequence[Any] | None) -> bytes:
     """The body of a call with each image as `{"url": "inbox:…"}`.
 
     Args:
         body: JSON object whose images are tokens, addresses or file data.
-        most: images that the call may have.
+        letter: that it came from; with too many images all are forgotten, and the reason comes
+            the way of an answer.
         defaults: of each argument in its list "data"; those left out at its end are added.
-        inbox: keeps the reason where "data" is refused, so that it comes the way of an answer.
 
     Raises:
         RequestError: when the body is no JSON object, or "data" no list of that length.
@@ -193,15 +189,16 @@ def rewrite(body: bytes, most: int, defaults: Sequence[Any] | None, inbox: Inbox
                 "bad_request", f'expected "data" as a list of at most {len(defaults)} values'
             )
         values["data"] = [*data, *defaults[len(data) :]]
-    references = _References(most)
+    references = _References(letter.most)
     try:
         return orjson.dumps(references.walk(values, MAX_DEPTH))
     except _TooManyError:
-        reason = RequestError("bad_request", f"expected 1 to {most} pictures, came more")
+        reason = RequestError("bad_request", f"expected 1 to {letter.most} pictures, came more")
     data = values.get("data")
     if not isinstance(data, list):
         raise reason
-    values["data"] = [{"url": REFERENCE + inbox.put(reason)}, *[None] * (len(data) - 1)]
+    letter.drop()
+    values["data"] = [{"url": REFERENCE + letter.inbox.put(reason)}, *[None] * (len(data) - 1)]
     return orjson.dumps(values)
 
 
