@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from faceattr.model import load_model as load_model
     from faceattr.pipeline import FacePipeline as FacePipeline
     from faceattr.pipeline import PipelineInfo as PipelineInfo
+    from faceattr.publishing import PublishError as PublishError
+    from faceattr.publishing import PublishResult as PublishResult
     from faceattr.results import Attribute as Attribute
     from faceattr.results import Detection as Detection
     from faceattr.results import FaceBox as FaceBox
@@ -56,6 +58,7 @@ _HOMES = {
     "faceattr.images": ("decode_image",),
     "faceattr.model": ("FaceAttrNet", "FaceAttributeModel", "LightweightMTLNet224", "load_model"),
     "faceattr.pipeline": ("FacePipeline", "PipelineInfo"),
+    "faceattr.publishing": ("PublishError", "PublishResult"),
     "faceattr.results": ("Attribute", "Detection", "FaceBox", "FaceResult", "to_pandas"),
 }
 _MODULES = {name: module for module, names in _HOMES.items() for name in names}

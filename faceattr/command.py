@@ -92,6 +92,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="none: as --crops (default: %(default)s)",
     )
+    faces.add_argument(
+        "--detect",
+        choices=["fast", "thorough"],
+        default="fast",
+        help="thorough: small faces in large images too, slower; YuNet only (default: %(default)s)",
+    )
     faces.add_argument("--crops", action="store_true", help="each image already is one face's crop")
     faces.add_argument(
         "--align", action="store_true", help="with --crops: find the face in it and cut it anew"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,6 +16,7 @@ from faceattr.errors import DetectorError
 from faceattr.images import require_rgb
 from faceattr.results import LANDMARKS, Detection, FaceBox
 from faceattr.search import MOST_IOU, find, resized
+from faceattr.turns import Turns
 
 YUNET_ENV = "FACEATTR_YUNET"
 YUNET_FILE = Path(__file__).parent / "yunet" / "face_detection_yunet_2026may.onnx"
@@ -89,14 +89,11 @@ class YuNetDetector:
         path = Path(model_path)
         if not path.is_file():
             raise DetectorError(f"expected a YuNet model file, but there is no file {path.name!r}")
+        content = path.read_bytes()
         try:
-            self._network = cv2.FaceDetectorYN.create(
-                str(path), "", (320, 320), LEAST_SCORE, MOST_IOU
-            )
+            self._network = Turns(_yunet, content)
         except cv2.error as error:
             raise DetectorError(f"OpenCV cannot load {path.name!r} as a YuNet model") from error
-        self._file = str(path.resolve())
-        self._lock = threading.Lock()
 
     def detect(
         self, image: NDArray[np.uint8], reduction: float = 1, *, thorough: bool = False
@@ -106,19 +103,15 @@ class YuNetDetector:
         faces = find(self._look, image, thorough=thorough)
         return _sorted(face.scaled(reduction, reduction) for face in faces)
 
-    def __reduce__(self) -> tuple[type[YuNetDetector], tuple[str]]:
-        """OpenCV's object does not pickle; the file is read again."""
-        return type(self), (self._file,)
-
     def _look(self, copy: NDArray[np.uint8]) -> list[Detection]:
         """Faces of about 10 to 300 px."""
         height, width = copy.shape[:2]
         if min(height, width) < SMALLEST_SEEN:
             return []
         bgr = cv2.cvtColor(copy, cv2.COLOR_RGB2BGR)
-        with self._lock:
-            self._network.setInputSize((width, height))
-            _, rows = self._network.detect(bgr)
+        with self._network.taken() as network:
+            network.setInputSize((width, height))
+            _, rows = network.detect(bgr)
         found = []
         # Rows of 15: box, then five points, all as x and y pairs, and the score. Boxes without
         # bounds were seen once, on a copy one pixel high.
@@ -151,13 +144,9 @@ class HaarDetector:
         Raises:
             DetectorError: when this build of OpenCV has no cascades.
         """
-        self._finder = _cascade("haarcascade_frontalface_default.xml")
-        self._witness = _cascade("haarcascade_frontalface_alt2.xml")
-        self._lock = threading.Lock()
-
-    def __reduce__(self) -> tuple[type[HaarDetector], tuple[()]]:
-        """OpenCV's objects do not pickle; the cascades are read again."""
-        return type(self), ()
+        self._cascades = Turns(
+            _cascades, "haarcascade_frontalface_default.xml", "haarcascade_frontalface_alt2.xml"
+        )
 
     def detect(
         self, image: NDArray[np.uint8], reduction: float = 1, *, thorough: bool = False
@@ -173,9 +162,9 @@ class HaarDetector:
         copy = resized(image, min(2.0, HAAR_SIDE / max(image.shape[:2])))
         scale = np.array([copy.shape[1] / image.shape[1], copy.shape[0] / image.shape[0]])
         grey = cv2.cvtColor(copy, cv2.COLOR_RGB2GRAY)
-        with self._lock:
-            found = _hits(self._finder, cv2.equalizeHist(grey))
-            confirming = _hits(self._witness, grey)
+        with self._cascades.taken() as (finder, witness):
+            found = _hits(finder, cv2.equalizeHist(grey))
+            confirming = _hits(witness, grey)
         scale = scale / reduction
         faces: list[Detection] = []
         for box, hits in sorted(found, key=lambda hit: -hit[1]):
@@ -203,6 +192,21 @@ def load_detector(kind: str = "auto") -> FaceDetector:
     if kind == "haar":
         return HaarDetector()
     return YuNetDetector(os.environ.get(YUNET_ENV) or YUNET_FILE)
+
+
+def _yunet(content: bytes) -> Any:
+    return cv2.FaceDetectorYN.create(
+        "onnx",
+        np.frombuffer(content, np.uint8),
+        np.empty(0, np.uint8),
+        (320, 320),
+        LEAST_SCORE,
+        MOST_IOU,
+    )
+
+
+def _cascades(*files: str) -> tuple[Any, ...]:
+    return tuple(map(_cascade, files))
 
 
 def _cascade(file: str) -> Any:

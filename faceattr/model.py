@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 try:
     import torch
@@ -17,13 +18,16 @@ except ModuleNotFoundError as error:
     ) from error
 import torch.nn.functional as F
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from faceattr import labels
 from faceattr.config import CONFIG_NAME, WEIGHTS_NAME, ModelConfig
 from faceattr.errors import WeightsError
 from faceattr.hub import WeightsFiles, find_weights, read_config
+
+if TYPE_CHECKING:
+    from faceattr.publishing import PublishResult
 
 __all__ = [
     "ARCHITECTURES",
@@ -110,9 +114,27 @@ class FaceAttributeModel(nn.Module, ABC):
         state = {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}
         if half:
             state = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
-        save_file(state, target / WEIGHTS_NAME, metadata={"format": "pt"})
+        # Not by `save_file`, whose files nobody but their owner may read.
+        (target / WEIGHTS_NAME).write_bytes(save(state, metadata={"format": "pt"}))
         text = json.dumps(self.config.to_dict(), indent=2, ensure_ascii=False)
         (target / CONFIG_NAME).write_text(text + "\n", encoding="utf-8")
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> PublishResult:
+        """Publish weights and config in one commit, and prove it by loading them back.
+
+        Args:
+            repo_id: "user/name" on the Hub; created if it does not exist.
+            options: as `FacePipeline.push_to_hub`.
+
+        Raises:
+            PublishError: saying what to do next. A failed upload leaves no half commit.
+        """
+        # Imported here: the Hub's client is slow to import.
+        from faceattr.publishing import push_folder
+
+        with tempfile.TemporaryDirectory() as scratch:
+            self.save_pretrained(scratch)
+            return push_folder(Path(scratch), repo_id, **options)
 
     @classmethod
     def from_pretrained(

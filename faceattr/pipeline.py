@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol, get_args, runtime_checkable
+from typing import TYPE_CHECKING, Literal, get_args
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from faceattr import arguments, labels
-from faceattr.backends.onnx import OnnxClassifier
-from faceattr.config import ONNX_NAME, ModelConfig
+from faceattr.backends.load import Backend, Classifier, as_classifier, load_classifier
 from faceattr.crops import Cut, find_faces, read_crop, warn
 from faceattr.detection import MIN_FACE, FaceDetector, YuNetDetector, load_detector
 from faceattr.errors import FaceAttrError, WeightsError
-from faceattr.hub import WeightsFiles, find_weights
+from faceattr.hub import WeightsFiles
 from faceattr.images import ImageSource, open_image
 from faceattr.limits import OWN_PIXELS
 from faceattr.results import Attribute, FaceResult
@@ -29,26 +29,9 @@ if TYPE_CHECKING:
     import torch
 
     from faceattr.model import FaceAttributeModel
+    from faceattr.publishing import PublishResult
 
-Backend = Literal["torch", "onnx", "auto"]
 Detect = Literal["fast", "thorough"]
-
-
-@runtime_checkable
-class Classifier(Protocol):
-    """A network with all that surrounds it; `TorchClassifier` and `OnnxClassifier` are ones.
-
-    Attributes:
-        name: "torch" or "onnx".
-        config: what travels with the weights.
-    """
-
-    name: str
-    config: ModelConfig
-
-    def probabilities(self, pixels: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
-        """RGB chips `(N, image_size, image_size, 3)` to probabilities `(N, classes)` by task."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -89,7 +72,7 @@ class FacePipeline:
         min_face: float = MIN_FACE,
         detect: Detect = "fast",
     ) -> None:
-        self.classifier = _classifier(model, arguments.device(device))
+        self.classifier = as_classifier(model, arguments.device(device))
         self.config = self.classifier.config
         self.detector = detector
         self.files = files
@@ -175,7 +158,7 @@ class FacePipeline:
         threads = arguments.optional_whole_number("threads", threads, 1)
         if threads is not None:
             cv2.setNumThreads(threads)
-        files, classifier = _load(model, revision, device, backend, threads)
+        files, classifier = load_classifier(model, revision, device, backend, threads)
         finder = load_detector(detector)
         return cls(
             classifier,
@@ -310,6 +293,63 @@ class FacePipeline:
         """A detector that gives landmarks; it looks at crops that are handed in."""
         return self.detector if isinstance(self.detector, YuNetDetector) else load_detector("yunet")
 
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write weights, config and what belongs to them into a folder, made if needed.
+
+        `from_pretrained(folder)` loads it. Card, report and `model.onnx` go along where they lie
+        beside the weights that were loaded and these have not changed since.
+
+        Raises:
+            WeightsError: for a pipeline that was made from neither files nor a network.
+        """
+        from faceattr.publishing import save_pipeline
+
+        save_pipeline(self, folder)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        card: str | Path | None = None,
+        revision: str = "main",
+        private: bool = False,
+        message: str = "Publish weights",
+        endpoint: str | None = None,
+        token: str | None = None,
+    ) -> PublishResult:
+        """Publish what `save_pretrained` writes, in one commit, and prove it by loading it back.
+
+        Args:
+            repo_id: "user/name" on the Hub; created if it does not exist.
+            card: file to publish as the card; by default that of the weights, or a short new one.
+            revision: branch to commit to; created from main if it does not exist.
+            private: make a new repository private.
+            message: first line of the commit.
+            endpoint: URL of the Hub; None for `HF_ENDPOINT` or huggingface.co.
+            token: Hub token with write permission; None for the one of this machine.
+
+        Returns:
+            What is on the Hub now; its `commit` pins it.
+
+        Raises:
+            PublishError: saying what to do next. A failed upload leaves no half commit.
+            WeightsError: as `save_pretrained`.
+        """
+        from faceattr.publishing import push_folder
+
+        with tempfile.TemporaryDirectory() as scratch:
+            self.save_pretrained(scratch)
+            return push_folder(
+                Path(scratch),
+                repo_id,
+                card=card,
+                revision=revision,
+                private=private,
+                message=message,
+                endpoint=endpoint,
+                token=token,
+            )
+
     def _answers(self, cuts: Sequence[Cut]) -> list[FaceResult]:
         """What the network says of faces."""
         rows = self._classify([cut.pixels for cut in cuts])
@@ -344,62 +384,6 @@ def _named(kind: str, number: int, count: int | None) -> Iterator[None]:
             raise
         place = f"{kind} {number}" if count is None else f"{kind} {number} of {count}"
         raise type(error)(f"{place}: {error}") from error
-
-
-def _classifier(
-    model: FaceAttributeModel | Classifier, device: str | torch.device | None
-) -> Classifier:
-    if isinstance(model, Classifier):
-        return model
-    # Imported here: with ONNX Runtime PyTorch is never loaded.
-    from faceattr.backends.torch import TorchClassifier
-
-    return TorchClassifier(model, device)
-
-
-def _load(
-    model: str | Path | None,
-    revision: str | None,
-    device: str | torch.device | None,
-    backend: str,
-    threads: int | None,
-) -> tuple[WeightsFiles, Classifier]:
-    """See `FacePipeline.from_pretrained`."""
-    on_cpu = str(device or "cpu") == "cpu"
-    if backend not in ("torch", "onnx", "auto"):
-        raise WeightsError(f"expected the backend 'torch', 'onnx' or 'auto', came {backend!r}")
-    if backend == "onnx" and not on_cpu:
-        raise WeightsError(f"the backend 'onnx' runs on the CPU, but device {device!r} was given")
-    exported = None
-    if backend == "onnx":
-        exported = find_weights(model, revision=revision, file=ONNX_NAME)
-    elif backend == "auto" and on_cpu:
-        exported = _find_onnx(model, revision)
-    if exported is not None:
-        return exported, OnnxClassifier(exported, threads)
-    files = find_weights(model, revision=revision)
-    try:
-        # Imported here: with ONNX Runtime PyTorch is never loaded.
-        from faceattr.backends.torch import TorchClassifier
-        from faceattr.model import load_files
-    except ModuleNotFoundError as error:
-        if error.name != "torch":
-            raise
-        reason = f"{files.name!r} has no {ONNX_NAME}" if on_cpu else f"device {device!r} was given"
-        raise WeightsError(
-            ("backend 'torch' was asked for" if backend == "torch" else reason)
-            + ", which needs PyTorch: pip install 'faceattr[torch]'"
-        ) from error
-    return files, TorchClassifier(load_files(files), device, threads)
-
-
-def _find_onnx(model: str | Path | None, revision: str | None) -> WeightsFiles | None:
-    """The files for ONNX Runtime; None where there is no `model.onnx`."""
-    try:
-        return find_weights(model, revision=revision, file=ONNX_NAME)
-    except WeightsError:
-        # Whatever else is wrong with them, loading says so.
-        return None
 
 
 def _joined(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -15,16 +16,16 @@ from huggingface_hub import HfApi, SpaceCard  # noqa: E402
 
 from faceattr.config import CONFIG_NAME, ONNX_NAME, WEIGHTS_NAME  # noqa: E402
 from faceattr.hub import DEFAULT_MODEL  # noqa: E402
-from train.publish import (  # noqa: E402
+from faceattr.publishing import (  # noqa: E402
     CARD_NAME,
     PublishError,
     connect,
-    guarded,
     hub_errors,
     load_card,
-    log_plan,
     push,
+    stage,
 )
+from train.publish import guarded, log_plan  # noqa: E402
 
 TOP_LEVEL = ("app.py", "requirements.txt", "LICENSE")
 PACKAGES = ("faceattr", "page")
@@ -108,7 +109,11 @@ def deploy(
                 log.info("%s = %s", key, value)
         message = "Update the page and the package"
         owned = tuple(f"{name}/*" for name in PACKAGES)
-        commit, changed = push(api, repo_id, files, message=message, repo_type="space", owned=owned)
+        with tempfile.TemporaryDirectory() as scratch:
+            staged = stage(files, Path(scratch))
+            commit, changed = push(
+                api, repo_id, staged, message=message, repo_type="space", owned=owned
+            )
     log.info("committed %s" if changed else "nothing has changed since %s", commit)
     log.info("%s/spaces/%s", api.endpoint, repo_id)
     return commit

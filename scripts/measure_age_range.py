@@ -77,7 +77,9 @@ def choose(table: Table) -> dict[str, Any]:
         ranges = table.ranges(level)
         held = table.holds(ranges)
         groups = {name: held[table.true == name] for name in AGE.classes}
-        worst = min(hits.mean() for hits in groups.values() if len(hits) >= LEAST_ROWS)
+        worst = min(
+            (hits.mean() for hits in groups.values() if len(hits) >= LEAST_ROWS), default=0.0
+        )
         if chosen is None and worst >= LEAST_COVERAGE:
             chosen = level
         tried.append(

@@ -73,7 +73,7 @@ def test_whoever_may_be_under_20_is_flagged_whatever_the_likeliest_group():
             assert likeliest_range(probabilities).may_be_under_20
 
 
-def write_table(path, part, rows=400):
+def write_table(path, part, rows=2000):
     """A predictions table of faces whose labels are drawn from their own probabilities."""
     rng = np.random.default_rng(1)
     values = rng.dirichlet(np.full(9, 0.3), rows)

@@ -10,7 +10,7 @@ import pytest
 from hub_server import HubServer
 
 from faceattr.hub import DEFAULT_MODEL
-from train.publish import PublishError
+from faceattr.publishing import PublishError
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "deploy_space.py"
 SPACE = "user/demo"

@@ -19,8 +19,9 @@ from huggingface_hub import ModelCard
 from faceattr.errors import WeightsError
 from faceattr.hub import BUNDLED, BUNDLED_NAMES
 from faceattr.model import LightweightMTLNet224, ModelConfig, load_model
+from faceattr.publishing import PublishError, connect, validate_card
 from train import publish as publishing
-from train.publish import PublishError, check_folder, publish
+from train.publish import check_folder, publish
 
 # huggingface_hub 2.4 uploads LFS files through a parameter that httpx2 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
@@ -51,7 +52,7 @@ def folder(tmp_path):
     path = tmp_path / "weights"
     write_weights(path, seed=1)
     (path / "figures").mkdir()
-    (path / "figures" / "confusion.svg").write_text("<svg/>")
+    (path / "figures" / "confusion.png").write_bytes(b"image")
     (path / "checkpoint.pt").write_bytes(b"private")
     return path
 
@@ -72,7 +73,7 @@ def test_publish_sends_exactly_the_checked_files_in_one_commit(hub, folder):
     result = send(hub, folder)
     names = {"README.md", "config.json", "model.safetensors", "report.json"}
     there = hub.repo(REPO).files(result.commit)
-    assert set(there) == names | {"figures/confusion.svg", ".gitattributes"}
+    assert set(there) == names | {"figures/confusion.png", ".gitattributes"}
     assert all(there[name] == (folder / name).read_bytes() for name in names)
     assert hub.asked("POST", "/commit/") == 1
     assert result.changed
@@ -96,14 +97,17 @@ def test_an_onnx_file_goes_along_if_it_is_of_these_weights(hub, exported):
         send(hub, folder)
 
 
-def test_a_card_that_does_not_name_the_repository_is_remarked(hub, folder, caplog):
-    send(hub, folder)
-    assert f"README.md does not say how to load {REPO}" in caplog.text
-    caplog.clear()
+@pytest.mark.parametrize("named", ["folder/with/these/files", "somebody/else", REPO])
+def test_the_published_cards_snippet_loads_the_repository_itself(hub, folder, named):
     card = folder / "README.md"
-    card.write_text(card.read_text() + f'from_pretrained("{REPO}")\n')
-    send(hub, folder)
-    assert "how to load" not in caplog.text
+    snippet = f'FacePipeline.from_pretrained("{named}")  # pin a commit'
+    card.write_text(f'{card.read_text()}\n{snippet}\nor from_pretrained("FaceAttrNet")\n')
+    before = card.read_text()
+    result = send(hub, folder)
+    sent = hub.repo(REPO).files(result.commit)["README.md"].decode()
+    assert sent == before.replace(named, REPO)
+    assert 'from_pretrained("FaceAttrNet")' in sent
+    assert card.read_text() == before
 
 
 def test_an_unchanged_folder_uploads_nothing(hub, folder):
@@ -129,9 +133,9 @@ def test_a_figure_gone_here_is_deleted_there_but_others_files_stay(hub, folder):
     send(hub, folder)
     repo = hub.repo(REPO)
     repo.commit("main", repo.files() | {"notes.txt": b"theirs"})
-    (folder / "figures" / "confusion.svg").unlink()
+    (folder / "figures" / "confusion.png").unlink()
     send(hub, folder)
-    assert "figures/confusion.svg" not in repo.files()
+    assert "figures/confusion.png" not in repo.files()
     assert repo.files()["notes.txt"] == b"theirs"
 
 
@@ -164,9 +168,12 @@ def test_private_makes_a_private_repository_and_refuses_a_public_one(hub, folder
 def test_weights_that_arrive_different_are_reported(hub, folder, tmp_path, monkeypatch):
     other = tmp_path / "other"
     write_weights(other, seed=3)
-    real = load_model
-    monkeypatch.setattr(publishing, "load_model", lambda f: real(other if f == folder else f))
-    with pytest.raises(PublishError, match=r"gives other logits .*'gender', 'age', 'race'"):
+
+    def arrive_different(api, repo_id, name, **where):
+        return str(other / name)
+
+    monkeypatch.setattr("huggingface_hub.HfApi.hf_hub_download", arrive_different)
+    with pytest.raises(PublishError, match=r"gives other answers .*'gender', 'age', 'race'"):
         send(hub, folder)
 
 
@@ -214,8 +221,8 @@ def test_a_card_the_hub_refuses_is_explained(hub, folder):
 def test_the_repositorys_own_weights_are_ready_to_publish(hub, name):
     files = check_folder(BUNDLED / name)
     assert "figures/confusion.png" in files
-    api = publishing.connect(REPO, endpoint=hub.url, token=hub.token)
-    publishing.validate_card(api, files["README.md"])
+    api = connect(REPO, endpoint=hub.url, token=hub.token)
+    validate_card(api, files["README.md"])
     card = ModelCard.load(files["README.md"])
     assert [r.metric_name for r in card.data.eval_results] == [
         "Gender accuracy",

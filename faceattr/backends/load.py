@@ -1,0 +1,95 @@
+"""Weights to what answers with them, by ONNX Runtime or PyTorch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from faceattr.backends.onnx import OnnxClassifier
+from faceattr.config import ONNX_NAME, ModelConfig
+from faceattr.errors import WeightsError
+from faceattr.hub import WeightsFiles, find_weights
+
+if TYPE_CHECKING:
+    import torch
+
+    from faceattr.model import FaceAttributeModel
+
+Backend = Literal["torch", "onnx", "auto"]
+
+
+@runtime_checkable
+class Classifier(Protocol):
+    """A network with all that surrounds it; `TorchClassifier` and `OnnxClassifier` are ones.
+
+    Attributes:
+        name: "torch" or "onnx".
+        config: what travels with the weights.
+    """
+
+    name: str
+    config: ModelConfig
+
+    def probabilities(self, pixels: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+        """RGB chips `(N, image_size, image_size, 3)` to probabilities `(N, classes)` by task."""
+        ...
+
+
+def as_classifier(
+    model: FaceAttributeModel | Classifier, device: str | torch.device | None
+) -> Classifier:
+    """What already answers as it is, and a network in PyTorch on a device."""
+    if isinstance(model, Classifier):
+        return model
+    # Imported here: with ONNX Runtime PyTorch is never loaded.
+    from faceattr.backends.torch import TorchClassifier
+
+    return TorchClassifier(model, device)
+
+
+def load_classifier(
+    model: str | Path | None,
+    revision: str | None,
+    device: str | torch.device | None,
+    backend: str,
+    threads: int | None,
+) -> tuple[WeightsFiles, Classifier]:
+    """See `FacePipeline.from_pretrained`."""
+    on_cpu = str(device or "cpu") == "cpu"
+    if backend not in ("torch", "onnx", "auto"):
+        raise WeightsError(f"expected the backend 'torch', 'onnx' or 'auto', came {backend!r}")
+    if backend == "onnx" and not on_cpu:
+        raise WeightsError(f"the backend 'onnx' runs on the CPU, but device {device!r} was given")
+    exported = None
+    if backend == "onnx":
+        exported = find_weights(model, revision=revision, file=ONNX_NAME)
+    elif backend == "auto" and on_cpu:
+        exported = _find_onnx(model, revision)
+    if exported is not None:
+        return exported, OnnxClassifier(exported, threads)
+    files = find_weights(model, revision=revision)
+    try:
+        # Imported here: with ONNX Runtime PyTorch is never loaded.
+        from faceattr.backends.torch import TorchClassifier
+        from faceattr.model import load_files
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        reason = f"{files.name!r} has no {ONNX_NAME}" if on_cpu else f"device {device!r} was given"
+        raise WeightsError(
+            ("backend 'torch' was asked for" if backend == "torch" else reason)
+            + ", which needs PyTorch: pip install 'faceattr[torch]'"
+        ) from error
+    return files, TorchClassifier(load_files(files), device, threads)
+
+
+def _find_onnx(model: str | Path | None, revision: str | None) -> WeightsFiles | None:
+    """The files for ONNX Runtime; None where there is no `model.onnx`."""
+    try:
+        return find_weights(model, revision=revision, file=ONNX_NAME)
+    except WeightsError:
+        # Whatever else is wrong with them, loading says so.
+        return None
