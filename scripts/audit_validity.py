@@ -17,13 +17,14 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from faceattr.audit.answers import Answers, single
+from faceattr.audit.answers import Answers, Axis, single
 from faceattr.audit.calibration import CalibrationTable, find_table
 from faceattr.audit.labelled import Labelled, label_sample, powered_shares
 from faceattr.audit.prevalence import Estimates, measure
@@ -142,25 +143,42 @@ class Tally:
 
 
 def shares(
-    cache: Path, variant: tuple[str, float], task: Task, table: CalibrationTable, draws: int
+    cache: Path,
+    variant: tuple[str, float],
+    task: Task,
+    table: CalibrationTable,
+    draws: int,
+    corrected: int,
 ) -> dict[str, Any]:
-    """Errors and coverage of the counted, the corrected and the labelled shares."""
+    """Errors and coverage of the labelled shares, and of the others over `corrected` draws."""
     tallies = {name: Tally() for name in ("counted", "matrix", "em", "labelled")}
     axis = single(task)
     for answers, _, true, number in _collections(cache, variant, task, draws):
         truth = np.bincount(true[task.name], minlength=len(task.classes)) / FACES
-        found = measure(answers, table, axes=(axis,), seed=number)[axis.name]
-        # What somebody would say who took the classifier for right: the error of sampling only.
-        naive = measure(answers, None, axes=(axis,), population=True, seed=number)[axis.name]
-        assert found.matrix is not None and found.em is not None
-        tallies["counted"].add(naive.counted, truth)
-        tallies["matrix"].add(found.matrix, truth)
-        tallies["em"].add(found.em, truth)
+        if number < corrected:
+            _add_corrected(tallies, answers, table, axis, truth, number)
         sample = label_sample(answers, LABELS, seed=number)
         labels = {name: codes[sample.rows] for name, codes in true.items()}
         known = Labelled(sample.rows, sample.inclusion, labels)
         tallies["labelled"].add(powered_shares(answers, known, axis), truth)
     return {name: tally.to_dict() for name, tally in tallies.items()}
+
+
+def _add_corrected(
+    tallies: dict[str, Tally],
+    answers: Answers,
+    table: CalibrationTable,
+    axis: Axis,
+    truth: NDArray[np.float64],
+    seed: int,
+) -> None:
+    found = measure(answers, table, axes=(axis,), seed=seed)[axis.name]
+    # What somebody would say who took the classifier for right: the error of sampling only.
+    naive = measure(answers, None, axes=(axis,), population=True, seed=seed)[axis.name]
+    assert found.matrix is not None and found.em is not None
+    tallies["counted"].add(naive.counted, truth)
+    tallies["matrix"].add(found.matrix, truth)
+    tallies["em"].add(found.em, truth)
 
 
 def warnings(
@@ -176,22 +194,49 @@ def warnings(
     return {"draws": len(found), "warnings": raised, "rate": raised / len(found)}
 
 
-def measure_all(cache: Path, weights: str | None, draws: int, shift_draws: int) -> dict[str, Any]:
+def _part(
+    cache: Path,
+    weights: str | None,
+    variant: tuple[str, float],
+    head: Task | None,
+    draws: list[int],
+) -> dict[str, Any]:
+    """One head's shares of one variant, or the warnings if `head` is None."""
+    table = find_table(find_weights(weights))
+    if table is None:
+        raise SystemExit(f"there is no audit.json beside {weights or 'the default weights'}")
+    if head is None:
+        return warnings(cache, variant, table, draws[1])
+    return shares(cache, variant, head, table, draws[0], draws[0 if variant == CLEAN else 1])
+
+
+def measure_all(
+    cache: Path, weights: str | None, draws: int, shift_draws: int, workers: int
+) -> dict[str, Any]:
     """The whole content of the JSON file."""
     files = find_weights(weights)
+    jobs: list[tuple[tuple[str, float], Task | None]] = [
+        (variant, head)
+        for variant in (CLEAN, *WORSE)
+        for head in (*TASKS, None)
+        if head is None or variant in (CLEAN, *SEVERE)
+    ]
+    with ProcessPoolExecutor(workers) as pool:
+        running = [
+            pool.submit(_part, cache, weights, variant, head, [draws, shift_draws])
+            for variant, head in jobs
+        ]
+        variants: dict[str, Any] = {}
+        for (variant, head), job in zip(jobs, running, strict=True):
+            facts = variants.setdefault(_name(variant), {"kind": variant[0], "level": variant[1]})
+            if head is None:
+                facts["shift"] = job.result()
+            else:
+                facts.setdefault("shares", {})[head.name] = job.result()
+            said = json.dumps(rounded(job.result(), 4))
+            print(_name(variant), head and head.name, said, file=sys.stderr, flush=True)
     table = find_table(files)
-    if table is None:
-        raise SystemExit(f"{files.name} has no audit.json")
-    variants = {}
-    for variant in (CLEAN, *WORSE):
-        facts: dict[str, Any] = {"kind": variant[0], "level": variant[1]}
-        if variant in (CLEAN, *SEVERE):
-            facts["shares"] = {
-                task.name: shares(cache, variant, task, table, draws) for task in TASKS
-            }
-        facts["shift"] = warnings(cache, variant, table, shift_draws)
-        variants[_name(variant)] = facts
-        print(_name(variant), json.dumps(rounded(facts, 4)), file=sys.stderr, flush=True)
+    assert table is not None
     return {
         "schema": 1,
         "command": "python scripts/audit_validity.py measure",
@@ -202,6 +247,7 @@ def measure_all(cache: Path, weights: str | None, draws: int, shift_draws: int) 
         "faces": FACES,
         "labels": LABELS,
         "draws": draws,
+        "draws_of_worse_images": {"corrected": shift_draws, "labelled": draws},
         "concentration": CONCENTRATION,
         "shift_level": LEVEL,
         "variants": variants,
@@ -253,8 +299,12 @@ def main() -> None:
     second = commands.add_parser("measure", help="draw collections and measure them")
     second.add_argument("--draws", type=int, default=100, help="of each head (%(default)s)")
     second.add_argument(
-        "--shift-draws", type=int, default=20, help="of each head for the test (%(default)s)"
+        "--shift-draws",
+        type=int,
+        default=20,
+        help="of each head for the test, and for corrections of worse images (%(default)s)",
     )
+    second.add_argument("--workers", type=int, default=1, help="processes (%(default)s)")
     second.add_argument("--output", type=Path, required=True, help="JSON file to write")
     for command in (first, second):
         command.add_argument("--cache", type=Path, required=True, help="folder of predictions")
@@ -265,7 +315,7 @@ def main() -> None:
     if args.command == "predict":
         predict(args.data, args.weights, args.cache)
     elif args.command == "measure":
-        found = measure_all(args.cache, args.weights, args.draws, args.shift_draws)
+        found = measure_all(args.cache, args.weights, args.draws, args.shift_draws, args.workers)
         write_json(args.output, rounded(found))
     else:
         print(tables(read_json(args.json)), end="")

@@ -357,14 +357,38 @@ def _shares(fitted: _Fitted, means: Floats, times: Floats, population: bool, see
     truth: Floats = np.zeros((len(means), k))
     if not population:
         truth = _imputed(fitted, slopes, seed) - fitted.plain
+    uncertain = interval(fitted.plain, ems - fitted.plain - truth)
+    if fitted.axis.name in LEANING:
+        uncertain = _with_bias(fitted, uncertain, gradient, truth)
     return Shares(
         fitted.axis,
         int(fitted.counts.sum()),
         fitted.counts,
         interval(counted, shifts) if population else exact(counted, len(means)),
         interval(matrix, matrices - matrix - truth),
-        _including(interval(fitted.plain, ems - fitted.plain - truth), fitted.em),
+        _including(uncertain, fitted.em),
     )
+
+
+def _with_bias(fitted: _Fitted, found: Estimates, gradient: Floats, truth: Floats) -> Estimates:
+    """The interval widened to hold that of EM corrected by the calibration rows.
+
+    Were the probabilities exact, the mean scores of the classes, weighted by the shares found,
+    would be 1 on the calibration rows. What they are instead moves EM (one Newton step).
+    """
+    bias = np.zeros_like(fitted.plain)
+    for cell in np.flatnonzero(fitted.plain > 0):
+        rows = fitted.known_true == cell
+        if rows.any():
+            bias += fitted.plain[cell] * (fitted.known_scores[rows].mean(axis=0) - 1)
+    usual = fitted.curve @ fitted.plain
+    slope = usual + fitted.scores.mean(axis=0) - bias
+    moved = minimise(fitted.curve[None], slope[None])[0]
+    curves = np.broadcast_to(fitted.curve, (len(gradient), *fitted.curve.shape))
+    draws = minimise(curves, usual + gradient - bias)
+    other = interval(moved, draws - moved - truth)
+    low, high = np.minimum(found.low, other.low), np.maximum(found.high, other.high)
+    return Estimates(found.value, low, high, found.draws)
 
 
 def _including(found: Estimates, value: Floats) -> Estimates:
