@@ -92,12 +92,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="none: as --crops (default: %(default)s)",
     )
-    faces.add_argument(
-        "--detect",
-        choices=["fast", "thorough"],
-        default="fast",
-        help="thorough: small faces in large images too, slower; YuNet only (default: %(default)s)",
-    )
     faces.add_argument("--crops", action="store_true", help="each image already is one face's crop")
     faces.add_argument(
         "--align", action="store_true", help="with --crops: find the face in it and cut it anew"
@@ -223,6 +217,13 @@ class _Lines:
         else:
             self._write(_table(name, faces))
 
+    def notes(self, name: str, faces: Sequence[FaceResult]) -> None:
+        """Write to standard error what is to be known of crops."""
+        for face in faces:
+            if face.crop_note:
+                with tqdm.external_write_mode(file=sys.stderr):
+                    print(f"note: {name}: {face.crop_note}", file=sys.stderr)
+
     def error(self, name: str, error: Exception) -> None:
         """Write why an image has no result, to standard error as well."""
         with tqdm.external_write_mode(file=sys.stderr):
@@ -330,9 +331,7 @@ def run(args: argparse.Namespace) -> int:
             lines.error(file, error)
             continue
         lines.faces(file, faces)
-        for face in faces:
-            if face.crop_note:
-                print(f"note: {file}: {face.crop_note}", file=sys.stderr)
+        lines.notes(file, faces)
         try:
             _save(picture, faces, _stem(number, file), args)
         except OSError as error:
