@@ -71,8 +71,7 @@ def test_a_turned_picture_and_a_face_that_may_be_young_are_remarked_upon():
 
     def shown(age, turn):
         shares = {name: float(name == age) for name in face.age.probabilities}
-        other = replace(face, age=replace(face.age, label=age, probabilities=shares))
-        object.__setattr__(other, "turn", turn)
+        other = replace(face, age=replace(face.age, label=age, probabilities=shares), turn=turn)
         return render_found(replace(found, faces=[other]), {})
 
     assert "may be under 20" in shown("10-19", 0)

@@ -95,8 +95,8 @@ def _notes(face: FaceResult) -> list[str]:
     if face.score is None:
         return ["the whole picture"]
     notes = [f"{face.box.width:.0f} pixels wide"]
-    if turn := getattr(face, "turn", 0):
-        notes.append(f"turned by {turn}° to stand upright")
+    if face.turn:
+        notes.append(f"turned by {face.turn}° to stand upright")
     if face.age_range.may_be_under_20:
         notes.append("may be under 20")
     return notes
