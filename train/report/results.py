@@ -9,6 +9,7 @@ import argparse
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from faceattr.labels import AGE, GENDER, RACE
@@ -24,12 +25,10 @@ HEADER = ["", "Parameters", "ms a face", "Gender %", "Race %", "Age group %"]
 
 
 def _milliseconds(performance: Mapping[str, Any], network: str, side: int) -> str:
-    """Of one face in ONNX Runtime, as `scripts.benchmark` measured it; "–" where it did not."""
-    for found in performance["networks"]:
-        wanted = (found["network"], found["side"], found["kind"], found["faces"])
-        if wanted == (network, side, "onnx", 1):
-            return f"{found['ms']:.1f}"
-    return "–"
+    """Of one face in ONNX Runtime: the median of all rounds of `scripts.benchmark`, or "–"."""
+    key = f"{network}, {side} px|onnx|1"
+    rounds = [ms for run in performance["runs"] for ms in run["networks"].get(key, [])]
+    return f"{median(rounds):.1f}" if rounds else "–"
 
 
 def _row(report: Mapping[str, Any], performance: Mapping[str, Any]) -> list[str]:
