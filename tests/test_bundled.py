@@ -122,7 +122,7 @@ def test_the_defaults_robustness_is_in_its_report():
 def test_the_mitigation_page_is_made_of_its_reports():
     folder = RESULTS / "fairness"
     if not folder.is_dir():
-        pytest.skip("no mitigated weights were measured; scripts/compare_mitigation does it")
+        pytest.skip("no mitigated weights were measured")
     parts = [
         [read(folder / f"{recipe}-{part}.json") for recipe in ("fair-control", "fair", "fair-dro")]
         for part in ("holdout", "validation")

@@ -29,10 +29,11 @@ from train.evaluate.predict import predict
 from train.evaluate.predictions import read_predictions
 from train.evaluate.report import evaluate, read_history
 from train.fit.checkpoint import checkpoints, load_checkpoint, only_run
+from train.fit.command import fit
 from train.fit.device import choose_device, keep_freed_memory
 from train.fit.provenance import git_commit
 from train.fit.settings import Settings
-from train.fit.trainer import HISTORY_NAME, fit
+from train.fit.trainer import HISTORY_NAME
 from train.recipes import faceattrnet, large, lightweight, teacher
 from train.report.card import FIGURES, make_card
 from train.report.plots import write_figures

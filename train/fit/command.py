@@ -15,10 +15,12 @@ from typing import get_args
 import torch
 import torch.distributed as dist
 
+from train.config import Recipe
 from train.data.source import add_data_arguments, source_of
+from train.fit.checkpoint import CheckpointError, checkpoints, only_run
 from train.fit.device import Precision, choose_device
 from train.fit.settings import Settings
-from train.fit.trainer import fit
+from train.fit.trainer import Trainer
 from train.recipes import RECIPES
 
 log = logging.getLogger("train")
@@ -68,6 +70,32 @@ def join(device: torch.device) -> tuple[int, int, torch.device]:
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     return dist.get_rank(), world, device
+
+
+def fit(recipe: Recipe, settings: Settings) -> Path:
+    """Train by a recipe and return the weights folder, `settings.output / "model"`.
+
+    Raises:
+        CheckpointError: when `output` holds a run and `resume` is off, when it does not fit, or
+            while another process trains there.
+        TrainingError: see `Settings.check` and `Trainer.run`.
+        Stopped: when a signal ended the run; `resume` goes on.
+    """
+
+    def train() -> Path:
+        trainer = Trainer(recipe, settings)
+        if settings.resume:
+            trainer.resume()
+        return trainer.run()
+
+    if not settings.is_first:
+        return train()
+    with only_run(settings.output):
+        if checkpoints(settings.output) and not settings.resume:
+            raise CheckpointError(
+                f"{settings.output} already holds a run; add --resume to go on, or choose another"
+            )
+        return train()
 
 
 def run(args: argparse.Namespace) -> None:

@@ -23,9 +23,7 @@ from train.data.source import HOLDOUT_EVERY, Rows
 from train.fit import provenance
 from train.fit.checkpoint import (
     CheckpointError,
-    checkpoints,
     load_checkpoint,
-    only_run,
     save_checkpoint,
     write_atomically,
 )
@@ -302,29 +300,3 @@ class Trainer:
                 if stop() and not self.progress.finished:
                     raise Stopped
         return self.settings.output / "model"
-
-
-def fit(recipe: Recipe, settings: Settings) -> Path:
-    """Train by a recipe and return the weights folder, `settings.output / "model"`.
-
-    Raises:
-        CheckpointError: when `output` holds a run and `resume` is off, when it does not fit, or
-            while another process trains there.
-        TrainingError: see `Settings.check` and `Trainer.run`.
-        Stopped: when a signal ended the run; `resume` goes on.
-    """
-
-    def train() -> Path:
-        trainer = Trainer(recipe, settings)
-        if settings.resume:
-            trainer.resume()
-        return trainer.run()
-
-    if not settings.is_first:
-        return train()
-    with only_run(settings.output):
-        if checkpoints(settings.output) and not settings.resume:
-            raise CheckpointError(
-                f"{settings.output} already holds a run; add --resume to go on, or choose another"
-            )
-        return train()

@@ -127,8 +127,8 @@ UNMITIGATED = """
 The weights that come with this repository are the unmitigated ones nevertheless. Who measures a
 collection counts all its faces, so the overall accuracy of each head matters first, and the rule
 lets one head lose what another's worst group gains; and the worst groups of the holdout hold too
-few faces to found a default on. Who needs the smallest gaps between groups trains the preferred
-weights with `scripts/compare_mitigation`; the next tables say what to expect."""
+few faces to found a default on. Who needs the smallest gaps between groups finds in the
+next tables what to expect."""
 
 
 def chosen(holdout: Sequence[Json]) -> int:
@@ -160,7 +160,8 @@ All weights here went on from the same weights{start},
 for the same number of epochs at the same settings. The control, `{control}`, treats all rows alike.
 `reweight` lets rows weigh more whose class and gender × race group were answered badly on the
 holdout; `group_dro` is group distributionally robust optimisation (Sagawa et al., ICLR 2020) over
-gender × race. Formulas: `train/fit/mitigation.py`.
+gender × race (`train/fit/mitigation.py`). These are earlier recipes, compared at weights before the
+published ones; what is compared next, and by which rule, stands in [training.md](training.md).
 {recipes}
 
 ## On the holdout, where the choice is made
