@@ -87,8 +87,7 @@ class Trainer:
         self.history: list[dict[str, Any]] = []
 
     def _check_counts(self) -> None:
-        size = self.recipe.batch_size
-        if len(self.rows) < size:
+        if len(self.rows) < (size := self.recipe.batch_size):
             raise TrainingError(f"{len(self.rows)} training rows do not fill one batch of {size}")
         if len(self.holdout) == 0:
             raise TrainingError(
@@ -131,8 +130,8 @@ class Trainer:
             "torch_rng": torch.get_rng_state(),
             **self.stepper.state_dict(),
         }
-        place = {"epoch": self.progress.epoch, "batch": self.progress.batch}
-        save_checkpoint(self.settings.output, state, **place)
+        epoch, batch = self.progress.epoch, self.progress.batch
+        save_checkpoint(self.settings.output, state, epoch=epoch, batch=batch)
 
     def resume(self) -> None:
         """Go back to the state of the newest checkpoint.
@@ -241,10 +240,9 @@ class Trainer:
         self.save()
 
     def _gained_too_little(self) -> bool:
-        if self.recipe.min_gain is None or len(self.history) < 2:
-            return False
-        previous, last = (sum(h["train_loss"].values()) for h in self.history[-2:])
-        return bool(previous - last < self.recipe.min_gain)
+        sums = [sum(entry["train_loss"].values()) for entry in self.history[-2:]]
+        least = self.recipe.min_gain
+        return least is not None and len(sums) == 2 and bool(sums[0] - sums[1] < least)
 
     def measure(self, side: int) -> Measured:
         """The evaluated weights on the holdout, with images of `side` pixels."""
