@@ -14,7 +14,7 @@ from typing import Any
 
 from faceattr.labels import AGE, GENDER, RACE
 from train.report import reference
-from train.report.sections import percent
+from train.report.sections import display, percent, teens_sentence
 from train.tables import TableError, markdown_table, read_json, write_text
 
 log = logging.getLogger("train")
@@ -94,6 +94,18 @@ def pipeline_sentence(result: Mapping[str, Any]) -> str:
         raise TableError(f"no result of scripts.measure_pipeline: {error} is missing") from error
 
 
+def uneven_sentence(report: Mapping[str, Any]) -> str:
+    """How differently one network's answers are right by race, and what happens to the young."""
+    races = sorted(report["per_class"]["race"], key=lambda found: float(found["accuracy"]))
+    worst, best = races[0], races[-1]
+    return (
+        f"Errors are uneven. {report['network']['architecture']} answers race right for "
+        f"{percent(best['accuracy'], 0)} % of faces labelled {display('race', best['class'])} and "
+        f"{percent(worst['accuracy'], 0)} % of those labelled {display('race', worst['class'])}. "
+        f"{teens_sentence(report).replace('**', '')}"
+    )
+
+
 def insert(text: str, table: str) -> str:
     """Replace what stands between the markers.
 
@@ -134,5 +146,6 @@ def run(args: argparse.Namespace) -> None:
                 "run `python -m scripts.measure_pipeline` again"
             )
         table += "\n\n" + pipeline_sentence(pipeline)
+    table += "\n\n" + uneven_sentence(reports[0])
     write_text(args.into, insert(args.into.read_text(encoding="utf-8"), table))
     log.info("-> %s", args.into)
