@@ -112,10 +112,12 @@ def _shared(options: dict[str, str]) -> dict[str, Any]:
 
 def _add_uploads(app: FastAPI, limits: Limits, inbox: Inbox) -> None:
     """Gradio's way to upload, and to look at what was uploaded, from memory."""
+    # Gradio's page sends all files of a collection in one form.
+    most = max(limits.max_batch, limits.max_collection)
 
     async def upload(request: Request) -> Response:
         tokens: list[str] = []
-        async with _form(request, "files", (), limits.max_batch) as (files, _):
+        async with _form(request, "files", (), most) as (files, _):
             try:
                 for file in files:
                     limits.check(file.size or 0)

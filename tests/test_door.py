@@ -94,6 +94,17 @@ def test_uploads_that_are_no_images_are_shown_as_bytes(url, site):
     site[1].inbox.drop(token)
 
 
+def test_a_collection_is_uploaded_in_one_form(site):
+    url, parts = site
+    most = parts.service.limits.max_collection
+    status, tokens = post(url, "gradio_api/upload", {}, [("files", PICTURE)] * most)
+    assert (status, len(set(tokens))) == (200, most)
+    assert post(url, "gradio_api/upload", {}, [("files", PICTURE)] * (most + 1))[0] == 400
+    for token in tokens:
+        parts.inbox.drop(token)
+    assert released(parts)
+
+
 def test_browsers_elsewhere_may_use_plain_http(url):
     status, found = headers(
         f"{url}api/v1/predict",
