@@ -49,6 +49,7 @@ def face_values(number: int, face: FaceResult, width: int, height: int) -> dict[
         "score": face.score,
         "detector": face.detector,
         "turn": face.turn,
+        "crop_note": face.crop_note,
         "small": box.width < SMALL,
         "blurred": sharpness(face.crop) < BLURRED,
         "cut": max(beyond) > CUT * side,

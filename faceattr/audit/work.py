@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ import pyarrow.parquet as pq
 from faceattr import labels
 from faceattr.audit.faces import SOURCE_PREFIX, face_values
 from faceattr.audit.places import Loaded, ParquetColumns, Reader, ReadError, Ref, as_text
-from faceattr.errors import FaceAttrError
+from faceattr.errors import CropWarning, FaceAttrError
 from faceattr.images import open_image
 from faceattr.pipeline import FacePipeline
 from faceattr.results import FaceResult
@@ -86,6 +87,7 @@ def face_fields() -> list[tuple[str, pa.DataType]]:
         *((name, pa.float32()) for name in ("x", "y", "width", "height", "score")),
         ("detector", pa.string()),
         ("turn", pa.int32()),
+        ("crop_note", pa.string()),
         *((flag, pa.bool_()) for flag in ("small", "blurred", "cut")),
     ]
     for task in labels.TASKS:
@@ -198,7 +200,10 @@ class Worker:
 
     def _predict(self, images: Sequence[Any]) -> list[list[FaceResult]]:
         if self.settings.crops:
-            return [[face] for face in self.pipeline.classify_crops(images)]
+            with warnings.catch_warnings():
+                # The tables hold what they say, face by face.
+                warnings.simplefilter("ignore", CropWarning)
+                return [[face] for face in self.pipeline.classify_crops(images)]
         return self.pipeline.predict_batch(images, min_face=self.settings.min_face)
 
     def _name(self, row: dict[str, Any], columns: Mapping[str, Any], name: str) -> None:
