@@ -217,7 +217,10 @@ def _checked(look: Look, image: NDArray[np.uint8], face: Detection) -> Detection
         found = (other.moved(left, top) for other in _turned_copy(look, patch, small, turn))
         return [other for other in found if _same(other.box, box)]
 
-    found = [other for turn in (0, *TURNS) for other in seen(turn, PATCH_SIDE)]
+    found = seen(0, PATCH_SIDE) + seen(180, PATCH_SIDE)
+    # A face on its side that is seen all the same has little confidence.
+    if max(map(_score, found), default=0.0) < TURNED:
+        found += seen(90, PATCH_SIDE) + seen(270, PATCH_SIDE)
     best = max(found, key=_score, default=face)
     second = max((other.score for other in found if other.turn != best.turn), default=0.0)
     # Points lie more exactly in a larger copy.
