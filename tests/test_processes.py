@@ -19,6 +19,8 @@ from faceattr.turns import Turns
 pytestmark = [
     # Python warns of forks where there are threads; that such forks work is the point here.
     pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning"),
+    # A photo handed in as a crop is remarked; here only sameness matters.
+    pytest.mark.filterwarnings("ignore::faceattr.errors.CropWarning"),
     pytest.mark.timeout(250),
 ]
 
