@@ -81,10 +81,13 @@ def test_markdown_and_text_hold_the_shares_of_every_class(report):
         for name in task.classes:
             shown = task.display_name(name)
             assert f"| {shown} |" in markdown and f"  {shown} " in text
-    lines = [line for line in markdown.splitlines() if line.startswith("|")]
-    for first, second in zip(lines, lines[1:], strict=False):
-        if second.startswith("|---"):
-            assert first.count("|") == second.count("|")
+    lines = markdown.splitlines()
+    rules = [n for n, line in enumerate(lines) if line.startswith("|---")]
+    assert len(rules) == len(TASKS) + 1
+    for rule, classes in zip(rules, [len(task.classes) for task in TASKS], strict=False):
+        table = lines[rule - 1 : rule + classes + 1]
+        assert {line.count("|") for line in table} == {table[0].count("|")}
+        assert lines[rule - 2] == "" == lines[rule + classes + 1]
 
 
 def test_without_a_calibration_nothing_is_corrected_and_the_report_says_so():

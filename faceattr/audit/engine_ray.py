@@ -112,7 +112,8 @@ def _start(address: str | None) -> Any:
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    # Ray raises plain exceptions, too, where it does not start in time.
+    except Exception as error:
         raise AuditError(f"no Ray cluster could be reached or started: {error}") from error
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False

@@ -140,7 +140,6 @@ def _environment(*, escape: bool) -> jinja2.Environment:
         loader=jinja2.PackageLoader("faceattr.audit"),
         autoescape=escape,
         undefined=jinja2.StrictUndefined,
-        trim_blocks=not escape,
         keep_trailing_newline=True,
     )
     environment.globals.update(
