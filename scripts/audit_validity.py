@@ -31,6 +31,7 @@ from faceattr.audit.prevalence import Estimates, measure
 from faceattr.audit.shift import LEVEL, shift_test
 from faceattr.hub import find_weights
 from faceattr.labels import TASKS, Task
+from faceattr.labels import task as task_named
 from train.tables import markdown_table, read_json, rounded, write_json
 
 FACES = 1_500
@@ -207,7 +208,9 @@ def _part(
         raise SystemExit(f"there is no audit.json beside {weights or 'the default weights'}")
     if head is None:
         return warnings(cache, variant, table, draws[1])
-    return shares(cache, variant, head, table, draws[0], draws[0 if variant == CLEAN else 1])
+    return shares(
+        cache, variant, task_named(head), table, draws[0], draws[0 if variant == CLEAN else 1]
+    )
 
 
 def measure_all(
@@ -215,10 +218,10 @@ def measure_all(
 ) -> dict[str, Any]:
     """The whole content of the JSON file."""
     files = find_weights(weights)
-    jobs: list[tuple[tuple[str, float], Task | None]] = [
+    jobs: list[tuple[tuple[str, float], str | None]] = [
         (variant, head)
         for variant in (CLEAN, *WORSE)
-        for head in (*TASKS, None)
+        for head in (*(task.name for task in TASKS), None)
         if head is None or variant in (CLEAN, *SEVERE)
     ]
     with ProcessPoolExecutor(workers) as pool:
@@ -232,9 +235,9 @@ def measure_all(
             if head is None:
                 facts["shift"] = job.result()
             else:
-                facts.setdefault("shares", {})[head.name] = job.result()
+                facts.setdefault("shares", {})[head] = job.result()
             said = json.dumps(rounded(job.result(), 4))
-            print(_name(variant), head and head.name, said, file=sys.stderr, flush=True)
+            print(_name(variant), head, said, file=sys.stderr, flush=True)
     table = find_table(files)
     assert table is not None
     return {
