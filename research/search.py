@@ -29,7 +29,7 @@ from train.fit.device import choose_device
 from train.fit.settings import Settings, TrainingError
 from train.fit.trainer import Trainer
 from train.recipes import faceattrnet
-from train.report.plots import Canvas, Figure, canvas_of
+from train.report.plots import Figure, canvas_of
 from train.tables import markdown_table, rounded, write_json, write_text
 
 log = logging.getLogger("train")
@@ -102,7 +102,7 @@ def write(summary: dict[str, Any], path: Path) -> None:
         return
     values = {name: summary["importance"][name] for name in names}
 
-    def draw() -> Canvas:
+    def draw() -> Any:
         canvas = canvas_of(6, 3)
         axes = canvas.subplots()
         axes.barh(names[::-1], [values[name] for name in names[::-1]])

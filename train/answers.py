@@ -117,7 +117,7 @@ class Answers:
         chosen = torch.from_numpy(self._numbers[views.numpy(), rows.numpy()].astype(np.float32))
         sizes = [len(task.classes) for task in labels.TASKS]
         names = [task.name for task in labels.TASKS]
-        return dict(zip(names, chosen.split(sizes, 1), strict=True))
+        return dict(zip(names, torch.split(chosen, sizes, 1), strict=True))
 
 
 def _numbers(folder: Path, views: int, rows: int, mode: Any) -> NDArray[np.float16]:

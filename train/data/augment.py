@@ -134,7 +134,7 @@ def _sampling(move: NDArray[np.float64], chip: Chip, side: int) -> NDArray[np.fl
     matrix[:, 2] += matrix[:, :2].sum(1) * (1 / side - 1)
     matrix[:, 2:] = half * (matrix[:, 2:] + 1) - 0.5
     matrix[:, :2] *= half * 2 / side
-    return matrix
+    return np.asarray(matrix, np.float64)
 
 
 def _shrunk(chip: Chip, side: int) -> Chip:

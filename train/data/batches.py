@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import cv2
 import numpy as np
@@ -142,8 +142,9 @@ class Order:
     def __init__(
         self, rows: Rows, seed: int, batch_size: int, *, rank: int = 0, world: int = 1
     ) -> None:
-        self._sampler = DistributedSampler(
-            rows,  # type: ignore[arg-type] - only its length is asked
+        # Only its length is asked.
+        self._sampler: DistributedSampler[Row] = DistributedSampler(
+            cast(Any, rows),
             num_replicas=world,
             rank=rank,
             seed=seed * _SEEDS_APART,
@@ -171,7 +172,7 @@ def load(views: Views, batches: Sequence[list[Wanted]], device: torch.device) ->
         views,
         batch_sampler=batches,
         num_workers=workers_for(device),
-        collate_fn=_as_is,
+        collate_fn=cast(Any, _as_is),
         pin_memory=device.type == "cuda",
     )
     return iter(loader)

@@ -46,7 +46,7 @@ class Stepper:
         if settings.world > 1:
             # Without a GPU each process normalises by its own part of the batch.
             if self.device.type == "cuda":
-                self.model = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
+                self.model = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)  # type: ignore[no-untyped-call]
             self._network = DistributedDataParallel(self.model)
         self._optimizer = make_optimizer(self.model, recipe)
         decay = recipe.ema_decay

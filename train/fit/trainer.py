@@ -172,7 +172,7 @@ class Trainer:
         place = (self.settings.seed, progress.epoch, progress.batch, self.settings.rank)
         values = self.stepper.step(
             batch,
-            self.answers and self.answers.of(batch.rows, batch.views),
+            self.answers.of(batch.rows, batch.views) if self.answers else None,
             progress.epoch + progress.batch / self.order.batches,
             np.random.default_rng(place),
         )
