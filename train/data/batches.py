@@ -143,7 +143,7 @@ class Order:
         self, rows: Rows, seed: int, batch_size: int, *, rank: int = 0, world: int = 1
     ) -> None:
         # Only its length is asked.
-        self._sampler: DistributedSampler[Row] = DistributedSampler(
+        self._sampler: DistributedSampler[int] = DistributedSampler(
             cast(Any, rows),
             num_replicas=world,
             rank=rank,
