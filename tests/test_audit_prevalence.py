@@ -15,7 +15,8 @@ from faceattr.audit.calibration import (
     read_table,
     write_table,
 )
-from faceattr.audit.prevalence import adjusted, confusion, measure, resampled_means
+from faceattr.audit.prevalence import adjusted, confusion, measure
+from faceattr.audit.resampling import resampled_means
 from faceattr.audit.simplex import minimise
 from faceattr.errors import AuditError, LabelError
 from faceattr.hub import WeightsFiles
@@ -186,7 +187,7 @@ def test_resampled_means_have_the_spread_of_clustered_sampling():
     assert found.mean() == pytest.approx(values.mean(), abs=0.01)
 
 
-def test_the_order_of_images_and_how_they_are_chunked_do_not_matter(monkeypatch):
+def test_the_order_of_faces_does_not_matter():
     rng = np.random.default_rng(0)
     image, values = rng.integers(50, size=300), rng.normal(size=(300, 2))
     usual = resampled_means(image, values, 3, seed=1)

@@ -21,9 +21,8 @@ from faceattr.audit import em
 from faceattr.audit.answers import Answers, Axis, Codes, Floats
 from faceattr.audit.calibration import CalibrationTable
 from faceattr.audit.measures import Interval
-from faceattr.audit.prevalence import (
-    CONFIDENCE,
-    DRAWS,
+from faceattr.audit.prevalence import CONFIDENCE, DRAWS
+from faceattr.audit.resampling import (
     ResampledEM,
     calibration_times,
     resampled_em,

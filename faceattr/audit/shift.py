@@ -18,7 +18,7 @@ import numpy as np
 
 from faceattr.audit.answers import Answers, Codes, Floats, single
 from faceattr.audit.calibration import CalibrationTable
-from faceattr.audit.prevalence import calibration_times, resampled_em, resampled_means
+from faceattr.audit.resampling import calibration_times, resampled_em, resampled_means
 from faceattr.labels import TASKS, Task
 
 LEVEL = 0.02
