@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ARTIFACTS = ROOT / "artifacts"
 EXAMPLES = ROOT / "page" / "view" / "static" / "examples"
 AXE = ROOT / "tests" / "node_modules" / "axe-core" / "axe.min.js"
-TABS = ("Try it", "Model", "Use it", "Limits and law")
+TABS = ("Try it", "Model", "Use it", "Limits")
 
 # Gradio and its server warn about their own dependencies; none of it is ours to fix.
 pytestmark = [
@@ -464,7 +464,7 @@ def test_tabs_say_what_is_in_use_how_to_call_it_and_what_it_is_not_for(server, p
     snippets = page.locator("#use").inner_text()
     assert f'Client("{server.rstrip("/")}")' in snippets
     assert f"{server}api/v1/predict" in snippets
-    page.get_by_role("tab", name="Limits and law").click()
+    page.get_by_role("tab", name="Limits").click()
     assert "Article 5(1)(g)" in page.locator("#limits").inner_text()
 
 

@@ -61,7 +61,7 @@ def build_page(
                         gr.Markdown(card, elem_id="card", elem_classes="fa-prose")
             with gr.Tab("Use it"):
                 use = gr.HTML(use_html(service.limits, has_tools), elem_id="use")
-            with gr.Tab("Limits and law"):
+            with gr.Tab("Limits"):
                 gr.Markdown(LIMITS, elem_id="limits", elem_classes="fa-prose")
         demo.load(None, use, use, js=OWN_ADDRESS)
         _endpoints(service, gate, uploads)

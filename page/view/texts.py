@@ -26,7 +26,7 @@ def intro(model: str, revision: str | None) -> str:
         links.append(_link(f"https://huggingface.co/{model}/tree/{revision}", "Weights"))
     if space := os.environ.get("SPACE_ID"):
         links.append(_link(f"https://huggingface.co/spaces/{space}/tree/main", "Code"))
-    links.append(_tab("Limits and law", "What it is not for"))
+    links.append(_tab("Limits", "What it is not for"))
     items = "".join(f"<li>{link}</li>" for link in links)
     return f"""<div class="fa-intro">
 <h1>Perceived gender, age and race of every face in a photo</h1>
