@@ -202,7 +202,7 @@ class Recipe:
             raise ValueError("min_gain compares losses of one input size: stages must be one")
 
     def _check_ranges(self) -> None:
-        if min(self.epochs, self.batch_size, self.views or 1) < 1:
+        if min(self.epochs, self.batch_size, 1 if self.views is None else self.views) < 1:
             raise ValueError("epochs, batch_size and views must be at least 1")
         if not self.learning_rate > 0 or self.weight_decay < 0 or self.warmup_epochs < 0:
             raise ValueError("learning_rate must be above 0, weight_decay and warm-up not below")
