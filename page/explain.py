@@ -50,17 +50,17 @@ def explain(pipeline: FacePipeline, chip: NDArray[np.uint8], task: str) -> Expla
         LabelError: for an unknown task.
     """
     known = labels.task(task)
-    row = pipeline.classify_crops([chip])[0]
-    attribute = next(a for a in row.attributes if a.task == task)
     preprocessing = pipeline.config.preprocessing
     (face,) = preprocessing.to_pixels([chip])
     grey = np.rint(np.multiply(preprocessing.mean, 255)).astype(np.uint8)
+    shares = pipeline.classifier.probabilities(face[None])[task][0]
+    best = int(shares.argmax())
 
     def answers(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        return pipeline.classifier.probabilities(pixels)[task][:, known.index(attribute.label)]
+        return pipeline.classifier.probabilities(pixels)[task][:, best]
 
     drop = _occlusion(answers, face, grey)
-    return Explanation(attribute.label, attribute.probability, drop, _overlay(chip, drop))
+    return Explanation(known.classes[best], float(shares[best]), drop, _overlay(chip, drop))
 
 
 def _occlusion(
