@@ -37,6 +37,10 @@ collections there is <code>faceattr audit</code>.</p></div>"""
 EMPTY = '<div class="fa-message fa-empty"><p>The shares appear here.</p></div>'
 
 
+KEY = """<p class="fa-small">In the figures a hollow square is a share as counted, a full circle the
+corrected one, a line its 95&nbsp;% interval.</p>"""
+
+
 class _References(GradioRootModel):  # type: ignore[misc]
     """What the front door wrote; it lacks what Gradio's own inbox have."""
 
@@ -149,6 +153,8 @@ def render_collection(values: Mapping[str, Any], gathered: Gathered) -> str:
         )
     parts += [f'<div class="fa-message"><p>{html.escape(note)}</p></div>' for note in notes]
     parts.append(_downloads(values, gathered))
+    if values["tasks"]:
+        parts.append(KEY)
     parts += [_task(task, counts) for task in values["tasks"]]
     parts.append(_failures(gathered))
     return f'<div class="fa-audit">{"".join(parts)}</div>'
