@@ -72,6 +72,7 @@ NULLABLE = {
     "detector": "string or null",
     "faces[].score": "number or null",
     "faces[].detector": "string or null",
+    "faces[].crop_note": "string or null",
     "faces[].landmarks": "object or null",
     "faces[].age_range.last_year": "number or null",
 }

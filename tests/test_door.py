@@ -251,6 +251,7 @@ def test_a_port_that_is_none_is_said_without_a_traceback(port, monkeypatch):
         app.main()
 
 
+@pytest.mark.slow
 def test_a_taken_port_is_said_before_anything_claims_to_serve():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
