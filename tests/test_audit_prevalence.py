@@ -141,6 +141,21 @@ def test_intervals_cover_what_they_say(known, population):
         assert 0.88 < np.mean(rows) < 0.995, name
 
 
+def test_a_share_of_which_em_leaves_nothing_may_still_be_some():
+    blurred = table(1000, sharpness=1.0)
+    few = np.array([0.3, 0.3, 0.02, 0.1, 0.1, 0.1, 0.08])
+    inside, empty = [], 0
+    for seed in range(25):
+        answers, true = collection(300, {"race": few}, seed=seed, sharpness=1.0)
+        found = measure(answers, blurred, axes=(single(RACE),), draws=100)["race"].em
+        nothing = found.value < 1e-6
+        empty += nothing.sum()
+        assert (found.high[nothing] > 0.005).all()
+        inside += list(found.high[nothing] >= share(true["race"], 7)[nothing])
+    assert empty >= 10
+    assert np.mean(inside) > 0.85
+
+
 def test_shares_in_these_images_are_known_better_than_in_their_population(known):
     answers, _ = collection(1500, SKEWED, seed=1)
     here = measure(answers, known, axes=(single(GENDER),))["gender"]

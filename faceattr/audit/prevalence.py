@@ -23,7 +23,7 @@ from faceattr.audit import em
 from faceattr.audit.answers import DEFAULT_AXES, Answers, Axis, Codes, Floats, single
 from faceattr.audit.calibration import CalibrationTable
 from faceattr.audit.resampling import calibration_times, gradient_noise, resampled_means
-from faceattr.audit.simplex import minimise
+from faceattr.audit.simplex import minimise, minimise_sum
 from faceattr.errors import AuditError
 from faceattr.labels import task
 
@@ -38,6 +38,10 @@ LEANING = {"age": 0.02, "gender × age": 0.02}
 
 It moves the value only: the interval is that of EM without it.
 """
+
+
+_BORDER = 1e-6
+"""Share below which EM has left nothing of a class."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -239,6 +243,7 @@ def _shares(fitted: _Fitted, means: Floats, times: Floats, population: bool, see
     if not population:
         truth = _imputed(fitted, slopes, seed) - fitted.plain
     uncertain = interval(fitted.plain, ems - fitted.plain - truth)
+    uncertain = _off_border(fitted, uncertain, gradient, truth)
     if fitted.axis.name in LEANING:
         uncertain = _with_bias(fitted, uncertain, gradient, truth)
     return Shares(
@@ -248,6 +253,27 @@ def _shares(fitted: _Fitted, means: Floats, times: Floats, population: bool, see
         interval(counted, shifts) if population else exact(counted, len(means)),
         interval(matrix, matrices - matrix - truth),
         _including(uncertain, fitted.em),
+    )
+
+
+def _off_border(fitted: _Fitted, found: Estimates, gradient: Floats, truth: Floats) -> Estimates:
+    """The interval with upper ends for shares of which EM left nothing.
+
+    Draws stay at such a border and do not say how large the share may be; draws that may cross it
+    do.
+    """
+    border = fitted.plain <= _BORDER
+    if not border.any():
+        return found
+    curves = np.broadcast_to(fitted.curve, (len(gradient), *fitted.curve.shape))
+    slope = fitted.curve @ fitted.plain + gradient - fitted.scores.mean(axis=0)
+    errors = minimise_sum(curves, slope) - fitted.plain - truth
+    free = interval(fitted.plain, errors)
+    return Estimates(
+        found.value,
+        found.low,
+        np.where(border, np.maximum(found.high, free.high), found.high),
+        np.where(border, free.draws, found.draws),
     )
 
 

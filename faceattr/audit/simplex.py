@@ -65,3 +65,11 @@ def minimise(gram: Floats, linear: Floats) -> Floats:
     found = np.maximum(found, 0.0)
     shares: Floats = found / found.sum(axis=1, keepdims=True)
     return shares
+
+
+def minimise_sum(gram: Floats, linear: Floats) -> Floats:
+    """As `minimise`, but the shares need only sum to 1: they may be negative."""
+    n, k = linear.shape
+    scale = np.trace(gram, axis1=1, axis2=2)[:, None, None] / k
+    gram = gram + (_RIDGE * scale + 1e-300) * np.eye(k)
+    return _on_support(gram, linear, np.ones((n, k), np.bool_))[0]
