@@ -30,7 +30,11 @@ TINY = ModelConfig(
     "LightweightMTLNet224", {"widths": (4, 4, 4, 8, 8, 8, 8), "hidden": 8}, preprocessing=SMALL
 )
 TINY_OURS = ModelConfig("FaceAttrNet", TINY_FACEATTRNET, preprocessing=SMALL)
-LIMITS = {"LightweightMTLNet224": (668_077, 0.49e9), "FaceAttrNet": (668_077, 0.24e9)}
+LIMITS = {
+    "LightweightMTLNet224": (668_077, 0.49e9),
+    "FaceAttrNet": (668_077, 0.24e9),
+    "FaceAttrNetLarge": (4_000_000, 1.0e9),
+}
 
 
 @pytest.fixture
