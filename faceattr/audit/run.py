@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from faceattr.audit.answers import Answers
+from faceattr.audit.answers import Answers, parse_merge
 from faceattr.audit.calibration import CalibrationTable, find_table
 from faceattr.audit.collect import Engine, Tables, collect
 from faceattr.audit.collected import Collected
@@ -151,6 +151,18 @@ def audit(
     settings = Settings(
         model, revision, detector, backend, mirror, crops, columns, min_face=min_face, detect=detect
     )
+    # Whatever is wrong with these is said before hours of work.
+    list(map(parse_merge, merge))
+    question = Question(
+        population=population,
+        reference=reference,
+        merge=tuple(merge),
+        by=by,
+        truth=truth,
+        prediction=prediction,
+        labels=None if labels is None else read_sheet(Path(labels)),
+        seed=seed,
+    )
     tables = _earlier(source, folder) or collect(
         source,
         folder,
@@ -165,16 +177,6 @@ def audit(
     wanted = [name for name in (truth, prediction) if name is not None]
     images = tables.images if tables.images.is_file() else None
     found = read_collected(tables.faces, images, by=by, columns=wanted)
-    question = Question(
-        population=population,
-        reference=reference,
-        merge=tuple(merge),
-        by=by,
-        truth=truth,
-        prediction=prediction,
-        labels=None if labels is None else read_sheet(Path(labels)),
-        seed=seed,
-    )
     facts = {**tables.facts, "created": date.today().isoformat()}
     report = build_report(found, facts, question, _calibration(facts, settings))
     _write(folder, report)

@@ -27,7 +27,7 @@ from faceattr.audit.places import (
     is_web,
     open_binary,
 )
-from faceattr.audit.tables import hub_features, image_column, parquet_refs
+from faceattr.audit.tables import hub_features, image_column, image_column_of, parquet_refs
 from faceattr.errors import AuditError
 
 
@@ -316,33 +316,6 @@ def _csv(text: str, options: SourceOptions) -> Collection:
             yield Ref(f"{name}#{number}", shown, place or Inline(None), values)
 
     return Collection(name, "csv", refs, lambda: count, _root_of(text, options))
-
-
-IMAGE_COLUMNS = (
-    "image",
-    "img",
-    "image_path",
-    "image_url",
-    "file_name",
-    "filename",
-    "file",
-    "path",
-    "filepath",
-    "file_path",
-    "url",
-    "jpg",
-    "jpeg",
-    "png",
-    "bytes",
-    "content",
-)
-"""Names by which a column of images is known, in lower case, the likeliest first."""
-
-
-def image_column_of(names: Sequence[str]) -> str | None:
-    """The column whose name says that it holds images; None where none does."""
-    by_name = {name.lower(): name for name in reversed(names)}
-    return next((by_name[name] for name in IMAGE_COLUMNS if name in by_name), None)
 
 
 def _parquet(files: Sequence[str], options: SourceOptions, name: str | None = None) -> Collection:

@@ -23,6 +23,33 @@ def hub_features(schema: pa.Schema) -> Mapping[str, Any]:
     return features if isinstance(features, Mapping) else {}
 
 
+IMAGE_COLUMNS = (
+    "image",
+    "img",
+    "image_path",
+    "image_url",
+    "file_name",
+    "filename",
+    "file",
+    "path",
+    "filepath",
+    "file_path",
+    "url",
+    "jpg",
+    "jpeg",
+    "png",
+    "bytes",
+    "content",
+)
+"""Names by which a column of images is known, in lower case, the likeliest first."""
+
+
+def image_column_of(names: Sequence[str]) -> str | None:
+    """The column whose name says that it holds images; None where none does."""
+    by_name = {name.lower(): name for name in reversed(names)}
+    return next((by_name[name] for name in IMAGE_COLUMNS if name in by_name), None)
+
+
 def image_column(schema: pa.Schema, features: Mapping[str, Any]) -> str | None:
     """The column that holds images by its feature or its type; None where none does."""
     for name, feature in features.items():
