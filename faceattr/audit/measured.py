@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,13 +16,16 @@ from faceattr.audit.answers import Answers, Axis, Floats
 from faceattr.audit.calibration import CalibrationTable
 from faceattr.audit.collected import Collected
 from faceattr.audit.labelled import FEWEST, powered
-from faceattr.audit.labelling import Labels
 from faceattr.audit.measures import association, reference_shares
 from faceattr.audit.other_system import rates_by_group
 from faceattr.audit.prevalence import Estimates, Shares, measure
 from faceattr.audit.shift import LEVEL, Shift, shift_test
 from faceattr.errors import AuditError
 from faceattr.labels import TASKS, task
+
+if TYPE_CHECKING:
+    # Only the audit of stored collections has pyarrow; the page goes without.
+    from faceattr.audit.labelling import Labels
 
 MOST_GROUPS = 50
 """Groups that get shares of their own; with more, only what was left out is split."""
