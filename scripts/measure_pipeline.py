@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from faceattr.config import WEIGHTS_NAME
 from faceattr.labels import TASKS
 from faceattr.pipeline import FacePipeline
 from faceattr.results import Detection, FaceBox, FaceResult
@@ -237,7 +238,7 @@ def main() -> int:
     result = {
         "command": "python -m scripts.measure_pipeline",
         "model": pipeline.info.model,
-        "weights_sha256": sha256(pipeline.files.weights),
+        "weights_sha256": sha256(pipeline.files.weights.with_name(WEIGHTS_NAME)),
         "detector": pipeline.info.detector,
         "part": args.part,
         "background": args.background,
