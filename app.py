@@ -59,6 +59,8 @@ def main() -> None:
     """Serve the page until interrupted."""
     from page.limits import Limits
 
+    # Before FastMCP is imported, which otherwise sets up the log for the whole process.
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     try:
         limits = Limits.from_env(os.environ)
         host, port = address()

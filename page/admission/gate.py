@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -47,7 +48,13 @@ class Gate:
         loop = asyncio.get_running_loop()
         future = self._pool.submit(contextvars.copy_context().run, work)
         self.pending += 1
-        future.add_done_callback(lambda _: loop.call_soon_threadsafe(self._release))
+
+        def done(_: object) -> None:
+            # Work may outlive a server that was stopped in the middle of it.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(self._release)
+
+        future.add_done_callback(done)
         try:
             return await asyncio.wait_for(asyncio.wrap_future(future), self._time_limit)
         except asyncio.TimeoutError:
