@@ -14,6 +14,7 @@ import argparse
 import functools
 import itertools
 import json
+import math
 import os
 import platform
 import statistics
@@ -233,8 +234,9 @@ def ratios(run: Mapping[str, Any]) -> list[tuple[str, str, float]]:
 
     def median(section: str, begins: str, ends: str) -> float:
         found = run[section]
-        key = next(key for key in found if key.startswith(begins) and key.endswith(f"|{ends}"))
-        return statistics.median(found[key])
+        fitting = (key for key in found if key.startswith(begins) and key.endswith(f"|{ends}"))
+        key = next(fitting, None)
+        return statistics.median(found[key]) if key else math.nan
 
     def network(name: str, kind: str = "onnx", faces: int = 1) -> float:
         return median("networks", name, f"{kind}|{faces}")
@@ -267,13 +269,15 @@ def _middle(runs: Sequence[Mapping[str, Any]], *keys: str) -> tuple[float, list[
     for run in runs:
         values: Any = run
         for key in keys:
-            values = values[key]
+            values = values.get(key, {})
         found += values
-    return statistics.median(found), found
+    return (statistics.median(found) if found else math.nan), found
 
 
 def _cell(runs: Sequence[Mapping[str, Any]], section: str, key: str) -> str:
     middle, times = _middle(runs, section, key)
+    if not times:
+        return "–"
     return f"{middle:.1f} ({min(times):.1f} to {max(times):.1f})"
 
 
@@ -285,7 +289,10 @@ def _runs_table(runs: Sequence[Mapping[str, Any]], numbers: Sequence[str]) -> st
 
 def _aims_table(runs: Sequence[Mapping[str, Any]], numbers: Sequence[str]) -> str:
     lines = zip(*(ratios(run) for run in runs), strict=True)
-    rows = [[*line[0][:2], *(f"{found:.2f}" for _, _, found in line)] for line in lines]
+    rows = [
+        [*line[0][:2], *("–" if math.isnan(n) else f"{n:.2f}" for _, _, n in line)]
+        for line in lines
+    ]
     return markdown_table(["", "Aim", *numbers], rows)
 
 
@@ -301,7 +308,9 @@ def _network_table(runs: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _image_table(runs: Sequence[Mapping[str, Any]]) -> str:
-    names = dict.fromkeys(key.rpartition("|")[0] for key in runs[-1]["images"])
+    names = dict.fromkeys(key.rpartition("|")[0] for run in runs for key in run["images"])
+    if not names:
+        return "Not measured yet."
     rows = [[n, *(_cell(runs, "images", f"{n}|{part}") for part in PARTS)] for n in names]
     return markdown_table(["Image", *PARTS.values()], rows)
 
@@ -319,8 +328,8 @@ def _start_table(runs: Sequence[Mapping[str, Any]]) -> str:
 PAGE_TEXT = """# What a face costs
 
 Written by `python -m scripts.benchmark` from [results/performance.json](results/performance.json),
-which holds every round of every run made with these networks; none was left out. Everything within
-a run is timed in turn. Cells are the median of all rounds of all runs, with the least and the most.
+which holds every run made with these networks on an idle machine; none was left out. Everything
+within a run is timed in turn. Cells are the median of all rounds of all runs, with the least and the most.
 
 {runs}
 
