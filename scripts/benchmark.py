@@ -329,7 +329,8 @@ PAGE_TEXT = """# What a face costs
 
 Written by `python -m scripts.benchmark` from [results/performance.json](results/performance.json),
 which holds every run made with these networks on an idle machine; none was left out. Everything
-within a run is timed in turn. Cells are the median of all rounds of all runs, with the least and the most.
+within a run is timed in turn. Cells are the median of all rounds of all runs, with the least and
+the most.
 
 {runs}
 
