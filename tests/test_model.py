@@ -12,13 +12,13 @@ from torch import nn
 from faceattr.errors import WeightsError
 from faceattr.hub import BUNDLED_NAMES, DEFAULT_MODEL, find_weights
 from faceattr.labels import RACE, TASKS
+from faceattr.layers import TaskPool
 from faceattr.model import (
     ARCHITECTURES,
     FaceAttributeModel,
     FaceAttrNet,
     LightweightMTLNet224,
     ModelConfig,
-    TaskPool,
     build_model,
     load_model,
 )

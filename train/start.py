@@ -16,13 +16,8 @@ from torch import Tensor, nn
 from faceattr.config import WEIGHTS_NAME, ModelConfig
 from faceattr.errors import WeightsError
 from faceattr.hub import find_weights
-from faceattr.model import (
-    FaceAttributeModel,
-    FaceAttrNetLarge,
-    MobileBlock,
-    build_model,
-    load_files,
-)
+from faceattr.layers import MobileBlock
+from faceattr.model import FaceAttributeModel, FaceAttrNetLarge, build_model, load_files
 from faceattr.preprocessing import Preprocessing
 from train.config import Recipe
 from train.data.source import sha256
