@@ -127,7 +127,8 @@ def test_the_mitigation_page_is_made_of_its_reports():
         [read(folder / f"{recipe}-{part}.json") for recipe in ("fair-control", "fair", "fair-dro")]
         for part in ("holdout", "validation")
     ]
-    assert (ROOT / "docs" / "fairness.md").read_text(encoding="utf-8") == document(*parts)
+    note = (folder / "note.md").read_text(encoding="utf-8").strip()
+    assert (ROOT / "docs" / "fairness.md").read_text(encoding="utf-8") == document(*parts, note)
 
 
 def test_the_pipeline_was_measured_with_the_default_weights():

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from faceattr.audit.measures import MEASURES
 from faceattr.labels import AGE, GENDER, RACE
 from train.__main__ import main
 from train.report.imbalance import (
-    FIGURES,
     differences,
     imbalance,
     read_labels,
@@ -33,7 +33,7 @@ TRUE_3_3 = {
 
 def figures(labels):
     return {
-        task.name: tuple(f"{imbalance(labels.counts(task))[key]:.6f}" for key in FIGURES)
+        task.name: tuple(f"{imbalance(labels.counts(task))[key]:.6f}" for key in MEASURES)
         for task in (AGE, GENDER, RACE)
     }
 

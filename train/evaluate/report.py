@@ -38,6 +38,19 @@ HISTORY_KEYS = ("epoch", "image_size", "train_loss", "holdout_loss", "holdout_ac
 """What a report keeps of an epoch."""
 
 
+def check_schema(report: Mapping[str, Any]) -> None:
+    """Refuse a report of another layout.
+
+    Raises:
+        TableError: saying which was expected.
+    """
+    if report.get("schema") != SCHEMA:
+        raise TableError(
+            f"expected a report of schema {SCHEMA}, came {report.get('schema')!r}. "
+            "Write it again with `python -m train evaluate`."
+        )
+
+
 def _resampled(counts: Floats) -> dict[str, Floats]:
     """Balanced accuracy and macro F1 `(draws,)` from confusion counts `(draws, K, K)`."""
     hits = np.diagonal(counts, axis1=1, axis2=2)

@@ -15,22 +15,16 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from faceattr.labels import TASKS
 from train.evaluate.cells import FEW_FACES
-from train.evaluate.report import SCHEMA
+from train.evaluate.report import check_schema
 from train.report import sections
 from train.report.plots import write_figures
 from train.report.plots_results import card_figures
-from train.report.procedure import (
-    cost,
-    lineage,
-    start_words,
-    teachers_words,
-)
+from train.report.procedure import cost, lineage, start_words, teachers_words
 from train.report.sections import TITLES, Json
 from train.tables import TableError, read_json
 
 log = logging.getLogger("train")
 
-TEMPLATE = Path(__file__).parent / "templates" / "card.md"
 FIGURES = "figures"
 """Folder beside the card that its pictures go to."""
 
@@ -60,11 +54,7 @@ def check(report: Json, config: Json) -> None:
     Raises:
         TableError: saying what is missing or does not match.
     """
-    if report.get("schema") != SCHEMA:
-        raise TableError(
-            f"expected a report of schema {SCHEMA}, came {report.get('schema')!r}. "
-            "Write it again with `python -m train evaluate`."
-        )
+    check_schema(report)
     training = config.get("training", {})
     if missing := [key for key in TRAINING_KEYS if key not in training]:
         raise TableError(f"the config's training facts lack {missing}; expected those of `fit`")
@@ -147,7 +137,7 @@ def _context(report: Json, config: Json, repo_id: str | None) -> dict[str, Any]:
         "subgroups": [sections.subgroup(*item) for item in report["subgroups"].items()],
         "gap_table": sections.gap_table(report),
         "selective_table": sections.selective_table(report),
-        "failures": [sections.failures(report, task.name) for task in TASKS],
+        "confusions": [(TITLES[t.name], sections.confusions(report, t.name)) for t in TASKS],
         "teens": sections.teens_sentence(report),
         "figures": card_figures(report),
     }
@@ -206,7 +196,7 @@ def make_card(report: Json, config: Json, repo_id: str | None = None) -> ModelCa
     name = repo_id.split("/")[-1] if repo_id else config["architecture"]
     card: ModelCard = ModelCard.from_template(
         _metadata(report, name),
-        template_path=str(TEMPLATE),
+        template_path=str(sections.TEMPLATES / "card.md"),
         title=name,
         **_context(report, config, repo_id),
     )

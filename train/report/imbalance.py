@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import math
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,9 +17,13 @@ from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from faceattr.audit.measures import MEASURES, figures
 from faceattr.errors import LabelError
 from faceattr.labels import AGE, GENDER, RACE, Task
 from train.report import reference as published
+from train.report.sections import render
 from train.tables import TableError, markdown_table, rounded, write_json, write_text
 
 ATTRIBUTES: tuple[Task, ...] = (AGE, GENDER, RACE)
@@ -28,30 +31,12 @@ ATTRIBUTES: tuple[Task, ...] = (AGE, GENDER, RACE)
 
 COLUMNS = ("file", "age", "gender", "race", "service_test")
 
-FIGURES = {
-    "max_ratio": "Max ratio",
-    "min_ratio": "Min ratio",
-    "ratio_range": "Ratio range",
-    "coefficient_of_variation": "Coefficient of variation",
-    "entropy": "Entropy (bits)",
-    "gini": "Gini index",
-}
-"""Keys of `imbalance` in the order of the report's columns, with their headings."""
-
 
 def imbalance(counts: Mapping[str, int]) -> dict[str, float]:
-    """The six figures of the report's section 2.1, from N_c instances of each of C classes.
+    """The six figures of the report's section 2.1; `faceattr.audit.measures` has the formulas.
 
-    With N = sum of N_c, p_c = N_c / N and mu = N / C:
-
-    - `max_ratio`: max(N_c) / N, and `min_ratio`: min(N_c) / N (section 2.1.1).
-    - `ratio_range`: max_ratio - min_ratio (section 2.1.2).
-    - `coefficient_of_variation`: sqrt(sum((N_c - mu)^2) / C) / mu, the population's standard
-      deviation over the mean; 0 means balanced (section 2.1.3).
-    - `entropy`: -sum(p_c log2 p_c) in bits, log2(C) means balanced; the base is not stated in
-      section 2.1.4, but its tables use 2.
-    - `gini`: 1 - sum(p_c^2), from 0 for one class only to 1 - 1/C for balanced classes. Section
-      2.1.5 states the formula so, and describes its range the wrong way round.
+    Section 2.1.4 does not state the entropy's base; its tables use 2. Section 2.1.5 states the Gini
+    index as here, and describes its range the wrong way round.
 
     Args:
         counts: instances by class; a class without instances counts as a class.
@@ -59,20 +44,10 @@ def imbalance(counts: Mapping[str, int]) -> dict[str, float]:
     Raises:
         ValueError: for no classes, a negative count or no instances at all.
     """
-    values = list(counts.values())
-    if not values or min(values) < 0 or sum(values) == 0:
+    values = np.array(list(counts.values()), dtype=np.float64)
+    if not len(values) or values.min() < 0 or values.sum() == 0:
         raise ValueError(f"expected counts of at least one instance, came {dict(counts)}")
-    total, mean = sum(values), sum(values) / len(values)
-    shares = [value / total for value in values]
-    deviation = math.sqrt(sum((value - mean) ** 2 for value in values) / len(values))
-    return {
-        "max_ratio": max(shares),
-        "min_ratio": min(shares),
-        "ratio_range": (max(values) - min(values)) / total,
-        "coefficient_of_variation": deviation / mean,
-        "entropy": sum(share * math.log2(1 / share) for share in shares if share > 0),
-        "gini": 1 - sum(share**2 for share in shares),
-    }
+    return {name: float(value) for name, value in figures(values / values.sum()).items()}
 
 
 @dataclass(frozen=True)
@@ -194,7 +169,7 @@ def differences(labels: Labels) -> list[str]:
     for task in ATTRIBUTES:
         here = imbalance(labels.counts(task))
         for (key, heading), printed in zip(
-            FIGURES.items(), published.TABLE_3_2[task.name], strict=True
+            MEASURES.items(), published.TABLE_3_2[task.name], strict=True
         ):
             if f"{here[key]:.6f}" != f"{printed:.6f}":
                 found.append(f"{task.name}, {heading}: {here[key]:.6f}, printed {printed:.6f}")
@@ -206,12 +181,12 @@ def figures_table(labels: Labels, groups: Iterable[Sequence[Task]]) -> str:
     rows = []
     for tasks in groups:
         counts = labels.counts(*tasks)
-        figures = imbalance(counts)
+        found = imbalance(counts)
         sizes = (len(counts), min(counts.values()), max(counts.values()))
         rows.append(
-            [_title(tasks), *(f"{n:,}" for n in sizes), *(f"{figures[k]:.6f}" for k in FIGURES)]
+            [_title(tasks), *(f"{n:,}" for n in sizes), *(f"{found[k]:.6f}" for k in MEASURES)]
         )
-    header = ["", "Cells", "Smallest", "Largest", *FIGURES.values()]
+    header = ["", "Cells", "Smallest", "Largest", *MEASURES.values()]
     return markdown_table(header, rows)
 
 
@@ -228,74 +203,14 @@ def _counts_table(splits: Sequence[Labels], task: Task) -> str:
     return markdown_table([task.name, *(labels.name for labels in splits)], rows)
 
 
-_DOCUMENT = """\
-<!-- Written by `{command}`; do not edit. -->
-# The labels of FairFace and how unevenly they are spread
-
-FairFace (Kärkkäinen and Joo, WACV 2021, CC BY 4.0) labels each face with a gender, an age group
-and a race as its annotators perceived them. This page counts those labels in {sources}.
-
-## Faces
-
-{rows}
-
-`service_test` marks a subset that is balanced by race and gender.
-
-{counts}
-
-## Imbalance by attribute
-
-The figures are those of the report's section 2.1. With N_c faces of class c out of C classes,
-N = sum of N_c, p_c = N_c / N and mean m = N / C:
-
-| | Formula | If balanced |
-| :-- | :-- | :-- |
-| Max ratio, min ratio | max N_c / N, min N_c / N | 1 / C |
-| Ratio range | max ratio - min ratio | 0 |
-| Coefficient of variation | sqrt(sum of (N_c - m)² / C) / m | 0 |
-| Entropy (bits) | - sum of p_c log2 p_c | log2 C |
-| Gini index | 1 - sum of p_c² | 1 - 1 / C |
-
-The distributions as figures (the report's 3.2 to 3.7) are in [results.md](results.md).
-
-{by_attribute}
-
-## Comparison with the report
-
-The report prints {printed} figures as Table 3.2 (training data) and the same {printed}, digit for
-digit, as Table 3.3 (validation data). Of these, to six decimals, are found here:
-
-{agreement}
-
-They are the training split's. Table 3.3 repeats them by mistake; the validation split's true
-figures are those of FairFace's validation labels.
-
-Two slips in the report's section 2.1 do not change its figures: section 2.1.5 says that the Gini
-index is 0 for perfect balance and 1 for complete imbalance, whereas its formula gives 0 for a
-single class and grows with balance; section 2.1.4 leaves out the base of the logarithm, which is 2.
-
-## Imbalance of the intersections
-
-A data set that is even in each attribute can still be uneven where they meet, so an accuracy by
-group rests on very different numbers of faces.
-
-{intersections}
-"""
-
-
 def document(splits: Sequence[Labels], sources: Sequence[str], command: str) -> str:
     """A Markdown page with all tables of these splits and the comparison with the report."""
 
     def sections(groups: Sequence[Sequence[Task]]) -> str:
         return "\n\n".join(f"### {s.name}\n\n{figures_table(s, groups)}" for s in splits)
 
-    printed = sum(len(figures) for figures in published.TABLE_3_2.values())
-    agreement = []
-    for labels in splits:
-        differing = differences(labels)
-        agreement.append(f"- **{labels.name}**: {printed - len(differing)} of {printed}")
-        agreement += [f"  - {line}" for line in differing]
-    return _DOCUMENT.format(
+    return render(
+        "data.md",
         command=command,
         sources=" and ".join(f"`{source}`" for source in sources),
         rows=markdown_table(
@@ -304,8 +219,8 @@ def document(splits: Sequence[Labels], sources: Sequence[str], command: str) -> 
         ),
         counts="\n\n".join(_counts_table(splits, task) for task in ATTRIBUTES),
         by_attribute=sections([(task,) for task in ATTRIBUTES]),
-        printed=printed,
-        agreement="\n".join(agreement),
+        printed=sum(len(row) for row in published.TABLE_3_2.values()),
+        agreement={labels.name: differences(labels) for labels in splits},
         intersections=sections(_intersections()),
     )
 

@@ -11,22 +11,19 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
-
 from faceattr.labels import TASKS
 from train.evaluate.cells import FEW_FACES
-from train.evaluate.report import SCHEMA
+from train.evaluate.report import check_schema
 from train.report import sections
 from train.report.card import FULL_ROWS
 from train.report.plots import Figure, write_figures
 from train.report.plots_data import data_figures
 from train.report.plots_results import result_figures
 from train.report.sections import TITLES, Json, percent
-from train.tables import TableError, read_json, write_text
+from train.tables import read_json, write_text
 
 log = logging.getLogger("train")
 
-TEMPLATE = Path(__file__).parent / "templates" / "results.md"
 FOLDER = "figures"
 
 
@@ -38,11 +35,7 @@ def page_figures(report: Json, labels: Json) -> dict[str, Figure]:
 def _comparisons(report: Json) -> list[dict[str, Any]]:
     compared = report["report_comparison"]["tables"]
     return [
-        {
-            **sections.subgroup(number, table),
-            "comparison": sections.comparison_table(table, compared[number]),
-            "compared": compared[number],
-        }
+        {**sections.subgroup(number, table, compared[number]), "compared": compared[number]}
         for number, table in report["subgroups"].items()
     ]
 
@@ -53,18 +46,13 @@ def page(report: Json, labels: Json) -> str:
     Raises:
         TableError: for a report of another layout.
     """
-    if report.get("schema") != SCHEMA:
-        raise TableError(
-            f"expected a report of schema {SCHEMA}, came {report.get('schema')!r}. "
-            "Write it again with `python -m train evaluate`."
-        )
-    environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    check_schema(report)
     images = {
         name: f"![{figure.alt}]({FOLDER}/{figure.name}.png)\n\n*{figure.title}*"
         for name, figure in page_figures(report, labels).items()
     }
-    text = template.render(
+    return sections.render(
+        "results.md",
         report=report,
         images=images,
         rows=f"{report['dataset']['rows']:,}",
@@ -88,9 +76,7 @@ def page(report: Json, labels: Json) -> str:
         robustness_table=sections.robustness_table(report) if "robustness" in report else "",
         gap_tables=[sections.accuracy_gap_table(report, task.name) for task in TASKS],
         criteria_table=sections.criteria_table(report),
-        class_criteria=[sections.class_criteria_table(report, task.name) for task in TASKS],
     )
-    return text.rstrip() + "\n"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

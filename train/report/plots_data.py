@@ -1,4 +1,4 @@
-"""Figures of the data and of the way from picture to result: the report's 3.2 to 3.8."""
+"""Figures of the labels: the report's 3.2 to 3.7."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure as Canvas
-from matplotlib.patches import FancyBboxPatch
 
 from faceattr.labels import AGE, GENDER, RACE, Task
 from train.report.plots import COLOURS, INK, Figure, canvas_of, names_of, shades
@@ -149,54 +148,8 @@ def age_by_race(split: str, facts: Json) -> Figure:
     )
 
 
-PIPELINE = (
-    ("Picture", "bytes to upright RGB,\nsize limits"),
-    ("Detection", "YuNet (5 landmarks)\nor Haar cascade"),
-    ("Alignment", "turned and cut out\nlike FairFace's chips"),
-    ("Network", "one backbone,\nthree heads"),
-    ("Calibration", "temperature, softmax,\nthreshold for “unsure”"),
-    ("Result", "gender, age group, race\nwith probabilities"),
-)
-
-
-def pipeline() -> Figure:
-    """The report's figure 3.8: from picture to result."""
-
-    def draw() -> Canvas:
-        canvas = canvas_of(12, 1.9)
-        axes = canvas.subplots()
-        axes.set_axis_off()
-        for index, (title, text) in enumerate(PIPELINE):
-            box = FancyBboxPatch(
-                (index * 2.2, 0),
-                1.8,
-                1,
-                boxstyle="round,pad=0.08",
-                facecolor="#EAF3FA",
-                edgecolor="#0072B2",
-            )
-            axes.add_patch(box)
-            axes.text(index * 2.2 + 0.9, 0.78, title, ha="center", weight="bold")
-            axes.text(index * 2.2 + 0.9, 0.28, text, ha="center", va="center", size=8)
-            if index:
-                axes.annotate(
-                    "",
-                    (index * 2.2 - 0.1, 0.5),
-                    (index * 2.2 - 0.3, 0.5),
-                    arrowprops={"arrowstyle": "->", "color": INK},
-                )
-        axes.set_xlim(-0.2, len(PIPELINE) * 2.2 - 0.2)
-        axes.set_ylim(-0.2, 1.2)
-        return canvas
-
-    steps = ", ".join(f"{title.lower()} ({' '.join(text.split())})" for title, text in PIPELINE)
-    return Figure(
-        "pipeline", "From picture to result", f"Six boxes in a row: {steps}.", PIPELINE, draw
-    )
-
-
 def data_figures(labels: Json) -> dict[str, Figure]:
-    """The report's figures 3.2 to 3.8 by number; counts of `python -m train imbalance`."""
+    """The report's figures 3.2 to 3.7 by number; counts of `python -m train imbalance`."""
     train, validation = labels["splits"]["train"], labels["splits"]["validation"]
     return {
         "3.2": label_distributions("train", train),
@@ -205,5 +158,4 @@ def data_figures(labels: Json) -> dict[str, Figure]:
         "3.5": label_distributions("validation", validation),
         "3.6": gender_by_age_and_race("validation", validation),
         "3.7": age_by_race("validation", validation),
-        "3.8": pipeline(),
     }

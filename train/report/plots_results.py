@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
@@ -91,52 +90,6 @@ def confusion_by_gender(report: Json, task: Task) -> Figure:
         f"Confusion matrices of {TITLES[task.name].lower()} by gender, percent of each label",
         f"Two confusion matrices, labels down and answers across. {spans}.",
         matrices,
-        draw,
-    )
-
-
-def _cell_label(cell: Json) -> str:
-    if not cell["n"]:
-        return "–"
-    few = "†" if cell["n"] < FEW_FACES else ""
-    return f"{percent(cell['accuracy'], 0)}{few}\n({cell['n']:,})"
-
-
-def subgroups(report: Json) -> Figure:
-    """The report's Tables 4.1 to 4.3 as one figure."""
-    tables = report["subgroups"]
-
-    def draw() -> Canvas:
-        canvas = canvas_of(11, 9.5)
-        panels = canvas.subplots(3, 1, height_ratios=(9, 2.6, 2.6))
-        for axes, (number, table) in zip(panels, tables.items(), strict=True):
-            down, across = table["rows"], table["columns"]
-            values = [[cell["accuracy"] for cell in line] for line in table["cells"]]
-            texts = [[_cell_label(cell) for cell in line] for line in table["cells"]]
-            rows = [display(down["task"], name) for name in down["classes"]]
-            columns = [display(across["task"], name) for name in across["classes"]]
-            shades(axes, values, rows, columns, texts)
-            axes.tick_params(axis="x", rotation=0)
-            for label in axes.get_xticklabels():
-                label.set_horizontalalignment("center")
-            axes.set_title(f"Table {number}: {TITLES[table['task']].lower()} accuracy, %")
-        return canvas
-
-    def span(table: Json) -> str:
-        shares = [c["accuracy"] for line in table["cells"] for c in line if c["n"] >= FEW_FACES]
-        if not shares:
-            return f"{TITLES[table['task']]}: too few faces in every group"
-        return (
-            f"{TITLES[table['task']]} accuracy from {percent(min(shares), 0)} % to "
-            f"{percent(max(shares), 0)} %"
-        )
-
-    spans = "; ".join(map(span, tables.values()))
-    return Figure(
-        "subgroups",
-        "Accuracy by group, percent (faces); † marks few faces",
-        f"Three shaded tables of accuracy by two attributes, over groups of enough faces. {spans}.",
-        tables,
         draw,
     )
 
@@ -240,59 +193,6 @@ def risk_coverage(report: Json) -> Figure:
     )
 
 
-def robustness(report: Json) -> Figure:
-    """Accuracy under every corruption by step."""
-    found = report["robustness"]
-    corruptions = found["corruptions"]
-
-    def panel(axes: Axes, corruption: Json) -> None:
-        levels = corruption["levels"]
-        ticks = ["none", *(f"{step['level']:g}" for step in levels)]
-        places = np.arange(len(ticks))
-        for task in TASKS:
-            cells = [found["clean"][task.name], *(step[task.name] for step in levels)]
-            axes.plot(
-                places,
-                [cell["accuracy"] for cell in cells],
-                color=COLOURS[task.name],
-                marker=MARKERS[task.name],
-                label=TITLES[task.name],
-            )
-            low, high = ([cell[end] for cell in cells] for end in ("low", "high"))
-            axes.fill_between(places, low, high, color=COLOURS[task.name], alpha=0.15, linewidth=0)
-        axes.set_xticks(places, ticks)
-        axes.set_title(corruption["title"])
-        axes.set_xlabel(corruption["unit"])
-        axes.grid(alpha=0.6)
-
-    def draw() -> Canvas:
-        canvas = canvas_of(13, 6)
-        panels = canvas.subplots(2, (len(corruptions) + 1) // 2, sharey=True)
-        for axes, corruption in zip(panels.ravel(), corruptions.values(), strict=True):
-            panel(axes, corruption)
-        panels[0, 0].set_ylim(0, 1)
-        panels[0, 0].legend(loc="lower left")
-        for axes in panels[:, 0]:
-            axes.set_ylabel("accuracy")
-        return canvas
-
-    drops = "; ".join(
-        f"{c['title']} at {c['levels'][-1]['level']:g} {c['unit']}: "
-        + ", ".join(
-            f"{TITLES[t.name].lower()} {percent(c['levels'][-1][t.name]['accuracy'], 0)} %"
-            for t in TASKS
-        )
-        for c in corruptions.values()
-    )
-    return Figure(
-        "robustness",
-        "Accuracy on pictures made worse in steps, with intervals",
-        f"Accuracy of the three heads under each corruption, by its strength. {drops}.",
-        [found["clean"], corruptions],
-        draw,
-    )
-
-
 def group_accuracy(report: Json) -> Figure:
     """Accuracy of every head by gender, race and age, with intervals."""
     data = {
@@ -342,63 +242,6 @@ def group_accuracy(report: Json) -> Figure:
         + "; ".join(map(span, TASKS))
         + ".",
         [data, overall],
-        draw,
-    )
-
-
-def _criteria_of_attributes(report: Json) -> list[tuple[str, dict[str, Json]]]:
-    """The differences of each head by each other attribute, with a title."""
-    return [
-        (
-            f"{TITLES[task.name]} by {TITLES[grouping].lower()}",
-            {
-                "accuracy": criteria["accuracy"]["difference"],
-                "demographic parity": criteria["demographic_parity"]["difference"],
-                "labels' own parity": criteria["labels"]["difference"],
-                "equal opportunity": criteria["equal_opportunity"]["difference"],
-                "equalized odds": criteria["equalized_odds"]["difference"],
-            },
-        )
-        for task in TASKS
-        for grouping, criteria in report["fairness"][task.name].items()
-        if "equalized_odds" in criteria and " × " not in grouping
-    ]
-
-
-def fairness(report: Json) -> Figure:
-    """The largest differences of every criterion, with intervals."""
-    entries = _criteria_of_attributes(report)
-    colours = ("#0072B2", "#E69F00", "#999999", "#009E73", "#CC79A7")
-
-    def draw() -> Canvas:
-        canvas = canvas_of(11, 5)
-        axes = canvas.subplots()
-        for index, name in enumerate(entries[0][1]):
-            found = [values[name] for _, values in entries]
-            known = [k for k, value in enumerate(found) if value["value"] is not None]
-            places = np.array(known) + (index - 2) * 0.16
-            heights = [found[k]["value"] for k in known]
-            axes.bar(places, heights, width=0.15, color=colours[index], label=name)
-            for place, k in zip(places, known, strict=True):
-                ends = [found[k]["low"], found[k]["high"]]
-                axes.plot([place, place], ends, color=INK, linewidth=1)
-        axes.set_xticks(range(len(entries)), [title for title, _ in entries])
-        axes.set_ylabel("largest difference between groups")
-        axes.grid(axis="y", alpha=0.6)
-        axes.legend(ncols=3, loc="upper left")
-        axes.set_ylim(0, 1)
-        return canvas
-
-    odds = {title: values["equalized odds"]["value"] for title, values in entries}
-    words = "; ".join(
-        f"{title}: equalized odds " + ("not measurable" if value is None else f"{value:.2f}")
-        for title, value in odds.items()
-    )
-    return Figure(
-        "fairness",
-        "Largest differences between groups by criterion, with bootstrap intervals",
-        f"Bars of five criteria for each head by the other two attributes. {words}.",
-        entries,
         draw,
     )
 
@@ -460,14 +303,10 @@ def result_figures(report: Json) -> dict[str, Figure]:
         "4.2": confusion_overall(report),
         "4.3": confusion_by_gender(report, AGE),
         "4.4": confusion_by_gender(report, RACE),
-        "subgroups": subgroups(report),
         "reliability": reliability(report),
         "risk-coverage": risk_coverage(report),
         "group-accuracy": group_accuracy(report),
-        "fairness": fairness(report),
     }
-    if "robustness" in report:
-        found["robustness"] = robustness(report)
     return found
 
 

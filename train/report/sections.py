@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+from jinja2 import Environment, StrictUndefined
 
 from faceattr import labels
 from faceattr.labels import RACE, TASKS
 from train.evaluate.cells import FEW_FACES
 from train.tables import markdown_table
 
+TEMPLATES = Path(__file__).parent / "templates"
 TITLES = {"gender": "Gender", "age": "Age group", "race": "Race"}
 
 Json = Mapping[str, Any]
+
+
+def render(name: str, **values: Any) -> str:
+    """One of `templates/`, filled; a value that it lacks is an error."""
+    environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string((TEMPLATES / name).read_text(encoding="utf-8"))
+    return template.render(**values).rstrip() + "\n"
 
 
 def percent(value: float, digits: int = 1) -> str:
@@ -40,6 +51,13 @@ def display(task: str, name: str) -> str:
     return labels.task(task).display_name(name)
 
 
+def accuracy(cell: Json, digits: int = 1) -> str:
+    """A share with its interval, in percent; "no faces" of none."""
+    if cell["n"] == 0:
+        return "no faces"
+    return f"{percent(cell['accuracy'], digits)} ({spanned(cell)})"
+
+
 def _bounds(found: Json, digits: int = 1) -> str:
     """An interval of shares in percent; empty where there is none."""
     if found["low"] is None:
@@ -49,19 +67,16 @@ def _bounds(found: Json, digits: int = 1) -> str:
 
 def overall_table(report: Json) -> str:
     """Accuracy (Wilson's interval), balanced accuracy and macro F1 (bootstrap) by task."""
-    comparison = report["report_comparison"]
-    rows = [
-        [
-            TITLES[task.name],
-            f"**{percent(found['accuracy'], 2)}** ({spanned(found)})",
-            f"{percent(found['balanced_accuracy'], 2)} "
-            f"({_bounds(found['bootstrap']['balanced_accuracy'])})",
-            f"{percent(found['macro_f1'], 2)} ({_bounds(found['bootstrap']['macro_f1'])})",
-            percent(comparison["accuracy"][task.name]["report"], 2),
+    rows = []
+    for task in TASKS:
+        found = report["overall"][task.name]
+        means = [
+            f"{percent(found[name], 2)} ({_bounds(found['bootstrap'][name])})"
+            for name in ("balanced_accuracy", "macro_f1")
         ]
-        for task in TASKS
-        for found in [report["overall"][task.name]]
-    ]
+        own = f"**{percent(found['accuracy'], 2)}** ({spanned(found)})"
+        printed = report["report_comparison"]["accuracy"][task.name]["report"]
+        rows.append([TITLES[task.name], own, *means, percent(printed, 2)])
     header = ["", "Accuracy %", "Balanced accuracy %", "Macro F1 %", "Accuracy, Kemprai 2024 %"]
     return markdown_table(header, rows)
 
@@ -69,13 +84,8 @@ def overall_table(report: Json) -> str:
 def service_table(report: Json) -> str:
     """Accuracy on the rows that FairFace marks `service_test`."""
     rows = [
-        [
-            TITLES[task.name],
-            f"{percent(found['accuracy'], 2)} ({spanned(found)})",
-            percent(found["balanced_accuracy"], 2),
-        ]
-        for task in TASKS
-        for found in [report["service_test"][task.name]]
+        [TITLES[name], accuracy(found, 2), percent(found["balanced_accuracy"], 2)]
+        for name, found in report["service_test"].items()
         if found["n"]
     ]
     return markdown_table(["", "Accuracy %", "Balanced accuracy %"], rows)
@@ -128,27 +138,20 @@ def selective_table(report: Json) -> str:
     """What answering only at or above the stored thresholds gives."""
     rows = []
     for task in TASKS:
-        found = report["selective"][task.name]
-        stored, calibration = found["stored"], report["calibration"][task.name]
-        right = stored["accuracy"]
+        stored = report["selective"][task.name]["stored"]
+        calibration = report["calibration"][task.name]
+        error = calibration["expected_calibration_error"]
         rows.append(
             [
                 TITLES[task.name],
-                f"{calibration['expected_calibration_error']:.4f} "
-                f"({calibration['if_calibrated']['mean']:.4f})",
+                f"{error:.4f} ({calibration['if_calibrated']['mean']:.4f})",
                 f"{stored['threshold']:g}",
                 percent(stored["coverage"]["accuracy"]),
-                f"{percent(right['accuracy'])} ({spanned(right)})" if right["n"] else "no faces",
+                accuracy(stored["accuracy"]),
             ]
         )
-    header = [
-        "",
-        "Calibration error (if perfect)",
-        "Threshold",
-        "Answered %",
-        "Accuracy of these %",
-    ]
-    return markdown_table(header, rows)
+    error = "Calibration error (if perfect)"
+    return markdown_table(["", error, "Threshold", "Answered %", "Accuracy of these %"], rows)
 
 
 def selective_spread(report: Json) -> list[dict[str, str]]:
@@ -157,14 +160,18 @@ def selective_spread(report: Json) -> list[dict[str, str]]:
     for task in TASKS:
         by_group = report["selective"][task.name]["stored"]["by_group"]
         cells = [
-            {**entry["coverage"], "name": display(attribute, entry["class"])}
+            (entry["coverage"], display(attribute, entry["class"]))
             for attribute, entries in by_group.items()
             if attribute != task.name
             for entry in entries
             if entry["coverage"]["n"] >= FEW_FACES
         ]
-        if (span := extremes(cells)) is not None:
-            found.append({"title": TITLES[task.name], **span})
+        words = [
+            f"{name} ({percent(cell['accuracy'])} %, {spanned(cell)}, of {cell['n']:,})"
+            for cell, name in sorted(cells, key=lambda found: float(found[0]["accuracy"]))
+        ]
+        if len(words) > 1:
+            found.append({"title": TITLES[task.name], "lowest": words[0], "highest": words[-1]})
     return found
 
 
@@ -191,60 +198,44 @@ def cell_text(cell: Json) -> str:
     return f"{percent(cell['accuracy'])} ({low}–{high}), {cell['n']:,}{mark(cell).strip()}"
 
 
-def subgroup_table(table: Json) -> str:
-    """One of the report's tables by two attributes."""
+def subgroup(number: str, table: Json, printed: Json | None = None) -> dict[str, str]:
+    """One of the report's tables by two attributes, with its title.
+
+    Args:
+        number: of the table in the report.
+        table: ours.
+        printed: the report's cells; where given, each cell is ours / the report's / difference.
+    """
     down, across = table["rows"], table["columns"]
+    cells = [[cell_text(cell) for cell in line] for line in table["cells"]]
+    if printed is not None:
+        compared = (map(_compared, line) for line in printed["cells"])
+        cells = [
+            [f"{ours} / {theirs}" for ours, theirs in zip(*lines, strict=True)]
+            for lines in zip(cells, compared, strict=True)
+        ]
+    names = [display(down["task"], name) for name in down["classes"]]
+    rows = [[name, *line] for name, line in zip(names, cells, strict=True)]
+    by = " and ".join(TITLES[side["task"]].lower() for side in (down, across))
     header = ["", *(display(across["task"], name) for name in across["classes"])]
-    rows = [
-        [display(down["task"], name), *map(cell_text, cells)]
-        for name, cells in zip(down["classes"], table["cells"], strict=True)
-    ]
-    return markdown_table(header, rows)
-
-
-def subgroup(number: str, table: Json) -> dict[str, Any]:
-    """One table with its heading, and its lowest and highest cell of enough faces."""
-    named = [
-        {
-            **cell,
-            "name": f"{display(table['rows']['task'], row)}, "
-            f"{display(table['columns']['task'], column)}",
-        }
-        for row, cells in zip(table["rows"]["classes"], table["cells"], strict=True)
-        for column, cell in zip(table["columns"]["classes"], cells, strict=True)
-    ]
-    enough = [cell for cell in named if cell["n"] >= FEW_FACES]
-    by = " and ".join(TITLES[table[side]["task"]].lower() for side in ("rows", "columns"))
     return {
         "title": f"{TITLES[table['task']]} accuracy by {by}",
         "number": number,
-        "table": subgroup_table(table),
-        "cells": len(named),
-        "few": len(named) - len(enough),
-        "range": extremes(enough),
+        "table": markdown_table(header, rows),
     }
 
 
-def extremes(cells: list[dict[str, Any]]) -> dict[str, str] | None:
-    """The lowest and the highest of named cells in words; None where there are not two."""
-    if len(cells) < 2:
-        return None
-    ordered = sorted(cells, key=lambda cell: float(cell["accuracy"]))
-    words = [
-        f"{cell['name']} ({percent(cell['accuracy'])} %, {spanned(cell)}, of {cell['n']:,})"
-        for cell in (ordered[0], ordered[-1])
-    ]
-    gap = percent(ordered[-1]["accuracy"] - ordered[0]["accuracy"])
-    return {"lowest": words[0], "highest": words[1], "gap": gap}
+def _compared(cell: Json) -> str:
+    """The report's figure and the difference in points, bold where it lies outside our interval."""
+    printed = percent(cell["report"], 0)
+    if not cell["n"]:
+        return printed
+    difference = f"{100 * cell['difference']:+.1f}"
+    return f"{printed} / **{difference}**" if cell["outside"] else f"{printed} / {difference}"
 
 
-def failures(report: Json, task: str) -> dict[str, Any]:
-    """The classes with the lowest and highest accuracy, and the most frequent confusions."""
-    classes = [
-        {**found, "name": display(task, found["class"])}
-        for found in report["per_class"][task]
-        if found["n"] >= FEW_FACES
-    ]
+def confusions(report: Json, task: str) -> str:
+    """The three most frequent confusions of classes with enough faces, in words."""
     matrix = report["confusion"]["overall"][task]
     names = [display(task, name) for name in matrix["classes"]]
     mistaken = [
@@ -255,29 +246,7 @@ def failures(report: Json, task: str) -> dict[str, Any]:
         if predicted != true and count
     ]
     worst = sorted(mistaken, key=lambda found: -found[0])[:3]
-    return {
-        "title": TITLES[task],
-        "range": extremes(classes),
-        "confusions": "; ".join(f"{what} ({percent(s)} % of {n:,})" for s, what, n in worst),
-    }
-
-
-def comparison_table(table: Json, printed: Json) -> str:
-    """One of the report's tables, each cell ours / the report's / difference in points."""
-    down, across = table["rows"], table["columns"]
-
-    def cell(found: Json) -> str:
-        if not found["n"]:
-            return f"no faces / {percent(found['report'], 0)}"
-        difference = f"{100 * found['difference']:+.1f}"
-        bold = f"**{difference}**" if found["outside"] else difference
-        return f"{percent(found['here'])} / {percent(found['report'], 0)} / {bold}{mark(found)}"
-
-    rows = [
-        [display(down["task"], name), *map(cell, cells)]
-        for name, cells in zip(down["classes"], printed["cells"], strict=True)
-    ]
-    return markdown_table(["", *(display(across["task"], n) for n in across["classes"])], rows)
+    return "; ".join(f"{what} ({percent(s)} % of {n:,})" for s, what, n in worst) or "none"
 
 
 def remark_lines(report: Json) -> list[str]:
@@ -340,28 +309,26 @@ def _ratio(found: Json) -> str:
     return f"{found['value']:.2f} ({found['low']:.2f} to {found['high']:.2f})"
 
 
+def _group(grouping: str, names: Sequence[str]) -> str:
+    """A group of e.g. "gender × race" for people."""
+    return ", ".join(map(display, grouping.split(" × "), names))
+
+
 def accuracy_gap_table(report: Json, task: str) -> str:
     """Accuracy difference, ratio and worst group of one head by every grouping."""
     rows = []
     for grouping, criteria in report["fairness"][task].items():
         found = criteria["accuracy"]
         groups = f"{found['groups'] - found['few']} of {found['groups']}"
-        if found["worst"] is None or found["if_equal"] is None:
-            rows.append([grouping_title(grouping), groups, *["too few faces"] * 4])
-            continue
-        worst = found["worst"]
-        names = zip(grouping.split(" × "), worst["group"], strict=True)
-        who = ", ".join(display(*pair) for pair in names)
-        rows.append(
-            [
-                grouping_title(grouping),
-                groups,
+        cells = ["too few faces"] * 4
+        if (worst := found["worst"]) is not None and (chance := found["if_equal"]) is not None:
+            cells = [
                 _points(found["difference"]),
-                f"{percent(found['if_equal']['mean'])} ({percent(found['if_equal']['p95'])})",
+                f"{percent(chance['mean'])} ({percent(chance['p95'])})",
                 _ratio(found["ratio"]),
-                f"{who}: {percent(worst['accuracy'])} ({spanned(worst)}) of {worst['n']:,}",
+                f"{_group(grouping, worst['group'])}: {accuracy(worst)} of {worst['n']:,}",
             ]
-        )
+        rows.append([grouping_title(grouping), groups, *cells])
     header = [
         f"{TITLES[task]} accuracy by",
         "Groups compared",
@@ -375,21 +342,44 @@ def accuracy_gap_table(report: Json, task: str) -> str:
 
 def gap_table(report: Json) -> str:
     """Largest accuracy gap and worst group of every head by race and by age group."""
-    rows = []
-    for task in TASKS:
-        for grouping in ("race", "age"):
-            found = report["fairness"][task.name][grouping]["accuracy"]
-            if (worst := found["worst"]) is None:
-                continue
-            rows.append(
-                [
-                    f"{TITLES[task.name]} by {TITLES[grouping].lower()}",
-                    f"{percent(found['difference']['value'])} ({_bounds(found['difference'])})",
-                    f"{display(grouping, worst['group'][0])}, {percent(worst['accuracy'])} "
-                    f"of {worst['n']:,}",
-                ]
-            )
+    rows = [
+        [
+            f"{TITLES[task.name]} by {grouping_title(grouping)}",
+            _points(found["difference"]),
+            f"{_group(grouping, worst['group'])}, {percent(worst['accuracy'])} of {worst['n']:,}",
+        ]
+        for task in TASKS
+        for grouping in ("race", "age")
+        for found in [report["fairness"][task.name][grouping]["accuracy"]]
+        if (worst := found["worst"]) is not None
+    ]
     return markdown_table(["", "Points", "Worst group, %"], rows)
+
+
+CRITERIA = {
+    ("demographic_parity", "difference"): "Demographic parity difference",
+    ("labels", "difference"): "the same of the labels",
+    ("demographic_parity", "ratio"): "Demographic parity ratio",
+    ("labels", "ratio"): "the same of the labels",
+    ("equal_opportunity", "difference"): "Equal opportunity difference",
+    ("equalized_odds", "difference"): "Equalized odds difference",
+}
+"""Where they stand in report.json, and their headings."""
+
+
+def criteria_table(report: Json) -> str:
+    """Demographic parity, equal opportunity and equalized odds of all heads by other attributes."""
+    rows = [
+        [f"{TITLES[task.name]} by {grouping_title(grouping)}"]
+        + [
+            (_ratio if kind == "ratio" else _points)(criteria[name][kind])
+            for name, kind in CRITERIA
+        ]
+        for task in TASKS
+        for grouping, criteria in report["fairness"][task.name].items()
+        if "equalized_odds" in criteria
+    ]
+    return markdown_table(["", *CRITERIA.values()], rows)
 
 
 def teens_sentence(report: Json) -> str:
@@ -404,64 +394,6 @@ def teens_sentence(report: Json) -> str:
         f"{percent(adult / sum(line), 0)} % are answered as 20 or older. Never use this to tell "
         "minors from adults."
     )
-
-
-def criteria_table(report: Json) -> str:
-    """Demographic parity, equal opportunity and equalized odds of all heads by other attributes."""
-    rows = []
-    for task in TASKS:
-        for grouping, criteria in report["fairness"][task.name].items():
-            if "equalized_odds" not in criteria:
-                continue
-            rows.append(
-                [
-                    f"{TITLES[task.name]} by {grouping_title(grouping)}",
-                    _points(criteria["demographic_parity"]["difference"]),
-                    _points(criteria["labels"]["difference"]),
-                    _ratio(criteria["demographic_parity"]["ratio"]),
-                    _ratio(criteria["labels"]["ratio"]),
-                    _points(criteria["equal_opportunity"]["difference"]),
-                    _points(criteria["equalized_odds"]["difference"]),
-                ]
-            )
-    header = [
-        "",
-        "Demographic parity difference",
-        "the same of the labels",
-        "Demographic parity ratio",
-        "the same of the labels",
-        "Equal opportunity difference",
-        "Equalized odds difference",
-    ]
-    return markdown_table(header, rows)
-
-
-def class_criteria_table(report: Json, task: str) -> str:
-    """The criteria of one head class by class, by single attributes, without intervals."""
-    rows = []
-    for grouping, criteria in report["fairness"][task].items():
-        if "equalized_odds" not in criteria or " × " in grouping:
-            continue
-        names = ("demographic_parity", "labels", "equal_opportunity", "equalized_odds")
-        for entries in zip(*(criteria[name]["by_class"] for name in names), strict=True):
-            values = [entry["difference"]["value"] for entry in entries]
-            ratio = entries[0]["ratio"]["value"]
-            rows.append(
-                [
-                    f"{display(task, entries[0]['class'])}, by {grouping_title(grouping)}",
-                    *("" if value is None else percent(value) for value in values),
-                    "" if ratio is None else f"{ratio:.2f}",
-                ]
-            )
-    header = [
-        TITLES[task],
-        "Demographic parity difference",
-        "the same of the labels",
-        "Equal opportunity difference",
-        "Equalized odds difference",
-        "Demographic parity ratio",
-    ]
-    return markdown_table(header, rows)
 
 
 def robustness_table(report: Json) -> str:
