@@ -7,8 +7,7 @@ Among the faces found, accuracy is compared with that on the chips themselves:
     python -m scripts.measure_pipeline --data DATA --output docs/results/pipeline.json
 
 Around a face in a photo the photo goes on; around a pasted chip something else begins, and shows in
-the corners of the crop. With --background border the chip's border is repeated all around instead:
-the difference between both results is what the foreign background costs.
+the corners of the crop.
 """
 
 from __future__ import annotations
@@ -32,8 +31,8 @@ from faceattr.labels import TASKS
 from faceattr.pipeline import FacePipeline
 from faceattr.results import Detection, FaceBox, FaceResult
 from train.data.batches import decode_row
-from train.data.source import Row, Rows, add_data_arguments, source_of
-from train.evaluate.predict import sha256
+from train.data.source import Row, Rows, add_data_arguments, sha256, source_of
+from train.tables import rounded, write_json
 
 WIDTH, HEIGHT = 640, 480
 SIZES = (60, 400)
@@ -74,20 +73,13 @@ def _background(other: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[n
     return np.asarray(cv2.resize(blurred, (WIDTH, HEIGHT)), np.uint8)
 
 
-def paste(
-    chip: NDArray[np.uint8],
-    other: NDArray[np.uint8],
-    rng: np.random.Generator,
-    background: str = "canvas",
-) -> Scene:
+def paste(chip: NDArray[np.uint8], other: NDArray[np.uint8], rng: np.random.Generator) -> Scene:
     """Put a chip somewhere into a picture; a corner of the largest may reach past the edge.
 
     Args:
         chip: RGB uint8, square.
-        other: another chip, of which a background may be made.
-        rng: source of all draws, which do not depend on `background`.
-        background: "canvas", one colour or a blurred picture; or "border", the chip's own,
-            repeated.
+        other: another chip, of which the background may be made.
+        rng: source of all draws.
     """
     side = float(rng.uniform(*SIZES))
     angle = float(rng.uniform(-TURN, TURN))
@@ -104,14 +96,10 @@ def paste(
     matrix[:, 2] += (x - whole / 2, y - whole / 2)
     image = _background(other, rng)
     size = (WIDTH, HEIGHT)
-    if background == "border":
-        repeat = cv2.BORDER_REPLICATE
-        image = cv2.warpAffine(sized, matrix, size, flags=cv2.INTER_CUBIC, borderMode=repeat)
-    else:
-        inside = cv2.warpAffine(np.full((whole, whole), 255, np.uint8), matrix, size)
-        moved = cv2.warpAffine(sized, matrix, size, flags=cv2.INTER_CUBIC)
-        share = (inside.astype(np.float32) / 255)[..., None]
-        image = np.rint(share * moved + (1 - share) * image).astype(np.uint8)
+    inside = cv2.warpAffine(np.full((whole, whole), 255, np.uint8), matrix, size)
+    moved = cv2.warpAffine(sized, matrix, size, flags=cv2.INTER_CUBIC)
+    share = (inside.astype(np.float32) / 255)[..., None]
+    image = np.rint(share * moved + (1 - share) * image).astype(np.uint8)
     left, top, width, height = (side * part for part in FACE_IN_CHIP)
     box = FaceBox(x - side / 2 + left, y - side / 2 + top, width, height)
     # OpenCV's coordinates count from pixel centres; then pixels of `sized` become fractions.
@@ -121,13 +109,13 @@ def paste(
 
 
 def pasted(
-    rows: Iterator[Row], rng: np.random.Generator, background: str = "canvas"
+    rows: Iterator[Row], rng: np.random.Generator
 ) -> Iterator[tuple[Row, NDArray[np.uint8], Scene]]:
     """Each row with its chip and a scene; the chip before it may make the background."""
     previous = np.full((224, 224, 3), 128, np.uint8)
     for row in rows:
         chip = decode_row(row)
-        yield row, chip, paste(chip, previous, rng, background)
+        yield row, chip, paste(chip, previous, rng)
         previous = chip
 
 
@@ -151,11 +139,11 @@ def _compare(sides: NDArray[Any], chips: NDArray[Any], scenes: NDArray[Any]) -> 
         loss = chips[:, column].astype(float) - scenes[:, column]
         error = 1.96 * loss.std(ddof=1) / np.sqrt(len(loss))
         result[task.name] = {
-            "chip": round(float(chips[:, column].mean()), 6),
-            "pipeline": round(float(scenes[:, column].mean()), 6),
-            "drop": round(float(loss.mean()), 6),
-            "drop_low": round(float(loss.mean() - error), 6),
-            "drop_high": round(float(loss.mean() + error), 6),
+            "chip": float(chips[:, column].mean()),
+            "pipeline": float(scenes[:, column].mean()),
+            "drop": float(loss.mean()),
+            "drop_low": float(loss.mean() - error),
+            "drop_high": float(loss.mean() + error),
         }
     return result
 
@@ -165,16 +153,14 @@ def _groups(items: Iterator[Item], size: int) -> Iterator[list[Item]]:
         yield group
 
 
-def measure(
-    pipeline: FacePipeline, rows: Rows, limit: int, seed: int, background: str = "canvas"
-) -> dict[str, Any]:
+def measure(pipeline: FacePipeline, rows: Rows, limit: int, seed: int) -> dict[str, Any]:
     """Accuracy on chips and on the same chips pasted, found and cut out again."""
     rng = np.random.default_rng(seed)
     sides: list[float] = []
     chips: list[list[bool]] = []
     scenes: list[list[bool]] = []
     total = 0
-    made = pasted(islice(rows, limit), rng, background)
+    made = pasted(islice(rows, limit), rng)
     bar = tqdm(total=limit, unit="face", mininterval=0.1 if sys.stderr.isatty() else 30.0)
     for group in _groups(made, 32):
         alone = pipeline.classify_crops([chip for _, chip, _ in group])
@@ -207,11 +193,9 @@ def measure(
 
 def tell(result: Mapping[str, Any], output: Path | None) -> None:
     """Print a result as JSON, and write it to a file where one is named."""
-    text = json.dumps(result, indent=2) + "\n"
     if output:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(text, encoding="utf-8")
-    print(text, end="")
+        write_json(output, result)
+    print(json.dumps(result, indent=2))
 
 
 def main() -> int:
@@ -222,9 +206,6 @@ def main() -> int:
     parser.add_argument("--weights", help="folder, Hub id or bundled name; by default the best")
     parser.add_argument("--detector", default="auto", help="yunet, haar or auto (%(default)s)")
     parser.add_argument("--part", choices=["validation", "holdout"], default="validation")
-    parser.add_argument(
-        "--background", choices=["canvas", "border"], default="canvas", help="default: %(default)s"
-    )
     parser.add_argument("--limit", type=int, default=5_000, help="faces (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of sizes and places (%(default)s)")
     parser.add_argument("--output", type=Path, help="JSON file; by default only printed")
@@ -241,11 +222,10 @@ def main() -> int:
         "weights_sha256": sha256(pipeline.files.weights.with_name(WEIGHTS_NAME)),
         "detector": pipeline.info.detector,
         "part": args.part,
-        "background": args.background,
         "seed": args.seed,
-        **measure(pipeline, Rows(source, args.part), args.limit, args.seed, args.background),
+        **measure(pipeline, Rows(source, args.part), args.limit, args.seed),
     }
-    tell(result, args.output)
+    tell(rounded(result), args.output)
     return 0
 
 

@@ -1,18 +1,16 @@
 """The likeliest range of neighbouring age groups, against every range tried one by one."""
 
 import json
-import subprocess
-import sys
 from itertools import combinations
-from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from predictions_table import columns, table
 
 from faceattr.ages import UNDER_20, UNDER_20_LEVEL, likeliest_range
 from faceattr.labels import AGE
+from scripts.measure_age_range import main
 
 
 def named(values):
@@ -78,10 +76,10 @@ def write_table(path, part, rows=2000):
     rng = np.random.default_rng(1)
     values = rng.dirichlet(np.full(9, 0.3), rows)
     true = [AGE.classes[rng.choice(9, p=row)] for row in values]
-    columns = {f"age:{name}": values[:, i] for i, name in enumerate(AGE.classes)}
-    table = pa.table({**columns, "age_true": true, "race_true": ["White"] * rows})
-    facts = {"model": "made-up", "weights_sha256": "0", "dataset": {"split": part}}
-    pq.write_table(table.replace_schema_metadata({"faceattr": json.dumps(facts)}), path)
+    ages = {f"age:{name}": values[:, i] for i, name in enumerate(AGE.classes)}
+    data = {**columns(rows), **ages, "age_true": true}
+    dataset = {"id": "fairface", "config": "0.25", "split": part, "revision": None, "rows": rows}
+    pq.write_table(table(data, model="made-up", dataset=dataset), path)
     return [(named(row), label) for row, label in zip(values, true, strict=True)]
 
 
@@ -89,16 +87,14 @@ def test_the_command_counts_what_ranges_hold(tmp_path):
     holdout, validation = tmp_path / "holdout.parquet", tmp_path / "validation.parquet"
     write_table(holdout, "holdout")
     faces = write_table(validation, "validation")
-    script = Path(__file__).resolve().parents[1] / "scripts" / "measure_age_range.py"
     output = tmp_path / "age.json"
-    command = [sys.executable, script, holdout, validation, "--output", output]
-    subprocess.run(command, check=True, capture_output=True)
+    assert main([str(holdout), str(validation), "--output", str(output)]) == 0
     found = json.loads(output.read_text())["networks"]["made-up"]
     held = [label in likeliest_range(row).groups for row, label in faces]
-    assert found["validation"]["coverage"]["share"] == pytest.approx(np.mean(held), abs=1e-4)
+    assert found["validation"]["coverage"]["accuracy"] == pytest.approx(np.mean(held), abs=1e-4)
     young = [likeliest_range(row).may_be_under_20 for row, label in faces if label in UNDER_20]
-    assert found["validation"]["flagged_of_under_20"]["rows"] == len(young)
-    assert found["validation"]["flagged_of_under_20"]["share"] == pytest.approx(
+    assert found["validation"]["flagged_of_under_20"]["n"] == len(young)
+    assert found["validation"]["flagged_of_under_20"]["accuracy"] == pytest.approx(
         np.mean(young), abs=1e-4
     )
     # Labels follow the probabilities, so a level holds at least its own share of them.
