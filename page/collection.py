@@ -130,12 +130,14 @@ class Gathered:
         faces_of: faces of each image; -1 for one that could not be read.
         rows: a face each, as `face_values`, with the number of its image.
         errors: kind and message by image.
+        remarks: what is wrong with a crop that was handed in, by image.
     """
 
     names: list[str] = field(default_factory=list)
     faces_of: list[int] = field(default_factory=list)
     rows: list[dict[str, Any]] = field(default_factory=list)
     errors: dict[int, tuple[str, str]] = field(default_factory=dict)
+    remarks: dict[int, str] = field(default_factory=dict)
 
     def add(self, name: str, found: Found | RequestError) -> None:
         """Note what one image gave."""
@@ -148,6 +150,8 @@ class Gathered:
         faces: Sequence[FaceResult] = found.faces
         self.faces_of.append(len(faces))
         for place, face in enumerate(faces):
+            if face.crop_note:
+                self.remarks[number] = face.crop_note
             values = face_values(place, face, found.width, found.height)
             self.rows.append({"image": number, "name": name, **values})
 

@@ -43,7 +43,9 @@ class Limits:
         32, "FACEATTR_MAX_WAITING", "requests that wait; more are answered with `busy`"
     )
     time_limit: float = _limit(
-        30.0, "FACEATTR_TIME_LIMIT", "seconds from a request's last byte to its answer"
+        30.0,
+        "FACEATTR_TIME_LIMIT",
+        "seconds that a request may be worked on, and that the line may stand still",
     )
 
     def __post_init__(self) -> None:

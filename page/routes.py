@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
 from fastapi import FastAPI
@@ -13,13 +13,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 import faceattr
-from page.admission.gate import Gate
-from page.admission.inbox import Inbox
-from page.endpoints import API, ENDPOINTS, openapi
+from page.calls import Calls
+from page.endpoints import API, ENDPOINTS, SCHEMAS, openapi
 from page.errors import RequestError, internal
-from page.limits import Limits
-from page.service import API_VERSION, FaceService, Source, guarded
+from page.service import API_VERSION, Source
 
+FORMS = {name: endpoint for name, endpoint in ENDPOINTS.items() if endpoint.field}
 _MAGIC = {
     b"\xff\xd8\xff": "jpeg",
     b"\x89PNG": "png",
@@ -43,8 +42,9 @@ def error_response(error: RequestError) -> JSONResponse:
     return JSONResponse(content, error.status, headers)
 
 
-def add_routes(app: FastAPI, service: FaceService, gate: Gate, inbox: Inbox) -> None:
+def add_routes(app: FastAPI, calls: Calls) -> None:
     """The plain HTTP endpoints, the health check, and our own upload in place of Gradio's."""
+    service, gate = calls.service, calls.gate
 
     async def refused(_: Request, error: Exception) -> Response:
         return error_response(error if isinstance(error, RequestError) else internal())
@@ -66,52 +66,43 @@ def add_routes(app: FastAPI, service: FaceService, gate: Gate, inbox: Inbox) -> 
 
     async def call(request: Request) -> Response:
         name = request.path_params["name"]
-        if name not in ENDPOINTS:
-            raise RequestError("not_found", f"expected an endpoint of: {', '.join(ENDPOINTS)}")
+        if name not in FORMS:
+            raise RequestError("not_found", f"expected an endpoint of: {', '.join(FORMS)}")
         if request.method != "POST":
             raise RequestError(
                 "not_allowed", f"expected POST with a form (multipart), came {request.method}"
             )
-        async with _sources(request, service.limits, name) as (sources, options):
-            return JSONResponse(
-                await gate.run(lambda: guarded(_work(service, name, sources, options)))
-            )
+        endpoint = FORMS[name]
+        most = service.limits.max_batch if endpoint.field == "pictures" else 1
+        async with _form(request, endpoint.field, endpoint.options, most) as (files, texts):
+            options = {name: _value(name, text) for name, text in texts.items()}
+            # Read by the worker, so that no more images are copied than are worked on.
+            sources: list[Source] = [file.file.read for file in files]
+            return JSONResponse(await gate.run(lambda: calls.answer(name, sources, options)))
 
-    for route, endpoint, methods in (
+    for route, handler, methods in (
         ("/health", health, ["GET"]),
         (f"{API}model_info", model_info, ["GET"]),
         (f"{API}openapi.json", description, ["GET"]),
         (API + "{name:path}", call, ["GET", "POST"]),
     ):
-        app.add_route(route, endpoint, methods=methods)
-    _add_uploads(app, service.limits, inbox)
+        app.add_route(route, handler, methods=methods)
+    _add_uploads(app, calls)
 
 
-def _work(
-    service: FaceService, name: str, sources: list[Source], options: dict[str, str]
-) -> Callable[[], dict[str, Any]]:
-    if name == "predict":
-        return lambda: service.predict(sources[0], **_shared(options))
-    if name == "predict_batch":
-        return lambda: service.predict_batch(sources, **_shared(options))
-    if name == "classify_crop":
-        return lambda: service.classify_crop(sources[0])
-    return lambda: service.explain(sources[0], options.get("task", ""))
+def _value(name: str, text: str) -> Any:
+    """An option of a form as its type."""
+    if SCHEMAS[name]["type"] != "number":
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        raise RequestError("bad_request", f"expected {name} as a number") from None
 
 
-def _shared(options: dict[str, str]) -> dict[str, Any]:
-    """The options of `/predict` and `/predict_batch` from form fields."""
-    values: dict[str, Any] = dict(options)
-    if "min_face" in options:
-        try:
-            values["min_face"] = float(options["min_face"])
-        except ValueError:
-            raise RequestError("bad_request", "expected min_face as a number") from None
-    return values
-
-
-def _add_uploads(app: FastAPI, limits: Limits, inbox: Inbox) -> None:
+def _add_uploads(app: FastAPI, calls: Calls) -> None:
     """Gradio's way to upload, and to look at what was uploaded, from memory."""
+    limits, inbox = calls.service.limits, calls.inbox
     # Gradio's page sends all files of a collection in one form.
     most = max(limits.max_batch, limits.max_collection)
 
@@ -126,8 +117,7 @@ def _add_uploads(app: FastAPI, limits: Limits, inbox: Inbox) -> None:
                     await file.close()
                     tokens.append(inbox.put(content, len(content)))
             except RequestError:
-                for token in tokens:
-                    inbox.drop(token)
+                inbox.drop(tokens)
                 raise
         return JSONResponse(tokens)
 
@@ -150,7 +140,7 @@ def _add_uploads(app: FastAPI, limits: Limits, inbox: Inbox) -> None:
 
 @contextlib.asynccontextmanager
 async def _form(
-    request: Request, field: str, options: tuple[str, ...], most: int
+    request: Request, field: str, options: Iterable[str], most: int
 ) -> AsyncIterator[tuple[list[UploadFile], dict[str, str]]]:
     """The files of a form under one name, and its other fields as text; closed afterwards.
 
@@ -177,11 +167,11 @@ async def _form(
         ) from None
     try:
         items = form.multi_items()
-        unknown = sorted({name for name, _ in items} - {field, *options})
-        if unknown:
-            expected = ", ".join((field, *options))
+        known = [field, *options]
+        if unknown := sorted({name for name, _ in items} - set(known)):
             raise RequestError(
-                "bad_request", f"expected only the form fields {expected}; came {unknown[0][:40]!r}"
+                "bad_request",
+                f"expected only the form fields {', '.join(known)}; came {unknown[0][:40]!r}",
             )
         found = [value for name, value in items if name == field and isinstance(value, UploadFile)]
         if not found:
@@ -189,15 +179,3 @@ async def _form(
         yield found, {name: value for name, value in items if isinstance(value, str)}
     finally:
         await form.close()
-
-
-@contextlib.asynccontextmanager
-async def _sources(
-    request: Request, limits: Limits, name: str
-) -> AsyncIterator[tuple[list[Source], dict[str, str]]]:
-    """The files of a form as sources; the service says which of them are too large."""
-    endpoint = ENDPOINTS[name]
-    most = limits.max_batch if endpoint.field == "pictures" else 1
-    async with _form(request, endpoint.field, endpoint.options, most) as (files, options):
-        # Read by the worker, so that no more images are copied than are worked on.
-        yield [file.file.read for file in files], options

@@ -23,6 +23,7 @@ from page.admission.gate import Gate
 from page.admission.gradio_private import Inside
 from page.admission.heads import protocol
 from page.admission.inbox import KEPT_S, Inbox
+from page.calls import Calls
 from page.routes import add_routes
 from page.service import FaceService
 from page.view.blocks import build_page
@@ -42,7 +43,7 @@ LINGER_S = 1.5
 """Seconds in which clients may still fetch the answers that were finished last."""
 
 
-def make_tools(service: FaceService, gate: Gate, inbox: Inbox) -> Tools | None:
+def make_tools(calls: Calls) -> Tools | None:
     """The application for agents; None where the package `mcp` is not installed."""
     try:
         installed = version("mcp")
@@ -53,7 +54,7 @@ def make_tools(service: FaceService, gate: Gate, inbox: Inbox) -> Tools | None:
         return None
     from page.tools import Tools
 
-    return Tools(service, gate, inbox)
+    return Tools(calls)
 
 
 class Site:
@@ -64,6 +65,7 @@ class Site:
         gate: what admits.
         budget: bytes of images that are held.
         inbox: images between upload and request.
+        calls: the way of every call through these.
         tools: the application for agents, if there is one.
         demo: Gradio's page.
         inside: Gradio's application and queue.
@@ -76,16 +78,17 @@ class Site:
         self.gate = Gate(limits.workers, limits.max_waiting, limits.time_limit)
         self.budget = Budget(limits.max_held_bytes)
         self.inbox = Inbox(limits, self.budget)
-        self.tools = make_tools(service, self.gate, self.inbox)
-        self.demo = build_page(service, self.gate, self.inbox, self.tools is not None)
+        self.calls = Calls(service, self.gate, self.inbox)
+        self.tools = make_tools(self.calls)
+        self.demo = build_page(self.calls, self.tools is not None)
         self.app = FastAPI(
             lifespan=self._lifespan, docs_url=None, redoc_url=None, openapi_url=None, debug=False
         )
         self.inside = self._assemble()
 
     def _assemble(self) -> Inside:
-        app, limits = self.app, self.service.limits
-        add_routes(app, self.service, self.gate, self.inbox)
+        app = self.app
+        add_routes(app, self.calls)
         if self.tools is not None:
             for path in (TOOLS_PATH, f"{TOOLS_PATH}/"):
                 app.router.routes.append(Route(path, self.tools))
@@ -101,18 +104,11 @@ class Site:
             run_history=False,
             enable_monitoring=False,
             mcp_server=False,
-            max_file_size=limits.max_bytes,
+            max_file_size=self.service.limits.max_bytes,
             footer_links=["api"],
         )
         inside = Inside(app, self.demo)
-        app.add_middleware(
-            FrontDoor,
-            limits=limits,
-            gate=self.gate,
-            inbox=self.inbox,
-            budget=self.budget,
-            inside=inside,
-        )
+        app.add_middleware(FrontDoor, calls=self.calls, budget=self.budget, inside=inside)
         return inside
 
     @contextlib.asynccontextmanager

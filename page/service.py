@@ -5,27 +5,26 @@ from __future__ import annotations
 import copy
 import logging
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast, get_args
 
 import faceattr
 from faceattr import labels
 from faceattr.detection import FaceDetector, load_detector
-from faceattr.errors import DetectorError, FaceAttrError, ImageDecodeError
+from faceattr.errors import CropWarning, DetectorError, FaceAttrError, ImageDecodeError
 from faceattr.images import Picture, open_image
-from faceattr.pipeline import FacePipeline
+from faceattr.pipeline import Detect, FacePipeline
 from faceattr.results import FaceResult
-from page.errors import RequestError, internal
+from page.endpoints import SCHEMAS
+from page.errors import RequestError
 from page.explain import CAVEAT, explain
 from page.limits import Limits
 from page.view.encode import data_url
 from page.view.report import parameters, read_licence, read_report, task_info
 
 API_VERSION = "1"
-MOST_MIN_FACE = 4_000.0
-"""Largest value of `min_face`."""
-
 log = logging.getLogger("faceattr")
 Source: TypeAlias = "bytes | Callable[[], bytes] | RequestError"
 """A file's content, what gives it, or why there is none."""
@@ -69,6 +68,8 @@ class FaceService:
             limits: see `Limits`.
             note: what visitors should know about the weights, e.g. that they are a fallback.
         """
+        # A crop's answer says what is wrong with it; nothing of an upload belongs into the log.
+        warnings.simplefilter("ignore", CropWarning)
         self.pipeline = pipeline
         self.limits = limits or Limits()
         self.note = note
@@ -103,19 +104,25 @@ class FaceService:
         except ImageDecodeError as error:
             raise RequestError("bad_picture", str(error)) from error
 
-    def find(self, source: Source, *, detector: str = "default", min_face: float = 0.0) -> Found:
+    def find(
+        self,
+        source: Source,
+        *,
+        detector: str = "default",
+        min_face: float = 0.0,
+        detect: str = "fast",
+    ) -> Found:
         """The faces of one picture.
 
         Raises:
             RequestError: for a bad picture or option.
         """
-        pipeline = self._chosen(detector)
-        _check_min_face(min_face)
+        pipeline, effort = self._chosen(detector, min_face, detect)
         most = self.limits.max_faces
         return self._found(
             source,
             pipeline.info.detector,
-            lambda picture: pipeline(picture, min_face=min_face, max_faces=most + 1),
+            lambda picture: pipeline(picture, min_face=min_face, max_faces=most + 1, detect=effort),
         )
 
     def whole(self, source: Source) -> Found:
@@ -152,24 +159,15 @@ class FaceService:
             predict_ms=predicting * 1000,
         )
 
-    def predict(
-        self, source: Source, *, detector: str = "default", min_face: float = 0.0
-    ) -> dict[str, Any]:
-        """Answer of `/predict`.
+    def predict(self, source: Source, **options: Any) -> dict[str, Any]:
+        """Answer of `/predict`; the options are those of `find`.
 
         Raises:
             RequestError: for a bad picture or option.
         """
-        found = self.find(source, detector=detector, min_face=min_face)
-        return {
-            **self.head(found.detector),
-            **picture_dict(found),
-            "timing_ms": _timing(found.decode_ms, found.predict_ms),
-        }
+        return self._answer(self.find(source, **options))
 
-    def predict_batch(
-        self, sources: Sequence[Source], *, detector: str = "default", min_face: float = 0.0
-    ) -> dict[str, Any]:
+    def predict_batch(self, sources: Sequence[Source], **options: Any) -> dict[str, Any]:
         """Answer of `/predict_batch`: one entry a picture, with a result or an error.
 
         Raises:
@@ -180,12 +178,11 @@ class FaceService:
                 "bad_request",
                 f"expected 1 to {self.limits.max_batch} pictures, came {len(sources)}",
             )
-        name = self._chosen(detector).info.detector
-        _check_min_face(min_face)
+        pipeline, _ = self._chosen(**options)
         entries, decode_ms, predict_ms = [], 0.0, 0.0
         for index, source in enumerate(sources):
             try:
-                found = self.find(source, detector=detector, min_face=min_face)
+                found = self.find(source, **options)
             except RequestError as error:
                 entries.append({"index": index, "error": error.to_dict()})
                 continue
@@ -193,7 +190,7 @@ class FaceService:
             predict_ms += found.predict_ms
             entries.append({"index": index, "error": None, **picture_dict(found)})
         return {
-            **self.head(name),
+            **self.head(pipeline.info.detector),
             "pictures": entries,
             "timing_ms": _timing(decode_ms, predict_ms),
         }
@@ -204,23 +201,22 @@ class FaceService:
         Raises:
             RequestError: for a bad picture.
         """
-        found = self.whole(source)
-        head = self.head(None)
+        return {**self._answer(self.whole(source)), "detector": None}
+
+    def _answer(self, found: Found) -> dict[str, Any]:
         return {
-            **head,
+            **self.head(found.detector),
             **picture_dict(found),
             "timing_ms": _timing(found.decode_ms, found.predict_ms),
         }
 
-    def explain(self, source: Source, task: str) -> dict[str, Any]:
+    def explain(self, source: Source, task: str = "") -> dict[str, Any]:
         """Answer of `/explain`: the heat map of one task on an already cropped face.
 
         Raises:
             RequestError: for a bad picture or task.
         """
-        names = [known.name for known in labels.TASKS]
-        if task not in names:
-            raise RequestError("bad_request", f"expected the task {' or '.join(names)}")
+        _check_one_of("task", task, [known.name for known in labels.TASKS])
         found = self.whole(source)
         result = explain(self.pipeline, found.faces[0].crop, task)
         return {
@@ -275,29 +271,20 @@ class FaceService:
             "detector": detector,
         }
 
-    def _chosen(self, detector: str) -> FacePipeline:
-        if detector == "default":
-            return self.pipeline
-        if not isinstance(detector, str) or detector not in self._pipelines:
-            known = ", ".join(["default", *self._pipelines])
-            raise RequestError("bad_request", f"expected a detector of: {known}")
-        return self._pipelines[detector]
-
-
-def guarded(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Call `work`; whatever is no `RequestError` is logged and becomes one that tells nothing.
-
-    Raises:
-        RequestError: as `work`, or "internal".
-    """
-    try:
-        return work()
-    except RequestError:
-        raise
-    # The boundary to strangers: an error of ours must not carry its text to them.
-    except Exception:
-        log.exception("a request failed")
-        raise internal() from None
+    def _chosen(
+        self, detector: str = "default", min_face: float = 0.0, detect: str = "fast"
+    ) -> tuple[FacePipeline, Detect]:
+        """The pipeline of a detector and how it is to look, after a look at the options."""
+        _check_one_of("detector", detector, ["default", *self._pipelines])
+        _check_one_of("detect", detect, get_args(Detect))
+        most = SCHEMAS["min_face"]["maximum"]
+        is_number = isinstance(min_face, (int, float)) and not isinstance(min_face, bool)
+        if not (is_number and 0 <= min_face <= most):
+            raise RequestError("bad_request", f"expected min_face as a number from 0 to {most:g}")
+        pipeline = self._pipelines.get(detector, self.pipeline)
+        if detect == "thorough" and pipeline.info.detector == "haar":
+            raise RequestError("bad_request", "expected another detector for a thorough search")
+        return pipeline, cast(Detect, detect)
 
 
 def picture_dict(found: Found) -> dict[str, Any]:
@@ -316,10 +303,9 @@ def _timing(decode_ms: float, predict_ms: float) -> dict[str, float]:
     return {"decode": round(decode_ms, 1), "predict": round(predict_ms, 1)}
 
 
-def _check_min_face(value: float) -> None:
-    most = MOST_MIN_FACE
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= most:
-        raise RequestError("bad_request", f"expected min_face as a number from 0 to {most:g}")
+def _check_one_of(name: str, value: Any, known: Sequence[str]) -> None:
+    if not isinstance(value, str) or value not in known:
+        raise RequestError("bad_request", f"expected {name} as one of: {', '.join(known)}")
 
 
 def _with_detector(pipeline: FacePipeline, detector: FaceDetector) -> FacePipeline:

@@ -2,8 +2,8 @@
 """Attack an own server on the loopback interface, and measure what others notice of it.
 
 For each attack a fresh server: the longest wait of `/health`, memory above idle at its peak and
-afterwards, and what became of another visitor's uploads meanwhile. Exit status 1 when an aim is
-missed.
+afterwards, and what became of another visitor's uploads meanwhile. With --each, then all attacks
+in turn on one server while clients want right answers. Exit status 1 when an aim is missed.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import http.client
 import json
+import selectors
 import socket
 import subprocess
 import sys
@@ -23,12 +24,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
+import httpx
 import psutil
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from scripts.load_test import Caller, multipart, own_server  # noqa: E402
+from scripts.load_test import Caller, own_server, written  # noqa: E402
 
 HEALTH_S, PEAK_MB = 0.5, 500
 """The aims: longest wait of `/health`, and memory above idle."""
@@ -36,124 +38,117 @@ AFTER_S = 8.0
 """Seconds that are watched after an attack."""
 HEAD_S = 40.0
 """Seconds that half-sent heads may stay open before the attack gives up."""
-Attack = Callable[[str], Counter[str]]
+Attack = Callable[[str], dict[str, Any]]
 
 
-def send(url: str, path: str, body: bytes, kind: str = "application/json") -> str:
-    """The status of one POST, or the type of the error."""
+class Post:
+    """A request with a body that is made once, so that sending it costs an attacker little."""
+
+    def __init__(self, path: str, **content: Any) -> None:
+        request = httpx.Request("POST", "http://x", **content)
+        self._path, self._body = path, request.read()
+        self._headers = {"Content-Type": request.headers.get("Content-Type", "application/json")}
+
+    def send(self, url: str) -> str:
+        """The status, or the type of the error."""
+        connection = http.client.HTTPConnection(urlparse(url).netloc, timeout=120)
+        try:
+            connection.request("POST", self._path, self._body, self._headers)
+            answer = connection.getresponse()
+            answer.read()
+            return str(answer.status)
+        except (OSError, http.client.HTTPException) as error:
+            return type(error).__name__
+        finally:
+            connection.close()
+
+
+def sent(times: int, together: int, path: str, **content: Any) -> Attack:
+    """Send one body so many times; how often each status came."""
+    post = Post(path, **content)
+
+    def attack(url: str) -> dict[str, Any]:
+        with ThreadPoolExecutor(together) as pool:
+            return dict(Counter(pool.map(lambda _: post.send(url), range(times))))
+
+    return attack
+
+
+def connected(url: str) -> socket.socket:
+    """A connection to the server."""
     parts = urlparse(url)
-    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=120)
-    try:
-        connection.request("POST", path, body, {"Content-Type": kind})
-        answer = connection.getresponse()
-        answer.read()
-        return str(answer.status)
-    except (OSError, http.client.HTTPException) as error:
-        return type(error).__name__
-    finally:
-        connection.close()
-
-
-def calls(path: str, body: bytes, times: int, together: int = 1) -> Attack:
-    """Send one body of JSON so many times."""
-
-    def attack(url: str) -> Counter[str]:
-        with ThreadPoolExecutor(together) as pool:
-            return Counter(pool.map(lambda _: send(url, path, body), range(times)))
-
-    return attack
-
-
-def forms(files: int, size: int, times: int, together: int = 1) -> Attack:
-    """Upload files that no request will use."""
-    edge = "x" * 24
-    head = f'--{edge}\r\nContent-Disposition: form-data; name="files"; filename="p"\r\n\r\n'
-    body = (head.encode() + bytes(size) + b"\r\n") * files + f"--{edge}--\r\n".encode()
-    kind = f"multipart/form-data; boundary={edge}"
-
-    def attack(url: str) -> Counter[str]:
-        with ThreadPoolExecutor(together) as pool:
-            sent = pool.map(lambda _: send(url, "/gradio_api/upload", body, kind), range(times))
-            return Counter(sent)
-
-    return attack
+    return socket.create_connection((parts.hostname or "", parts.port or 0), timeout=30)
 
 
 def half_heads(count: int) -> Attack:
-    """Open connections and send half a head on each; how many the server closes, and when."""
+    """Open connections, send half a head on each and a letter now and then: when each is closed."""
 
-    def attack(url: str) -> Counter[str]:
-        parts = urlparse(url)
-        start = time.monotonic()
-        opened = [
-            socket.create_connection((parts.hostname or "", parts.port or 0)) for _ in range(count)
-        ]
-        for connection in opened:
-            connection.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\nX-Slow: ")
-            connection.settimeout(0.02)
-        open_ones, answers = opened, Counter[str]()
-        while open_ones and time.monotonic() - start < HEAD_S:
-            still = []
-            for connection in open_ones:
-                try:
-                    connection.sendall(b"x")
-                    connection.recv(100)
-                except TimeoutError:
-                    still.append(connection)
-                    continue
-                except OSError:
-                    pass
-                tens = 10 * (int(time.monotonic() - start) // 10 + 1)
-                answers[f"closed within {tens} s"] += 1
-            open_ones = still
-        answers[f"open after {HEAD_S:g} s"] = len(open_ones)
-        for connection in opened:
-            connection.close()
-        return +answers
+    def attack(url: str) -> dict[str, Any]:
+        start, closed = time.monotonic(), []
+        with selectors.DefaultSelector() as waiting:
+            for stream in [connected(url) for _ in range(count)]:
+                stream.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\nX-Slow: ")
+                waiting.register(stream, selectors.EVENT_READ)
+            while waiting.get_map() and time.monotonic() - start < HEAD_S:
+                # What can be read is the end: 408, and the server closes.
+                for key, _ in waiting.select(1.0):
+                    closed.append(time.monotonic() - start)
+                    waiting.unregister(key.fileobj)
+                    key.fileobj.close()  # type: ignore[union-attr]
+                for key in waiting.get_map().values():
+                    key.fileobj.sendall(b"x")  # type: ignore[union-attr]
+            left = [key.fileobj for key in waiting.get_map().values()]
+        for stream in left:
+            stream.close()  # type: ignore[union-attr]
+        found: dict[str, Any] = {"closed": len(closed), f"open after {HEAD_S:g} s": len(left)}
+        if closed:
+            closed.sort()
+            places = {"first": 0, "median": len(closed) // 2, "last": -1}
+            found["closed_after_s"] = {name: round(closed[n], 2) for name, n in places.items()}
+        return found
 
     return attack
 
 
-def endless_head(url: str) -> Counter[str]:
+def endless_head(url: str) -> dict[str, Any]:
     """One head of 200 MB."""
-    parts = urlparse(url)
-    with socket.create_connection((parts.hostname or "", parts.port or 0), timeout=30) as stream:
+    with connected(url) as stream:
         try:
             stream.sendall(b"GET /health HTTP/1.1\r\n")
             for number in range(200):
                 stream.sendall(b"X-%d: " % number + b"a" * 1_000_000 + b"\r\n")
         except OSError as error:
-            return Counter([type(error).__name__])
-    return Counter(["taken"])
+            return {type(error).__name__: 1}
+    return {"taken": 1}
 
 
-def nothing(_: str) -> Counter[str]:
+def nothing(_: str) -> dict[str, Any]:
     """No attack: what `/health` waits for on this machine anyway."""
     time.sleep(5)
-    return Counter()
+    return {}
 
 
 def attacks() -> dict[str, Attack]:
     """All of them by name."""
     call, batch = "/gradio_api/call/predict", "/gradio_api/call/predict_batch"
-    short = json.dumps({"data": [["data:image/png;base64,AAAA"] * 1_000]}).encode()
-    commas = json.dumps({"data": [["data:,"] * 200_000]}).encode()
-    paths = json.dumps({"data": [[{"path": "x"}] * 200_000]}).encode()
-    long = json.dumps({"data": ["x" * 100_000_000]}).encode()
+    upload = "/gradio_api/upload"
+    short = {"data": [["data:image/png;base64,AAAA"] * 1_000]}
+    commas, paths = ({"data": [[item] * 200_000]} for item in ("data:,", {"path": "x"}))
     wide = b'{"data": ["' + "\u00fc\U0001f642".encode() * 16_000_000 + b'"]}'
     nested = b'{"data": ' + b"[" * 1_000_000 + b"]" * 1_000_000 + b"}"
+    small, large = ([("files", bytes(size))] for size in (1_000, 14_500_000))
     return {
         "nothing, for comparison": nothing,
-        "1,000 data: URLs in 30 kB": calls(call, short, 5),
-        "200,000 empty data: URLs": calls(call, commas, 2),
-        "200,000 paths in a batch": calls(batch, paths, 2),
-        "12 strings of 100 MB, 4 together": calls(call, long, 12, 4),
-        "8 strings of 96 MB beyond ASCII, 4 together": calls(call, wide, 8, 4),
-        "a million nested lists": calls(call, nested, 4),
+        "1,000 data: URLs in 30 kB": sent(5, 1, call, json=short),
+        "200,000 empty data: URLs": sent(2, 1, call, json=commas),
+        "200,000 paths in a batch": sent(2, 1, batch, json=paths),
+        "12 strings of 100 MB, 4 together": sent(12, 4, call, json={"data": ["x" * 100_000_000]}),
+        "8 strings of 96 MB beyond ASCII, 4 together": sent(8, 4, call, content=wide),
+        "a million nested lists": sent(4, 1, call, content=nested),
         "300 half-sent heads": half_heads(300),
         "a head of 200 MB": endless_head,
-        "60 uploads of 16 small files, never used": forms(16, 1_000, 60, 4),
-        "12 uploads of 100 MB, 4 together": forms(7, 14_500_000, 12, 4),
+        "60 uploads of 16 small files, never used": sent(60, 4, upload, files=small * 16),
+        "12 uploads of 100 MB, 4 together": sent(12, 4, upload, files=large * 7),
     }
 
 
@@ -184,24 +179,37 @@ class Watch:
             self.peak = max(self.peak, self._process.memory_info().rss)
 
     def _health(self) -> None:
-        parts = urlparse(self._url)
+        head = b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
         while not self._end.wait(0.02):
             start = time.monotonic()
-            connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=60)
             try:
-                connection.request("GET", "/health")
-                connection.getresponse().read()
+                with connected(self._url) as stream:
+                    stream.sendall(head)
+                    while stream.recv(9_000):
+                        pass
             except OSError:
                 pass
-            finally:
-                self.waits.append(time.monotonic() - start)
-                connection.close()
+            self.waits.append(time.monotonic() - start)
 
     def _visitor(self) -> None:
-        body, headers = multipart(self._photo, "files")
+        post = Post("/gradio_api/upload", files={"files": self._photo})
         while not self._end.wait(0.2):
-            status = send(self._url, "/gradio_api/upload", body, headers["Content-Type"])
-            self.uploads[status] += 1
+            self.uploads[post.send(self._url)] += 1
+
+    def found(self, left: int | None = None) -> dict[str, Any]:
+        """What was seen; `left` are the resident bytes afterwards."""
+        memory = {"peak": round((self.peak - self.idle) / 1e6)}
+        if left is not None:
+            memory[f"{AFTER_S:g} s after"] = round((left - self.idle) / 1e6)
+        waits, count = sorted(self.waits), sum(self.uploads.values())
+        return {
+            "health_wait_s": {
+                "median": round(waits[len(waits) // 2], 3),
+                "longest": round(waits[-1], 3),
+            },
+            "memory_mb_above_idle": memory,
+            "uploads_of_another": {"sent": count, "refused": count - self.uploads["200"]},
+        }
 
 
 def measured(checkout: Path, attack: Attack, photo: bytes) -> dict[str, Any]:
@@ -217,47 +225,28 @@ def measured(checkout: Path, attack: Attack, photo: bytes) -> dict[str, Any]:
             took = time.monotonic() - start
             time.sleep(AFTER_S)
         left = process.memory_info().rss
-    refused = sum(count for status, count in watch.uploads.items() if status != "200")
-    return {
-        "answers": dict(answers),
-        "seconds": round(took, 2),
-        "health_wait_s": {
-            "median": round(sorted(watch.waits)[len(watch.waits) // 2], 3),
-            "longest": round(max(watch.waits), 3),
-        },
-        "memory_mb_above_idle": {
-            "peak": round((watch.peak - watch.idle) / 1e6),
-            f"{AFTER_S:g} s after": round((left - watch.idle) / 1e6),
-        },
-        "uploads_of_another": {"sent": sum(watch.uploads.values()), "refused": refused},
-    }
+    return {"answers": answers, "seconds": round(took, 2), **watch.found(left)}
 
 
-def under_load(checkout: Path, chosen: dict[str, Attack], args: argparse.Namespace) -> Any:
+def under_load(chosen: dict[str, Attack], args: argparse.Namespace) -> dict[str, Any]:
     """The attacks in turn while clients of `load_test.py` want right answers."""
-    with own_server(checkout) as (url, process):
+    with own_server(args.checkout) as (url, process):
         command = [sys.executable, str(ROOT / "scripts" / "load_test.py"), *map(str, args.photos)]
         command += ["--url", url, "--pid", str(process.pid), "--clients", str(args.clients)]
         command += ["--requests", str(args.clients * args.each)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as clients:
-            turns: Counter[str] = Counter()
-            with Watch(url, process, args.photos[0].read_bytes()) as watch:
-                while clients.poll() is None:
-                    for name, attack in chosen.items():
-                        attack(url)
-                        time.sleep(1)
-                        turns[name] += 1
-                        if clients.poll() is not None:
-                            break
+        turns: Counter[str] = Counter()
+        with (
+            subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as clients,
+            Watch(url, process, args.photos[0].read_bytes()) as watch,
+        ):
+            while clients.poll() is None:
+                name = list(chosen)[sum(turns.values()) % len(chosen)]
+                chosen[name](url)
+                turns[name] += 1
+                time.sleep(1)
             assert clients.stdout
             load = json.loads(clients.stdout.read())
-    return {
-        "attacks": dict(turns),
-        "health_longest_s": round(max(watch.waits), 3),
-        "uploads_of_another": dict(watch.uploads),
-        "memory_mb_above_idle": round((watch.peak - watch.idle) / 1e6),
-        "load": load,
-    }
+    return {"attacks": dict(turns), **watch.found(), "load": load}
 
 
 def main() -> int:
@@ -267,25 +256,21 @@ def main() -> int:
     parser.add_argument(
         "--checkout", type=Path, default=ROOT, help="folder of the app.py to attack"
     )
-    parser.add_argument("--only", metavar="WORDS", help="attacks whose name has these words")
+    parser.add_argument("--only", default="", metavar="WORDS", help="attacks with these words")
     parser.add_argument("--clients", type=int, default=16, help="for the load meanwhile")
     parser.add_argument("--each", type=int, default=0, help="requests a client; 0 for no load")
     parser.add_argument("--output", type=Path, help="write the result there as JSON")
     args = parser.parse_args()
     photo = args.photos[0].read_bytes()
-    chosen = {name: a for name, a in attacks().items() if (args.only or "") in name}
+    chosen = {name: attack for name, attack in attacks().items() if args.only in name}
     result: dict[str, Any] = {"aims": {"health_s": HEALTH_S, "peak_mb": PEAK_MB}, "attacks": {}}
     for name, attack in chosen.items():
         result["attacks"][name] = found = measured(args.checkout, attack, photo)
         print(name, json.dumps(found), file=sys.stderr, flush=True)
-        time.sleep(1)
     result["load_of_the_machine"] = [round(load, 1) for load in psutil.getloadavg()]
     if args.each:
-        result["under_load"] = under_load(args.checkout, chosen, args)
-    text = json.dumps(result, indent=2)
-    print(text)
-    if args.output:
-        args.output.write_text(text + "\n", encoding="utf-8")
+        result["under_load"] = under_load(chosen, args)
+    written(result, args.output)
     held = all(
         found["health_wait_s"]["longest"] <= HEALTH_S
         and found["memory_mb_above_idle"]["peak"] <= PEAK_MB

@@ -1,11 +1,16 @@
 """A small deterministic network and detector behind the real server."""
 
 import base64
+import http.client
+import http.server
 import io
 import json
+import threading
 import time
 import urllib.error
 import urllib.request
+from contextlib import contextmanager
+from urllib.parse import urlparse
 
 import numpy as np
 import torch
@@ -86,6 +91,54 @@ def tiny_pipeline():
 
 def tiny_service(**limits):
     return FaceService(tiny_pipeline(), Limits(**limits))
+
+
+class _Proxy(http.server.BaseHTTPRequestHandler):
+    """Serves another server's page under a path, as nginx does with `proxy_pass …/`."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self):
+        prefix, (host, port) = self.server.prefix, self.server.behind
+        if not self.path.startswith(prefix + "/"):
+            self.send_error(404)
+            return
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        given = {k: v for k, v in self.headers.items() if k.lower() != "host"}
+        given |= {"X-Forwarded-Prefix": prefix, "X-Forwarded-Host": self.headers["Host"]}
+        connection = http.client.HTTPConnection(host, port)
+        connection.request(self.command, self.path.removeprefix(prefix), body or None, given)
+        answer = connection.getresponse()
+        self.send_response(answer.status)
+        for name, value in answer.getheaders():
+            if name.lower() not in ("transfer-encoding", "connection", "date", "server"):
+                self.send_header(name, value)
+        self.send_header("Connection", "close")
+        self.end_headers()
+        while part := answer.read1():
+            self.wfile.write(part)
+        connection.close()
+        self.close_connection = True
+
+    do_POST = do_GET
+
+    def log_message(self, *_):
+        pass
+
+
+@contextmanager
+def behind_proxy(url, prefix):
+    """The address at which a reverse proxy shows a server under a path of its own."""
+    parts = urlparse(url)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Proxy) as proxy:
+        proxy.prefix, proxy.behind = prefix, (parts.hostname, parts.port)
+        thread = threading.Thread(target=proxy.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{proxy.server_port}{prefix}/"
+        finally:
+            proxy.shutdown()
+            thread.join()
 
 
 def released(site):

@@ -202,7 +202,13 @@ def test_options_change_what_is_found(server):
 
 @pytest.mark.parametrize(
     "fields",
-    [{"detector": "magic"}, {"min_face": "large"}, {"min_face": "-1"}, {"min_face": "nan"}],
+    [
+        {"detector": "magic"},
+        {"detect": "slow"},
+        {"min_face": "large"},
+        {"min_face": "-1"},
+        {"min_face": "nan"},
+    ],
 )
 def test_bad_options_are_refused(server, fields):
     files = [("picture", png(red_quarters(1)))]
@@ -218,7 +224,7 @@ def test_requests_without_a_picture_are_refused(server):
     assert send(request)[0] == 400
     assert gradio_call(server, "predict", [])[0] == "error"
     assert gradio_call(server, "predict", [None])[0] == "error"
-    assert gradio_call(server, "predict", [1, 2, 3, 4])[0] == 400
+    assert gradio_call(server, "predict", [1, 2, 3, 4, 5])[0] == 400
     assert post_json(server, "gradio_api/call/predict", [1])[0] == 400
     request = urllib.request.Request(f"{server}gradio_api/call/predict", b"{no json")
     assert send(request)[0] == 400

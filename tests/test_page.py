@@ -9,8 +9,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from gradio_client import Client, handle_file
 from PIL import Image
-from site_fixtures import ColourDetector, png, red_cells, red_quarters, tiny_service
+from site_fixtures import (
+    ColourDetector,
+    behind_proxy,
+    png,
+    red_cells,
+    red_quarters,
+    tiny_service,
+)
 
 import app
 from faceattr.hub import DEFAULT_MODEL, WeightsFiles
@@ -25,7 +33,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ARTIFACTS = ROOT / "artifacts"
 EXAMPLES = ROOT / "page" / "view" / "static" / "examples"
 AXE = ROOT / "tests" / "node_modules" / "axe-core" / "axe.min.js"
-TABS = ("Try it", "Model", "Use it", "Limits")
+TABS = ("Try it", "Collection", "Model", "Use it", "Limits")
 
 # Gradio and its server warn about their own dependencies; none of it is ours to fix.
 pytestmark = [
@@ -275,6 +283,32 @@ def test_other_options_use_the_picture_that_the_browser_still_has(site, page, tm
 
 
 @pytest.mark.browser
+def test_the_page_works_under_the_path_of_a_proxy(site, page, tmp_path):
+    photo = saved(tmp_path / "two.png", red_quarters(2))
+    with behind_proxy(site[0], "/faces") as url:
+        asked = []
+        page.on("request", lambda request: asked.append(request.url))
+        opened(page, url)
+        upload(page, photo, "#result .fa-face")
+        page.locator("#options button").first.click()
+        page.locator("#min-face input").fill("150")
+        page.locator("#find").click()
+        page.wait_for_selector("#result .fa-message h2")
+        page.locator("#min-face input").fill("50")
+        page.locator("#find").click()
+        page.wait_for_selector("#result .fa-face")
+        page.locator("[data-why]").first.click()
+        page.wait_for_selector(".fa-map img")
+        page.get_by_role("tab", name="Use it").click()
+        page.wait_for_selector("#use pre")
+        assert f"{url}api/v1/predict" in page.locator("#use").inner_text()
+        assert [a for a in asked if not a.startswith((url, "data:", "blob:"))] == []
+        answer = Client(url, verbose=False).predict(handle_file(photo), api_name="/predict")
+        assert len(answer["faces"]) == 2
+    assert empty(site)
+
+
+@pytest.mark.browser
 def test_a_visitor_without_a_face_may_treat_the_whole_picture_as_one(site, page, tmp_path):
     opened(page, site[0])
     assert not page.locator("#whole").is_visible()
@@ -442,6 +476,14 @@ def test_answers_stand_outside_all_faces(real_site, page, count):
 
 
 @pytest.mark.browser
+def test_numbers_of_many_faces_do_not_cover_each_other_on_a_phone(real_site, phone):
+    opened(phone, real_site)
+    upload(phone, EXAMPLES / "solvay1927.jpg", "#result .fa-face")
+    phone.wait_for_timeout(500)
+    assert phone.evaluate(OVERLAPS) <= 1
+
+
+@pytest.mark.browser
 def test_the_page_is_small_and_asks_no_third_party(server, page):
     asked = []
     page.on("request", lambda request: asked.append(request.url))
@@ -461,6 +503,7 @@ def test_tabs_say_what_is_in_use_how_to_call_it_and_what_it_is_not_for(server, p
     page.get_by_role("tab", name="Model").click()
     assert "LightweightMTLNet224" in page.locator("#model").inner_text()
     page.get_by_role("tab", name="Use it").click()
+    page.wait_for_selector("#use pre")
     snippets = page.locator("#use").inner_text()
     assert f'Client("{server.rstrip("/")}")' in snippets
     assert f"{server}api/v1/predict" in snippets
@@ -505,7 +548,9 @@ def test_nothing_is_cut_off_on_a_phone(server, phone, tmp_path):
         assert phone.evaluate("document.documentElement.scrollWidth") <= 390, tab
 
 
-OURS = "[class*='fa-'], #result, #model, #use, #limits, #in-use, #examples, #card"
+OURS = (
+    "[class*='fa-'], #result, #model, #use, #limits, #in-use, #examples, #card, #collection-result"
+)
 
 
 @pytest.mark.browser
@@ -519,6 +564,11 @@ def test_axe_finds_nothing_serious_in_what_we_wrote(server, browser, tmp_path, s
         upload(page, photo, "#result .fa-face")
         page.locator("[data-why]").first.click()
         page.wait_for_selector(".fa-map img")
+        page.get_by_role("tab", name="Collection").click()
+        page.locator("#collection-files input[type=file]").set_input_files([photo, photo])
+        page.wait_for_selector("#collection-files .file-preview")
+        page.locator("#describe").click()
+        page.wait_for_selector("#collection-result .fa-count")
         page.evaluate(AXE.read_text())
         ours, gradios = [], set()
         for tab in TABS:

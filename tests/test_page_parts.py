@@ -22,16 +22,24 @@ from page import server
 from page.admission.body import Body, Budget
 from page.admission.gate import Gate
 from page.admission.gradio_private import check
-from page.admission.inbox import SAFE_S, Inbox, to_source
+from page.admission.inbox import SAFE_S, Inbox
 from page.admission.json_body import JsonBody
+from page.calls import Calls
 from page.errors import RequestError
 from page.limits import Limits
 from page.view.blocks import build_page
 from page.view.report import read_licence, read_report
-from page.view.snippets import ADDRESS, AGENT_PYTHON, AGENTS, GRADIO_CURL, SNIPPETS
+from page.view.texts import ADDRESS
 
 ROOT = Path(__file__).resolve().parents[1]
 NODE_MODULES = ROOT / "tests" / "node_modules"
+SNIPPETS = {
+    language: re.findall(
+        rf"^```{language}\n(.*?)^```$", (ROOT / "docs" / "api.md").read_text(), re.M | re.S
+    )
+    for language in ("python", "bash", "js", "json")
+}
+"""What the document tells to copy, in its order."""
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
@@ -96,6 +104,49 @@ def test_work_past_its_time_keeps_its_place_until_it_ends():
     asyncio.run(scenario())
 
 
+def test_a_call_waits_as_long_as_the_line_moves():
+    async def scenario():
+        gate = Gate(1, 8, 0.3)
+        # Together they take thrice the limit, each a third of it.
+        answers = await asyncio.gather(*(gate.run(lambda: time.sleep(0.1) or 7) for _ in range(9)))
+        assert answers == [7] * 9
+        gate.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_call_is_given_up_where_the_line_stands_still():
+    async def scenario():
+        gate, release = Gate(1, 1, 0.2), threading.Event()
+        stuck, waiting = (asyncio.create_task(gate.run(release.wait)) for _ in range(2))
+        for call in (stuck, waiting):
+            with pytest.raises(RequestError, match=r"no answer within 0\.2 s"):
+                await call
+        release.set()
+        assert await gate.drained(1.0)
+        gate.close()
+
+    asyncio.run(scenario())
+
+
+def test_work_that_outlives_its_server_says_nothing(caplog):
+    release = threading.Event()
+
+    async def scenario():
+        gate = Gate(1, 0, 5.0)
+        asyncio.create_task(gate.run(release.wait))  # noqa: RUF006
+        await asyncio.sleep(0.05)
+        return gate
+
+    gate = asyncio.run(scenario())
+    gate.close()
+    release.set()
+    for thread in threading.enumerate():
+        if thread.name.startswith("faces"):
+            thread.join(10)
+    assert caplog.text == ""
+
+
 def test_uploads_are_read_once_and_swept():
     budget = Budget(1_000_000)
     inbox = Inbox(Limits(max_bytes=100), budget)
@@ -128,6 +179,20 @@ def test_uploads_that_nobody_uses_make_room_for_others_after_a_while(monkeypatch
     assert budget.held == 4_500
 
 
+def test_uploads_of_a_request_that_waits_in_line_stay(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    inbox = Inbox(Limits(max_bytes=10_000), Budget(10_000))
+    token = inbox.put(b"a" * 9_000)
+    (source,) = inbox.sources({"path": token})
+    now[0] = 1_000.0
+    inbox.sweep()
+    with pytest.raises(RequestError, match="too many pictures"):
+        inbox.put(bytes(4_500))
+    assert source() == b"a" * 9_000
+    assert len(inbox) == 0
+
+
 @pytest.mark.parametrize(
     ("payload", "words"),
     [
@@ -141,7 +206,7 @@ def test_uploads_that_nobody_uses_make_room_for_others_after_a_while(monkeypatch
 )
 def test_only_tokens_of_uploads_count_as_uploads(payload, words):
     inbox = Inbox(Limits(), Budget(1_000_000))
-    assert words in str(to_source(payload, inbox))
+    assert words in str(inbox.sources(payload)[0])
 
 
 def letter(content, parts, most=2, limits=None):
@@ -232,7 +297,7 @@ def test_json_without_images_stays_what_it_was(value, parts, ascii_only):
 
 
 def test_what_gradio_moved_is_named_with_the_version_to_install():
-    demo = build_page(tiny_service(), None, Inbox(Limits(), Budget(1)))
+    demo = build_page(Calls(tiny_service(), None, Inbox(Limits(), Budget(1))))
     check(demo)
     del demo._queue.event_ids_to_events
     with pytest.raises(RuntimeError, match=r"Queue\.event_ids_to_events.*gradio~=6\.31\.0"):
@@ -296,11 +361,11 @@ def test_without_a_fitting_mcp_the_page_runs_without_tools(monkeypatch, tmp_path
         return installed
 
     monkeypatch.setattr(server, "version", version)
-    assert server.make_tools(tiny_service(), None, None) is None
+    assert server.make_tools(Calls(tiny_service(), None, None)) is None
 
 
 def test_the_python_snippet_runs_as_it_is(address, folder):
-    code = SNIPPETS["Python"].replace(ADDRESS, address)
+    code = SNIPPETS["python"][0].replace(ADDRESS, address)
     lines = ran([sys.executable, "-W", "ignore", "-c", code], folder).splitlines()
     assert [line.split()[0] for line in lines if line[0].isdigit()] == ["1", "2", "0", "1"]
     assert "0 2" in lines
@@ -308,23 +373,23 @@ def test_the_python_snippet_runs_as_it_is(address, folder):
 
 def test_the_snippet_for_tools_runs_as_it_is(address, folder):
     pytest.importorskip("mcp", reason="the package mcp is not installed: pip install '.[mcp]'")
-    code = AGENT_PYTHON.replace(ADDRESS, address)
+    code = SNIPPETS["python"][1].replace(ADDRESS, address)
     answer = json.loads(ran([sys.executable, "-W", "ignore", "-c", code], folder))
     assert len(answer["faces"]) == 2
-    server = json.loads(AGENTS)["mcpServers"]["faceattr"]["url"]
-    assert f'"{server}"' in AGENT_PYTHON
+    server = json.loads(SNIPPETS["json"][0])["mcpServers"]["faceattr"]["url"]
+    assert f'"{server}"' in SNIPPETS["python"][1]
 
 
 def test_the_curl_snippets_run_as_they_are(address, folder):
     if shutil.which("curl") is None:
         pytest.skip("curl is not installed")
-    text = ran(["bash", "-c", SNIPPETS["curl"].replace(ADDRESS, address)], folder)
+    text = ran(["bash", "-c", SNIPPETS["bash"][0].replace(ADDRESS, address)], folder)
     answers = [json.loads(part) for part in re.sub(r"\}\{", "}\n{", text).splitlines()]
     assert len(answers[0]["faces"]) == 2
     assert [len(entry["faces"]) for entry in answers[1]["pictures"]] == [2, 2]
     assert answers[2]["faces"][0]["score"] is None
     assert "tasks" in answers[3]
-    steps = ran(["bash", "-c", GRADIO_CURL.replace(ADDRESS, address)], folder)
+    steps = ran(["bash", "-c", SNIPPETS["bash"][1].replace(ADDRESS, address)], folder)
     assert steps.startswith("event: complete")
 
 
@@ -332,7 +397,7 @@ def test_the_javascript_snippet_runs_as_it_is(address, folder):
     if shutil.which("node") is None or not (NODE_MODULES / "@gradio" / "client").is_dir():
         pytest.skip("@gradio/client is not installed; run: npm install --prefix tests")
     (folder / "node_modules").symlink_to(NODE_MODULES)
-    (folder / "snippet.mjs").write_text(SNIPPETS["JavaScript"].replace(ADDRESS, address))
+    (folder / "snippet.mjs").write_text(SNIPPETS["js"][0].replace(ADDRESS, address))
     lines = ran(["node", "snippet.mjs"], folder).splitlines()
     assert [line.split()[0] for line in lines] == ["1", "2"]
 

@@ -138,6 +138,34 @@ def test_boxes_are_drawn_where_the_faces_are_in_a_picture_that_is_read_small():
     assert [float(side) for side in sides] == pytest.approx(expected, abs=0.01)
 
 
+def test_a_loose_crop_is_told_in_the_answer_and_on_the_page_and_nowhere_else(capfd):
+    with Image.open(PORTRAIT) as portrait:
+        content = jpeg(np.asarray(portrait))
+    # Python's warnings are errors here.
+    service = FaceService(FacePipeline.from_pretrained())
+    found = service.whole(content)
+    assert "the crop is loose" in found.faces[0].crop_note
+    html = render_found(found, {})
+    assert "the crop is loose" in html
+    assert "align=" not in html
+    assert "the crop is loose" in service.classify_crop(content)["faces"][0]["crop_note"]
+    assert capfd.readouterr().err == ""
+
+
+def test_a_thorough_search_finds_what_a_fast_one_does_not():
+    service = FaceService(FacePipeline.from_pretrained())
+    with Image.open(PORTRAIT.with_name("solvay1927.jpg")) as photo:
+        large = Image.new("RGB", (4 * photo.width, 4 * photo.height))
+        large.paste(photo)
+    content = jpeg(np.asarray(large))
+    fast, thorough = (service.predict(content, detect=d)["faces"] for d in ("fast", "thorough"))
+    assert len(fast) < len(thorough)
+    with pytest.raises(RequestError, match="one of: fast, thorough"):
+        service.predict(content, detect="slow")
+    with pytest.raises(RequestError, match="another detector for a thorough search"):
+        service.predict_batch([content], detector="haar", detect="thorough")
+
+
 @pytest.mark.parametrize(
     ("variable", "value", "words"),
     [

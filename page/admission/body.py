@@ -57,31 +57,39 @@ class Body:
         self._receive = receive
         self._limits = limits
         self._budget = budget
-        self._start = asyncio.get_running_loop().time()
+        self._end = asyncio.get_running_loop().time() + limits.body_time
         self._came = 0
         self._held = 0
         self.ended = False
 
-    async def part(self) -> bytes:
+    async def part(self) -> Message:
         """The next part; the caller holds it.
 
         Raises:
-            RequestError: "too_large", "too_slow", or "bad_request" when the client went away.
+            RequestError: "too_large" or "too_slow".
         """
-        message = await self._next()
-        if message["type"] == "http.disconnect":
-            raise RequestError("bad_request", "the request was cut off")
-        return bytes(message.get("body", b""))
+        with anyio.move_on_at(self._end):
+            message = await self._receive()
+            self._came += len(message.get("body", b""))
+            if self._came > self._limits.max_request_bytes:
+                raise over(self._limits.max_request_bytes)
+            self.ended = not message.get("more_body", False)
+            return message
+        raise RequestError(
+            "too_slow",
+            f"expected the whole request within {self._limits.body_time:g} s; send a smaller "
+            "picture",
+        )
 
     async def receive(self) -> Message:
         """The next part, which counts until `release`, and after the last what the client does.
 
         Raises:
-            RequestError: "too_large", "too_slow", or "too_much".
+            RequestError: as `part`, or "too_much".
         """
         if self.ended:
             return await self._receive()
-        message = await self._next()
+        message = await self.part()
         self.hold(len(message.get("body", b"")))
         return message
 
@@ -98,20 +106,6 @@ class Body:
         """Leave so many of the bytes it holds to another to count, and to let go."""
         self._held -= count
 
-    async def _next(self) -> Message:
-        limit = self._limits.body_time
-        passed = asyncio.get_running_loop().time() - self._start
-        with anyio.move_on_after(max(0.0, limit - passed)):
-            message = await self._receive()
-            self._came += len(message.get("body", b""))
-            if self._came > self._limits.max_request_bytes:
-                raise over(self._limits.max_request_bytes)
-            self.ended = not message.get("more_body", False)
-            return message
-        raise RequestError(
-            "too_slow", f"expected the whole request within {limit:g} s; send a smaller picture"
-        )
-
     def release(self) -> None:
         """Let its bytes count no longer."""
         self._budget.remove(self._held)
@@ -121,17 +115,3 @@ class Body:
 def over(limit: int) -> RequestError:
     """A body larger than the limit."""
     return RequestError("too_large", f"expected at most {limit:,} bytes a request, came more")
-
-
-def replay(body: bytes, receive: Receive) -> Receive:
-    """A `receive` that gives the body at once and then what the client does next."""
-    sent = False
-
-    async def again() -> Message:
-        nonlocal sent
-        if sent:
-            return await receive()
-        sent = True
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    return again

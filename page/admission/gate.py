@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import logging
+import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-from page.errors import RequestError, busy
+from page.errors import RequestError, busy, internal
 
 T = TypeVar("T")
+log = logging.getLogger("faceattr")
 
 
 class Gate:
@@ -23,12 +26,13 @@ class Gate:
         Args:
             workers: calls that run at the same time.
             waiting: calls that may wait for a worker.
-            time_limit: seconds from admission to the answer.
+            time_limit: seconds that a call may run, and that the line may stand still.
         """
         self.capacity = workers + waiting
         self.pending = 0
         self.closed = False
         self._time_limit = time_limit
+        self._moved = 0.0
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="faces")
 
     @property
@@ -39,38 +43,63 @@ class Gate:
     async def run(self, work: Callable[[], T]) -> T:
         """Call `work` in a worker thread, with the caller's context variables.
 
+        Where the machine is slow a call waits as long as those before it take: it is given up
+        only when none of them has begun for the time limit.
+
         Raises:
-            RequestError: "busy" when there is no room, "timeout" when it takes too long. A call
-                that has started goes on and keeps its worker until it ends.
+            RequestError: as `work`; "internal" for any other error of it, which is logged; "busy"
+                when there is no room; "timeout" when it takes too long. A call that has started
+                goes on and keeps its worker until it ends.
         """
         if self.full:
             raise busy()
-        loop = asyncio.get_running_loop()
-        future = self._pool.submit(contextvars.copy_context().run, work)
-        self.pending += 1
+        loop, came = asyncio.get_running_loop(), time.monotonic()
+        answer: asyncio.Future[T] = loop.create_future()
+        began: list[float] = []
+
+        def turn() -> T:
+            self._moved = time.monotonic()
+            began.append(self._moved)
+            return _guarded(work)
 
         def done(_: object) -> None:
             # Work may outlive a server that was stopped in the middle of it.
             with contextlib.suppress(RuntimeError):
-                loop.call_soon_threadsafe(self._release)
+                loop.call_soon_threadsafe(self._end, future, answer)
 
+        self.pending += 1
+        future = self._pool.submit(contextvars.copy_context().run, turn)
         future.add_done_callback(done)
         try:
-            return await asyncio.wait_for(asyncio.wrap_future(future), self._time_limit)
-        except asyncio.TimeoutError:
-            raise RequestError(
-                "timeout", f"no answer within {self._time_limit:g} s; try a smaller picture"
-            ) from None
+            while not answer.done():
+                since = began[0] if began else max(came, self._moved)
+                left = since + self._time_limit - time.monotonic()
+                if left <= 0:
+                    raise RequestError(
+                        "timeout", f"no answer within {self._time_limit:g} s; try a smaller picture"
+                    )
+                await asyncio.wait([answer], timeout=left)
+            return answer.result()
+        finally:
+            answer.cancel()
+            future.cancel()
 
-    def _release(self) -> None:
+    def _end(self, future: Future[T], answer: asyncio.Future[T]) -> None:
         self.pending -= 1
+        if answer.done():
+            return
+        if future.cancelled():
+            answer.cancel()
+        elif error := future.exception():
+            answer.set_exception(error)
+        else:
+            answer.set_result(future.result())
 
     async def drained(self, limit: float) -> bool:
         """Admit nothing more and wait for what runs, at most `limit` seconds."""
         self.closed = True
-        loop = asyncio.get_running_loop()
-        end = loop.time() + limit
-        while self.pending and loop.time() < end:
+        end = time.monotonic() + limit
+        while self.pending and time.monotonic() < end:
             await asyncio.sleep(0.02)
         return self.pending == 0
 
@@ -78,3 +107,14 @@ class Gate:
         """Let the threads end."""
         self.closed = True
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _guarded(work: Callable[[], T]) -> T:
+    try:
+        return work()
+    except RequestError:
+        raise
+    # The boundary to strangers: an error of ours must not carry its text to them.
+    except Exception:
+        log.exception("a request failed")
+        raise internal() from None

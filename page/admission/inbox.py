@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import base64
 import binascii
+import math
 import re
 import secrets
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import unquote
 
@@ -94,6 +95,44 @@ class Inbox:
             return None
         return entry.content
 
+    def sources(self, payload: Any) -> list[Source]:
+        """What stands behind an image of a request, or behind each of a list of them.
+
+        It stays from now on until a source is called, or `drop`: a request that waits in line
+        keeps its images, however long it waits.
+
+        Args:
+            payload: a token, `{"path": …}` or `{"url": …}`, or a list of such.
+
+        Raises:
+            RequestError: where the front door refused a list as a whole.
+        """
+        if isinstance(payload, list):
+            return [self._source(item) for item in payload]
+        source = self._source(payload)
+        entry = self._entries.get(_token(payload))
+        if entry is not None and isinstance(entry.content, RequestError):
+            raise entry.content
+        return [source]
+
+    def _source(self, payload: Any) -> Source:
+        token = _token(payload)
+        if _TOKEN.fullmatch(token):
+            with self._lock:
+                if entry := self._entries.get(token):
+                    self._entries[token] = replace(entry, since=math.inf)
+            return lambda: self.take(token)
+        if token.startswith(("http://", "https://")):
+            return RequestError(
+                "bad_request",
+                "this server fetches no pictures from addresses; send or upload the picture itself",
+            )
+        if token:
+            return RequestError(
+                "bad_request", "the path is not that of an uploaded file; upload the picture first"
+            )
+        return RequestError("bad_request", "no picture came with the request")
+
     def take(self, token: str) -> bytes:
         """The image behind a token, which is forgotten here; for worker threads.
 
@@ -118,12 +157,13 @@ class Inbox:
         except (binascii.Error, ValueError):
             raise RequestError("bad_picture", "the data: URL is not valid base64") from None
 
-    def drop(self, token: str) -> None:
-        """Forget an upload if it is still here."""
-        self._remove(token)
+    def drop(self, payload: Any) -> None:
+        """Forget the uploads that an image, or a list of them, stands for, if they are here."""
+        for item in payload if isinstance(payload, list) else [payload]:
+            self._remove(_token(item))
 
     def sweep(self, older_than: float = KEPT_S) -> None:
-        """Forget what was put here more than so many seconds ago."""
+        """Forget what no request has asked for since more than so many seconds ago."""
         limit = time.monotonic() - older_than
         for token, entry in list(self._entries.items()):
             if entry.since <= limit:
@@ -143,38 +183,3 @@ def _token(payload: Any) -> str:
         payload = payload.get("path") or payload.get("url")
     text = payload.removeprefix(REFERENCE) if isinstance(payload, str) else ""
     return unquote(text.rpartition(_FILE)[2]) if _FILE in text else text
-
-
-def to_source(payload: Any, inbox: Inbox) -> Source:
-    """What stands behind an image of a request: a token, or `{"path": …}` or `{"url": …}`."""
-    token = _token(payload)
-    if _TOKEN.fullmatch(token):
-        return lambda: inbox.take(token)
-    if token.startswith(("http://", "https://")):
-        return RequestError(
-            "bad_request",
-            "this server fetches no pictures from addresses; send or upload the picture itself",
-        )
-    if token:
-        return RequestError(
-            "bad_request", "the path is not that of an uploaded file; upload the picture first"
-        )
-    return RequestError("bad_request", "no picture came with the request")
-
-
-def to_sources(payload: Any, inbox: Inbox) -> list[Source]:
-    """The same for a list of images.
-
-    Raises:
-        RequestError: where the front door refused the list as a whole.
-    """
-    if isinstance(payload, list):
-        return [to_source(item, inbox) for item in payload]
-    source = to_source(payload, inbox)
-    return [source()] if callable(source) else [source]
-
-
-def drop(payloads: Any, inbox: Inbox) -> None:
-    """Forget the uploads that an image, or a list of them, stands for, where no work read them."""
-    for payload in payloads if isinstance(payloads, list) else [payloads]:
-        inbox.drop(_token(payload))

@@ -3,35 +3,27 @@
 # No postponed annotations here: Gradio reads the types of the endpoints' parameters.
 
 import html
-from collections.abc import Callable
+import inspect
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import gradio as gr
 
 from faceattr.detection import MIN_FACE
-from page.admission.gate import Gate
-from page.admission.inbox import Inbox, drop, to_source, to_sources
+from page.calls import Calls
+from page.endpoints import ENDPOINTS, SCHEMAS, Endpoint
 from page.errors import RequestError
-from page.service import MOST_MIN_FACE, FaceService, Found, guarded, picture_dict
+from page.service import FaceService, Found, Source
 from page.view.collection import collection_tab
 from page.view.examples import Examples
 from page.view.model_tab import card_markdown, model_html
-from page.view.render import DETECTORS, describe, render_error, render_found
-from page.view.snippets import ADDRESS
-from page.view.texts import LIMITS, TITLE, WAITING, intro, use_html
+from page.view.render import DETECTORS, describe, render_message, rendered
+from page.view.texts import ADDRESS, LIMITS, TITLE, WAITING, intro, use
 
 FRESH = "async (picture, ...rest) => [await window.faceattr.fresh(picture), ...rest]"
 OWN_ADDRESS = f"(text) => text.replaceAll('{ADDRESS}', window.faceattr.root())"
-
-
-DEFAULTS: dict[str, list[Any]] = {
-    "predict": [None, "default", 0.0],
-    "predict_batch": [[], "default", 0.0],
-    "classify_crop": [None],
-    "explain": [None, ""],
-    "model_info": [],
-}
-"""What stands for the arguments that a call leaves out, by endpoint."""
+PRIVATE: dict[str, Any] = {"api_visibility": "private", "concurrency_limit": None}
+"""Of the page's own events; the gate limits them."""
 
 
 def _as_it_came(payload: Any) -> Any:
@@ -42,35 +34,42 @@ def _as_it_came(payload: Any) -> Any:
     return None if payload is None else payload.model_dump()
 
 
-def build_page(
-    service: FaceService, gate: Gate, uploads: Inbox, has_tools: bool = False
-) -> gr.Blocks:
+def build_page(calls: Calls, has_tools: bool = False) -> gr.Blocks:
     """The page and the named endpoints; `has_tools` is said on the page."""
+    service = calls.service
     with gr.Blocks(title=TITLE, analytics_enabled=False) as demo:
         info = service.pipeline.info
         gr.HTML(intro(info.model, info.revision))
         with gr.Tabs():
             with gr.Tab("Try it"):
-                _try_tab(service, gate, uploads)
+                _try_tab(calls)
             with gr.Tab("Collection"):
-                collection_tab(service, gate, uploads)
+                collection_tab(calls)
             with gr.Tab("Model"):
                 gr.HTML(model_html(service), elem_id="model")
                 if card := card_markdown(service):
                     with gr.Accordion("The weights' card: by group, training", open=False):
                         gr.Markdown(card, elem_id="card", elem_classes="fa-prose")
             with gr.Tab("Use it"):
-                use = gr.HTML(use_html(service.limits, has_tools), elem_id="use")
+                words = gr.Markdown(
+                    use(service.limits, has_tools), elem_id="use", elem_classes="fa-prose"
+                )
             with gr.Tab("Limits"):
                 gr.Markdown(LIMITS, elem_id="limits", elem_classes="fa-prose")
-        demo.load(None, use, use, js=OWN_ADDRESS)
-        _endpoints(service, gate, uploads)
+        demo.load(None, words, words, js=OWN_ADDRESS)
+        for endpoint in ENDPOINTS.values():
+            gr.api(
+                _endpoint(calls, endpoint),
+                api_name=endpoint.name,
+                api_description=endpoint.summary,
+                concurrency_limit=None,
+            )
     demo.queue(max_size=None)
     return demo
 
 
-def _try_tab(service: FaceService, gate: Gate, uploads: Inbox) -> None:
-    examples = Examples(service)
+def _try_tab(calls: Calls) -> None:
+    service, examples = calls.service, Examples(calls.service)
     with gr.Row():
         with gr.Column(scale=3, min_width=300):
             picture = gr.Image(
@@ -102,18 +101,15 @@ def _try_tab(service: FaceService, gate: Gate, uploads: Inbox) -> None:
     whole = gr.Button("Treat the whole picture as one face", visible=False, elem_id="whole")
     gr.HTML(describe(service.pipeline.info, service.note), elem_id="in-use")
     result.change(None, js="() => window.faceattr.shown()")
-    _wire(service, gate, uploads, (picture, *options), (result, whole))
-    samples.click(
-        _example(gate, examples),
-        [samples],
-        [result, whole],
-        api_visibility="private",
-        concurrency_limit=None,
-        show_progress_on=result,
-    )
+    _wire(calls, (picture, *options), (result, whole))
+
+    async def example(index: int) -> tuple[str, Any]:
+        return await _shown(calls.gate.run(lambda: (examples.html(index), False)))
+
+    samples.click(example, [samples], [result, whole], show_progress_on=result, **PRIVATE)
 
 
-def _options(service: FaceService) -> tuple[gr.Radio, gr.Number, gr.Button]:
+def _options(service: FaceService) -> tuple[gr.Radio, gr.Number, gr.Radio, gr.Button]:
     with gr.Accordion("Options", open=False, elem_id="options"):
         names = [(DETECTORS.get(n, n), n) for n in service.detectors]
         detector = gr.Radio(names, value=service.detectors[0], label="Detector", elem_id="detector")
@@ -121,154 +117,102 @@ def _options(service: FaceService) -> tuple[gr.Radio, gr.Number, gr.Button]:
             MIN_FACE,
             label="Smallest face, in pixels of the picture",
             minimum=MIN_FACE,
-            maximum=MOST_MIN_FACE,
+            maximum=SCHEMAS["min_face"]["maximum"],
             precision=0,
             elem_id="min-face",
         )
+        detect = gr.Radio(
+            SCHEMAS["detect"]["enum"],
+            value="fast",
+            label="Search; thorough finds small faces in large pictures, and takes longer",
+            elem_id="detect",
+        )
         button = gr.Button("Find faces again", size="sm", elem_id="find")
-    return detector, min_face, button
-
-
-def _example(gate: Gate, examples: Examples) -> Callable[..., Any]:
-    async def show(index: int) -> tuple[str, Any]:
-        try:
-            return await gate.run(lambda: examples.html(index)), gr.update(visible=False)
-        except RequestError as error:
-            return render_error(str(error)), gr.update(visible=False)
-
-    return show
+    return detector, min_face, detect, button
 
 
 def _wire(
-    service: FaceService,
-    gate: Gate,
-    uploads: Inbox,
-    inputs: tuple[gr.Image, gr.Radio, gr.Number, gr.Button],
+    calls: Calls,
+    inputs: tuple[gr.Image, gr.Radio, gr.Number, gr.Radio, gr.Button],
     outputs: tuple[gr.HTML, gr.Button],
 ) -> None:
     """Connect the fields with the service."""
-    picture, detector, min_face, button = inputs
-    result, whole = outputs
+    *fields, button = inputs
+    picture, service = fields[0], calls.service
+
+    def answered(payload: Any, find: Callable[[Source], Found]) -> Awaitable[tuple[str, bool]]:
+        def work(sources: list[Source]) -> tuple[str, bool]:
+            found = find(sources[0])
+            return rendered(service, found), not found.faces
+
+        return calls.run(payload, work)
 
     async def show(
         picture: Any,
         detector: str,
         min_face: float | None,
+        detect: str,
         progress: gr.Progress = gr.Progress(),  # noqa: B008
     ) -> tuple[str, Any]:
         if picture is None:
             return WAITING, gr.update(visible=False)
         progress(0.2, desc="Finding and classifying faces")
-        source, cleanup = to_source(picture, uploads), lambda: drop([picture], uploads)
-        options: dict[str, Any] = {"detector": detector, "min_face": min_face or 0.0}
-        return await _shown(gate, lambda: service.find(source, **options), service, cleanup)
+        options: Any = {"detector": detector, "min_face": min_face or 0.0, "detect": detect}
+        return await _shown(answered(picture, lambda source: service.find(source, **options)))
 
     async def show_whole(picture: Any) -> tuple[str, Any]:
         if picture is None:
             return WAITING, gr.update(visible=False)
-        source, cleanup = to_source(picture, uploads), lambda: drop([picture], uploads)
-        return await _shown(gate, lambda: service.whole(source), service, cleanup)
+        return await _shown(answered(picture, service.whole))
 
-    shared: dict[str, Any] = {
-        "api_visibility": "private",
-        "concurrency_limit": None,
-        "show_progress_on": result,
-    }
-    everything = [picture, detector, min_face]
+    shared: dict[str, Any] = {"outputs": outputs, "show_progress_on": outputs[0], **PRIVATE}
+    shared["outputs"] = list(outputs)
     gr.on(
         [button.click, picture.input],
         show,
-        everything,
-        [result, whole],
+        fields,
         js=FRESH,
         trigger_mode="always_last",
         **shared,
     )
-    whole.click(show_whole, [picture], [result, whole], js=FRESH, **shared)
-    picture.clear(lambda: (WAITING, gr.update(visible=False)), None, [result, whole], **shared)
+    outputs[1].click(show_whole, [picture], js=FRESH, **shared)
+    picture.clear(lambda: (WAITING, gr.update(visible=False)), None, **shared)
 
 
-async def _shown(
-    gate: Gate, work: Callable[[], Found], service: FaceService, cleanup: Callable[[], None]
-) -> tuple[str, Any]:
+async def _shown(answer: Awaitable[tuple[str, bool]]) -> tuple[str, Any]:
     """HTML of what was found or why nothing was, and whether to offer the whole picture."""
-
-    def rendered() -> dict[str, Any]:
-        found = work()
-        answer = {**service.head(found.detector), **picture_dict(found)}
-        return {"html": render_found(found, answer), "empty": not found.faces}
-
     try:
-        values = await gate.run(lambda: guarded(rendered))
+        text, is_empty = await answer
     except RequestError as error:
-        return render_error(str(error)), gr.update(visible=False)
-    finally:
-        cleanup()
-    return values["html"], gr.update(visible=values["empty"])
+        text, is_empty = render_message(str(error)), False
+    return text, gr.update(visible=is_empty)
 
 
-def _refusal(error: RequestError) -> gr.Error:
-    return gr.Error(str(error), title=error.kind, print_exception=False)
+def _endpoint(calls: Calls, endpoint: Endpoint) -> Callable[..., Any]:
+    """A named endpoint of Gradio's protocol, which reads the signature."""
+    kinds: dict[str, Any] = {"string": str, "number": float}
+    kinds |= {"picture": gr.FileData, "pictures": list[gr.FileData]}
+    names = [endpoint.field, *endpoint.options] if endpoint.field else []
 
-
-def _endpoints(service: FaceService, gate: Gate, uploads: Inbox) -> None:
-    """The named endpoints of Gradio's protocol."""
-
-    async def answered(work: Callable[[], dict[str, Any]], payloads: list[Any]) -> dict[str, Any]:
+    async def call(*values: Any) -> dict[str, Any]:
+        given = dict(zip(names, values, strict=False))
+        payload = given.pop(endpoint.field, None)
         try:
-            return await gate.run(lambda: guarded(work))
+            return await calls.endpoint(endpoint.name, payload, given)
         except RequestError as error:
-            raise _refusal(error) from None
-        finally:
-            drop(payloads, uploads)
+            raise gr.Error(str(error), title=error.kind, print_exception=False) from None
 
-    async def predict(
-        picture: gr.FileData, detector: str = "default", min_face: float = 0.0
-    ) -> dict:  # type: ignore[type-arg]
-        source = to_source(picture, uploads)
-        return await answered(
-            lambda: service.predict(source, detector=detector, min_face=min_face), [picture]
+    types = {name: kinds.get(name) or kinds[SCHEMAS[name]["type"]] for name in names}
+    parameters = [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.POSITIONAL_OR_KEYWORD,
+            default=inspect.Parameter.empty if default is None else default,
+            annotation=types[name],
         )
-
-    async def predict_batch(
-        pictures: list[gr.FileData], detector: str = "default", min_face: float = 0.0
-    ) -> dict:  # type: ignore[type-arg]
-        try:
-            sources = to_sources(pictures, uploads)
-        except RequestError as error:
-            raise _refusal(error) from None
-        return await answered(
-            lambda: service.predict_batch(sources, detector=detector, min_face=min_face), pictures
-        )
-
-    async def classify_crop(picture: gr.FileData) -> dict:  # type: ignore[type-arg]
-        source = to_source(picture, uploads)
-        return await answered(lambda: service.classify_crop(source), [picture])
-
-    async def explain(picture: gr.FileData, task: str) -> dict:  # type: ignore[type-arg]
-        source = to_source(picture, uploads)
-        return await answered(lambda: service.explain(source, task), [picture])
-
-    async def model_info() -> dict:  # type: ignore[type-arg]
-        return await answered(service.model_info, [])
-
-    for function, words in (
-        (
-            predict,
-            "Faces of one picture, largest first: box, score, landmarks and, for perceived gender, "
-            "age and race, label, calibrated probabilities and whether the answer is unsure.",
-        ),
-        (
-            predict_batch,
-            "The same for several pictures: one entry each, with a result or an error in place.",
-        ),
-        (classify_crop, "An already cropped face, the eyes at 0.3 of its height; no detector."),
-        (explain, "Heat map of one answer on a cropped face. Task: gender, age or race."),
-        (model_info, "Weights, revision, classes, thresholds, accuracy, licence and limits."),
-    ):
-        gr.api(
-            function,
-            api_name=function.__name__,
-            api_description=words,
-            concurrency_limit=None,
-        )
+        for name, default in zip(names, [None, *endpoint.options.values()], strict=False)
+    ]
+    call.__name__ = endpoint.name
+    call.__annotations__ = types
+    vars(call)["__signature__"] = inspect.Signature(parameters, return_annotation=dict)
+    return call

@@ -12,8 +12,7 @@ import gradio as gr
 from gradio.data_classes import GradioRootModel
 
 from faceattr.audit.render import figure, interval, percent, to_html
-from page.admission.gate import Gate
-from page.admission.inbox import Inbox, drop, to_source
+from page.calls import Calls
 from page.collection import (
     WORTH_FACES,
     Gathered,
@@ -24,9 +23,10 @@ from page.collection import (
     unpack,
 )
 from page.errors import RequestError
-from page.service import FaceService, guarded
+from page.limits import Limits
+from page.service import Source
 from page.view.encode import text_url
-from page.view.render import render_error
+from page.view.render import downloads, render_message
 
 INTRO = f"""<div class="fa-prose"><p>Drop up to {{most}} images, or a zip of them, to see the
 shares of perceived gender, age group and race among their faces: as the classifier counted them,
@@ -53,9 +53,9 @@ def _as_it_came(payload: Any) -> list[Any]:
     return listed if isinstance(listed, list) else [listed]
 
 
-def collection_tab(service: FaceService, gate: Gate, inbox: Inbox) -> None:
+def collection_tab(calls: Calls) -> None:
     """Fields of the tab, connected with the service."""
-    gr.HTML(INTRO.format(most=service.limits.max_collection))
+    gr.HTML(INTRO.format(most=calls.service.limits.max_collection))
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
             files = gr.File(
@@ -78,11 +78,11 @@ def collection_tab(service: FaceService, gate: Gate, inbox: Inbox) -> None:
         progress: gr.Progress = gr.Progress(),  # noqa: B008
     ) -> tuple[str, Any]:
         try:
-            return await _described(service, gate, inbox, payloads, crops, progress), None
+            return await _described(calls, payloads, crops, progress), None
         except RequestError as error:
-            return render_error(str(error)), None
+            return render_message(str(error)), None
         finally:
-            drop(payloads, inbox)
+            calls.inbox.drop(payloads)
 
     button.click(
         show,
@@ -94,46 +94,32 @@ def collection_tab(service: FaceService, gate: Gate, inbox: Inbox) -> None:
     )
 
 
-async def _described(
-    service: FaceService,
-    gate: Gate,
-    inbox: Inbox,
-    payloads: list[Any],
-    crops: bool,
-    progress: gr.Progress,
-) -> str:
+async def _described(calls: Calls, payloads: list[Any], crops: bool, progress: gr.Progress) -> str:
     """HTML of what a collection holds; each image waits its turn with everybody's."""
     if not payloads:
         raise RequestError("bad_request", "no image came: drop some first")
+    service, gate = calls.service, calls.gate
     items: list[Item] = []
-    for number, payload in enumerate(payloads, start=1):
-        unpacked = partial(_items, service, inbox, payload, number)
-        items += (await gate.run(unpacked))["items"]
+    for number, source in enumerate(calls.inbox.sources(payloads), start=1):
+        items += await gate.run(partial(_items, source, f"image {number}", service.limits))
     check_count(len(items), service.limits)
     gathered = Gathered()
     for number, item in enumerate(items):
         progress((number, len(items)), desc="Finding and classifying faces", unit="images")
-        found = await gate.run(partial(_looked, service, item, crops))
-        gathered.add(item.name, found["found"])
+        gathered.add(item.name, await gate.run(partial(look, service, item, crops=crops)))
     progress(1.0, desc="Measuring")
-    values = await gate.run(lambda: guarded(lambda: report(service, gathered, crops=crops)))
+    values = await gate.run(lambda: report(service, gathered, crops=crops))
     return render_collection(values, gathered)
 
 
-def _looked(service: FaceService, item: Item, crops: bool) -> dict[str, Any]:
-    return {"found": look(service, item, crops=crops)}
-
-
-def _items(service: FaceService, inbox: Inbox, payload: Any, number: int) -> dict[str, list[Item]]:
-    source = to_source(payload, inbox)
-    name = f"image {number}"
+def _items(source: Source, name: str, limits: Limits) -> list[Item]:
     if isinstance(source, RequestError):
-        return {"items": [Item(name, source)]}
+        return [Item(name, source)]
     try:
         content = source if isinstance(source, bytes) else source()
     except RequestError as error:
-        return {"items": [Item(name, error)]}
-    return {"items": unpack(name, content, service.limits)}
+        return [Item(name, error)]
+    return unpack(name, content, limits)
 
 
 def render_collection(values: Mapping[str, Any], gathered: Gathered) -> str:
@@ -190,11 +176,18 @@ def _failures(gathered: Gathered) -> str:
         for name, faces in zip(gathered.names, gathered.faces_of, strict=True)
         if faces == 0
     ]
-    if not listed and not empty:
-        return ""
-    return (
-        '<details class="fa-prose"><summary>Images that are in no share '
-        f"({len(listed) + len(empty)})</summary><ul>{''.join(listed + empty)}</ul></details>"
+    remarks = [
+        f"<li>{html.escape(gathered.names[number])}: {html.escape(remark)}</li>"
+        for number, remark in gathered.remarks.items()
+    ]
+    return "".join(
+        f'<details class="fa-prose"><summary>{title} ({len(lines)})</summary>'
+        f"<ul>{''.join(lines)}</ul></details>"
+        for title, lines in (
+            ("Images that are in no share", listed + empty),
+            ("Crops that are not as the network knows them", remarks),
+        )
+        if lines
     )
 
 
@@ -209,8 +202,4 @@ def _downloads(values: Mapping[str, Any], gathered: Gathered) -> str:
         ("faces.csv", text_url(gathered.faces_csv(), "text/csv"), "faces"),
         ("images.csv", text_url(gathered.images_csv(), "text/csv"), "images"),
     )
-    items = "".join(
-        f'<a class="fa-button" download="{name}" href="{address}">{label}</a>'
-        for name, address, label in links
-    )
-    return f'<nav class="fa-downloads" aria-label="Downloads"><span>Download:</span> {items}</nav>'
+    return downloads(links)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import html
 import io
 import json
 import threading
@@ -11,11 +9,14 @@ from contextlib import suppress
 from functools import cache
 from importlib.resources import files
 
+import numpy as np
 from PIL import Image
 
 from page.errors import RequestError
-from page.service import FaceService, picture_dict
-from page.view.render import render_found
+from page.service import FaceService
+from page.view.encode import data_url
+from page.view.render import rendered
+from page.view.texts import filled
 
 FOLDER = files("page.view") / "static" / "examples"
 THUMBNAIL = (180, 110)
@@ -40,10 +41,7 @@ class Examples:
     def samples(self) -> list[list[str]]:
         """A thumbnail with its name for each, as HTML: no file is served for it."""
         return [
-            [
-                f'<figure class="fa-example"><img src="{_thumbnail(entry["file"])}" alt="">'
-                f"<figcaption>{html.escape(entry['name'])}</figcaption></figure>"
-            ]
+            [filled("example.html", image=_thumbnail(entry["file"]), title=entry["name"])]
             for entry in self._pictures
         ]
 
@@ -57,9 +55,8 @@ class Examples:
             return self._result(index)
 
     def _render(self, index: int) -> str:
-        found = self._service.find(FOLDER.joinpath(self._pictures[index]["file"]).read_bytes())
-        answer = {**self._service.head(found.detector), **picture_dict(found)}
-        return render_found(found, answer)
+        content = FOLDER.joinpath(self._pictures[index]["file"]).read_bytes()
+        return rendered(self._service, self._service.find(content))
 
     def _compute(self) -> None:
         for index in range(len(self._pictures)):
@@ -71,6 +68,4 @@ class Examples:
 def _thumbnail(name: str) -> str:
     with Image.open(io.BytesIO(FOLDER.joinpath(name).read_bytes())) as image:
         image.thumbnail(THUMBNAIL, Image.Resampling.LANCZOS)
-        buffer = io.BytesIO()
-        image.save(buffer, "JPEG", quality=82, optimize=True)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+        return data_url(np.asarray(image.convert("RGB")))

@@ -2,51 +2,28 @@
 
 from __future__ import annotations
 
-import html
 import re
-from collections.abc import Sequence
 from typing import Any
 
 from faceattr import labels
-from faceattr.hub import find_beside
 from page.service import FaceService
 from page.view.render import BACKENDS, TITLES
-from page.view.report import dig
-
-UNKNOWN = (
-    "<p>These weights came without a <code>report.json</code>, so their accuracy is unknown here. "
-    "Ask whoever published them, or measure it with <code>python -m train evaluate</code>.</p>"
-)
+from page.view.report import dig, read_beside
+from page.view.texts import filled
 
 
 def model_html(service: FaceService) -> str:
     """Facts and accuracy; what the report lacks is left out, and said where there is no report."""
-    parts = [
-        "<h2>The model in use</h2>",
-        _table("Facts", [], _facts(service.model_info()), "fa-facts"),
-    ]
-    if service.report is None:
-        parts.append(UNKNOWN)
-    elif rows := _accuracy(service.report):
-        dataset = service.report.get("dataset") or {}
-        where = f"{dataset.get('id', 'an unnamed data set')}, {dataset.get('split', '')} rows"
-        head = [
-            "Answer",
-            "Right",
-            "95 % interval",
-            "Images",
-            "Unsure below",
-            "Not unsure",
-            "Right then",
-        ]
-        parts.append(
-            "<h2>How often it is right</h2><p>Share of images on which the likeliest answer is the "
-            f"annotators' ({html.escape(where)}), with 95 % Wilson intervals. Annotators disagree "
-            'among themselves too. An answer is "unsure" below the probability in the table.</p>'
-            + _table("Accuracy", head, rows)
-        )
-        parts.append(_classes(service.report))
-    return f'<div class="fa-prose">{"".join(parts)}</div>'
+    report = service.report or {}
+    dataset = report.get("dataset") or {}
+    return filled(
+        "model.html",
+        facts=_facts(service.model_info()),
+        has_report=service.report is not None,
+        accuracy=_accuracy(report),
+        where=f"{dataset.get('id', 'an unnamed data set')}, {dataset.get('split', '')} rows",
+        classes=_classes(report),
+    )
 
 
 def card_markdown(service: FaceService) -> str:
@@ -54,14 +31,7 @@ def card_markdown(service: FaceService) -> str:
 
     Images and HTML are left out: a card of others could load them from anywhere.
     """
-    files = service.pipeline.files
-    path = None if files is None else find_beside(files, "README.md")
-    if path is None:
-        return ""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, ValueError):
-        return ""
+    text = read_beside(service.pipeline.files, "README.md") or ""
     text = re.sub(r"\A---\n.*?\n---\n", "", text, flags=re.S)
     text = re.sub(r"!\[([^\]]*)\](\([^)]*\)|\[[^\]]*\])?", r"*\1*", text)
     return re.sub(r"<(?=[A-Za-z/!])", "&lt;", text)
@@ -95,8 +65,8 @@ def _accuracy(report: dict[str, Any]) -> list[tuple[str, ...]]:
     return rows
 
 
-def _classes(report: dict[str, Any]) -> str:
-    """How often each answer of the annotators is found, a table for each task."""
+def _classes(report: dict[str, Any]) -> list[tuple[str, list[tuple[str, ...]]]]:
+    """How often each answer of the annotators is found, a title and rows for each task."""
     tables = []
     for task in labels.TASKS:
         cells = dig(report, "per_class", task.name)
@@ -106,14 +76,8 @@ def _classes(report: dict[str, Any]) -> str:
             if _is_cell(cell) and cell.get("class") in task.classes
         ]
         if rows:
-            tables.append(
-                _table(
-                    TITLES[task.name], [TITLES[task.name], "Found", "95 % interval", "Images"], rows
-                )
-            )
-    if not tables:
-        return ""
-    return f"<h2>For whom it errs more</h2><div class='fa-figures'>{''.join(tables)}</div>"
+            tables.append((TITLES[task.name], rows))
+    return tables
 
 
 def _measured(cell: dict[str, Any]) -> list[str]:
@@ -125,18 +89,3 @@ def _measured(cell: dict[str, Any]) -> list[str]:
 def _is_cell(cell: Any) -> bool:
     names = ("accuracy", "low", "high", "n")
     return isinstance(cell, dict) and all(isinstance(cell.get(n), (int, float)) for n in names)
-
-
-def _table(name: str, head: Sequence[str], rows: Sequence[Sequence[str]], kind: str = "") -> str:
-    top = "".join(f'<th scope="col">{html.escape(title)}</th>' for title in head)
-    body = "".join(
-        f'<tr><th scope="row">{html.escape(first)}</th>'
-        + "".join(f"<td>{html.escape(value)}</td>" for value in rest)
-        + "</tr>"
-        for first, *rest in rows
-    )
-    return (
-        f'<div class="fa-scroll" tabindex="0" role="region" aria-label="{name}">'
-        f'<table class="fa-table {kind}"><thead><tr>{top}</tr></thead><tbody>{body}</tbody>'
-        "</table></div>"
-    )

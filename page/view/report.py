@@ -16,17 +16,24 @@ from faceattr.pipeline import FacePipeline
 log = logging.getLogger("faceattr")
 
 
+def read_beside(files: WeightsFiles | None, name: str) -> str | None:
+    """The text of a file beside the weights; None where there is none that can be read."""
+    path = None if files is None else find_beside(files, name)
+    try:
+        return None if path is None else path.read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        log.warning("%s beside the weights cannot be read", name)
+        return None
+
+
 def read_report(files: WeightsFiles | None) -> dict[str, Any] | None:
     """The content of `report.json` beside the weights; None where there is none that is readable.
 
     Keys this page does not know are left alone, keys it lacks are left out of the page.
     """
-    path = None if files is None else find_beside(files, "report.json")
-    if path is None:
-        return None
     try:
-        report = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        report = json.loads(read_beside(files, "report.json") or "null")
+    except ValueError:
         log.warning("the report beside the weights is not readable JSON")
         return None
     return report if isinstance(report, dict) else None
@@ -34,13 +41,8 @@ def read_report(files: WeightsFiles | None) -> dict[str, Any] | None:
 
 def read_licence(files: WeightsFiles | None) -> str | None:
     """The licence that the front matter of the weights' card names."""
-    path = None if files is None else find_beside(files, "README.md")
-    if path is None:
-        return None
-    try:
-        found = re.search(r"^license:\s*([\w.-]+)\s*$", path.read_text(encoding="utf-8"), re.M)
-    except (OSError, ValueError):
-        return None
+    card = read_beside(files, "README.md") or ""
+    found = re.search(r"^license:\s*([\w.-]+)\s*$", card, re.M)
     return found.group(1) if found else None
 
 

@@ -48,8 +48,9 @@ window.faceattr = {
       return { x: left - area.left, y: top - area.top, w: width, h: height };
     });
     const faces = [...taken];
-    const free = (a) => !taken.some(
-      (b) => a.x < b.x + b.w && b.x < a.x + a.w && a.y < b.y + b.h && b.y < a.y + a.h);
+    const between = (a, b, c, d) => Math.max(0, Math.min(a + b, c + d) - Math.max(a, c));
+    const covered = (a) => taken.reduce(
+      (sum, b) => sum + between(a.x, a.w, b.x, b.w) * between(a.y, a.h, b.y, b.h), 0);
     const left = new Set(boxes.keys());
     const crowded = area.width < 24 * boxes.length;
     for (const form of crowded ? ["fa-bare"] : ["fa-line", "fa-two", "fa-bare"]) {
@@ -60,7 +61,7 @@ window.faceattr = {
         const { width, height } = sizes[i];
         const across = [x, x + (w - width) / 2, x + w - width, x + w, x - width];
         const beside = [y, y + h - height];
-        const gaps = form === "fa-bare" ? [1, 6, 12] : [1];
+        const gaps = form === "fa-bare" ? [1, 3, 6, 9, 12, 16, 20, 26, 34, 44] : [1];
         const spots = gaps.flatMap((gap) => [
           ...across.flatMap((side) => [[side, y - height - gap], [side, y + h + gap]]),
           ...beside.flatMap((down) => [[x + w + gap, down], [x - width - gap, down]]),
@@ -68,8 +69,9 @@ window.faceattr = {
           x: Math.max(0, Math.min(side, area.width - width)),
           y: Math.max(0, Math.min(down, area.height - height)), w: width, h: height,
         }));
-        const spot = spots.find(free) || (form === "fa-bare" && spots[0]);
-        if (!spot) continue;
+        let spot = spots.find((place) => covered(place) === 0);
+        if (!spot && form !== "fa-bare") continue;
+        spot ||= spots.reduce((best, place) => (covered(place) < covered(best) ? place : best));
         left.delete(i);
         taken.push(spot);
         const { style } = boxes[i].firstElementChild;
