@@ -25,7 +25,7 @@ from faceattr.errors import (
     ImageDecodeError,
     ImageNotFoundError,
 )
-from faceattr.images import Picture, open_image
+from faceattr.images import OpenedImage, open_image
 from faceattr.limits import OWN_PIXELS
 from faceattr.pipeline import FacePipeline
 from faceattr.results import ROW, FaceResult
@@ -175,7 +175,7 @@ def files_of(images: Sequence[str]) -> list[str]:
     return files
 
 
-def _open(file: str, max_pixels: int) -> Picture:
+def _open(file: str, max_pixels: int) -> OpenedImage:
     """Open an image as its owner named it.
 
     Raises:
@@ -208,7 +208,7 @@ class _Lines:
     def faces(self, name: str, faces: Sequence[FaceResult]) -> None:
         """Write an image's faces."""
         if self._json:
-            self._record({"photo": name, "faces": [face.to_dict() for face in faces]})
+            self._record({"image": name, "faces": [face.to_dict() for face in faces]})
         elif self._csv:
             for number, face in enumerate(faces, start=1):
                 self._row({"image": name, "face": number, **face.to_row()})
@@ -229,7 +229,7 @@ class _Lines:
         with tqdm.external_write_mode(file=sys.stderr):
             print(f"error: {name}: {error}", file=sys.stderr)
         if self._json:
-            self._record({"photo": name, "error": str(error)})
+            self._record({"image": name, "error": str(error)})
         elif self._csv:
             self._row({"image": name, "error": str(error)})
 
@@ -263,7 +263,7 @@ def _table(name: str, faces: Sequence[FaceResult]) -> str:
     return "\n".join(lines)
 
 
-def _save(picture: Picture, faces: Sequence[FaceResult], stem: str, args: Any) -> None:
+def _save(picture: OpenedImage, faces: Sequence[FaceResult], stem: str, args: Any) -> None:
     """Write what `--save-annotated` and `--save-crops` ask for."""
     if args.save_annotated:
         boxes = [face.box for face in faces]
@@ -287,7 +287,7 @@ def _progress(values: Sequence[T]) -> Iterator[T]:
     yield from tqdm(values, unit="image", disable=hidden, file=sys.stderr)
 
 
-def _crop(pipeline: FacePipeline, crop: Picture, args: argparse.Namespace) -> list[FaceResult]:
+def _crop(pipeline: FacePipeline, crop: OpenedImage, args: argparse.Namespace) -> list[FaceResult]:
     """The one answer about a crop; what is wrong with it is printed, not warned of."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", CropWarning)

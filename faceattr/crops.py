@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from faceattr.alignment import CHIP_SIDE, TIGHTER, crop_pixels, crop_transform, cut_face
 from faceattr.detection import FaceDetector
 from faceattr.errors import CropWarning
-from faceattr.images import Picture, shrink
+from faceattr.images import OpenedImage, shrink
 from faceattr.results import Detection, FaceBox
 from faceattr.search import USUAL_SIDE, longest_copy, resized, turn_image
 
@@ -52,7 +52,7 @@ class Cut:
 
 def find_faces(
     detector: FaceDetector,
-    image: Picture,
+    image: OpenedImage,
     *,
     min_face: float = 0.0,
     max_faces: int | None = None,
@@ -81,7 +81,7 @@ def find_faces(
     ]
 
 
-def read_crop(detector: FaceDetector, image: Picture, *, align: bool = False) -> Cut:
+def read_crop(detector: FaceDetector, image: OpenedImage, *, align: bool = False) -> Cut:
     """A crop that was handed in, made square, turned upright and held against a training chip.
 
     Args:

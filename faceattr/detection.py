@@ -32,6 +32,15 @@ photo that leaves faces from about 150 px.
 SMALLEST_SEEN = 10
 """Pixels of the copy below which YuNet sees no face: a thinner copy is not looked at."""
 
+KEPT_SIZES = 6
+"""For so many sizes of small copies YuNet is kept ready, those that were looked at last."""
+
+SMALL_COPY = 320
+"""Longer side in pixels of the largest of them, for which YuNet takes 6 MB."""
+
+YUNET_STEP = 32
+"""OpenCV pads YuNet's input on the right and below to sides of whole multiples, in pixels."""
+
 LEAST_SCORE = 0.7
 """YuNet's least confidence, 0 to 1."""
 
@@ -91,7 +100,7 @@ class YuNetDetector:
             raise DetectorError(f"expected a YuNet model file, but there is no file {path.name!r}")
         content = path.read_bytes()
         try:
-            self._network = Turns(_yunet, content)
+            self._networks = Turns(_YuNets, content)
         except cv2.error as error:
             raise DetectorError(f"OpenCV cannot load {path.name!r} as a YuNet model") from error
 
@@ -109,9 +118,8 @@ class YuNetDetector:
         if min(height, width) < SMALLEST_SEEN:
             return []
         bgr = cv2.cvtColor(copy, cv2.COLOR_RGB2BGR)
-        with self._network.taken() as network:
-            network.setInputSize((width, height))
-            _, rows = network.detect(bgr)
+        with self._networks.taken() as networks:
+            _, rows = networks.of_size(width, height).detect(bgr)
         found = []
         # Rows of 15: box, then five points, all as x and y pairs, and the score. Boxes without
         # bounds were seen once, on a copy one pixel high.
@@ -122,6 +130,33 @@ class YuNetDetector:
                     Detection(FaceBox(*row[:4].tolist()), float(row[14]), points, self.name)
                 )
         return found
+
+
+class _YuNets:
+    """YuNet for large copies, and for each of a few sizes of small ones.
+
+    A change of the padded size costs as much as half a look of the larger one.
+    """
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+        self._large = _yunet(content)
+        self._small: dict[tuple[int, int], Any] = {}
+
+    def of_size(self, width: int, height: int) -> Any:
+        """A network that takes images `(height, width, 3)`."""
+        network = self._large if max(width, height) > SMALL_COPY else self._for(width, height)
+        network.setInputSize((width, height))
+        return network
+
+    def _for(self, width: int, height: int) -> Any:
+        padded = (-(-width // YUNET_STEP), -(-height // YUNET_STEP))
+        network = self._small.pop(padded, None)
+        if network is None:
+            full = len(self._small) == KEPT_SIZES
+            network = self._small.pop(next(iter(self._small))) if full else _yunet(self._content)
+        self._small[padded] = network
+        return network
 
 
 class HaarDetector:

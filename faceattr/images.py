@@ -36,7 +36,7 @@ HEIC, an iPhone's own, is read as well where the package pillow-heif is installe
 CHANNELS = ("rgb", "bgr")
 """Orders of an array's channels."""
 
-ImageSource: TypeAlias = "RawSource | Picture"
+ImageSource: TypeAlias = "RawSource | OpenedImage"
 
 _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _AVIF_BRANDS = (b"avif", b"avis")
@@ -67,7 +67,7 @@ _WARNINGS_LOCK = threading.Lock()
 
 
 @dataclass(eq=False)
-class Picture:
+class OpenedImage:
     """An image whose header was read and whose size is within the limits; see `open_image`.
 
     Attributes:
@@ -142,23 +142,23 @@ def open_image(
     max_bytes: int = OWN_BYTES,
     max_pixels: int = OWN_PIXELS,
     channels: str = "rgb",
-) -> Picture:
+) -> OpenedImage:
     """Read an image's header; arguments and errors as `decode_image`."""
     arguments.choice("channels", channels, CHANNELS)
     max_bytes = arguments.whole_number("max_bytes", max_bytes, 1)
     max_pixels = arguments.whole_number("max_pixels", max_pixels, 1)
-    if isinstance(source, Picture):
+    if isinstance(source, OpenedImage):
         return source
     name, content = read_source(
         source, max_bytes=max_bytes, max_pixels=max_pixels, channels=channels
     )
     if isinstance(content, Image.Image):
         check_size(content.width, content.height, name, max_pixels)
-        return Picture(name, max(content.size), content, None)
+        return OpenedImage(name, max(content.size), content, None)
     image = _open(content, name, max_pixels)
     check_size(image.width, image.height, name, max_pixels)
     is_jpeg = image.format in ("JPEG", "MPO") and image.mode in ("L", "RGB")
-    return Picture(name, max(image.size), image, content if is_jpeg else None)
+    return OpenedImage(name, max(image.size), image, content if is_jpeg else None)
 
 
 def decode_image(

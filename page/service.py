@@ -14,7 +14,7 @@ import faceattr
 from faceattr import labels
 from faceattr.detection import FaceDetector, load_detector
 from faceattr.errors import CropWarning, DetectorError, FaceAttrError, ImageDecodeError
-from faceattr.images import Picture, open_image
+from faceattr.images import OpenedImage, open_image
 from faceattr.pipeline import Detect, FacePipeline
 from faceattr.results import FaceResult
 from page.endpoints import SCHEMAS
@@ -45,7 +45,7 @@ class Found:
         predict_ms: time for finding and classifying.
     """
 
-    picture: Picture
+    picture: OpenedImage
     width: int
     height: int
     faces: list[FaceResult]
@@ -87,7 +87,7 @@ class FaceService:
         """Names of the detectors that a request may ask for, the preferred one first."""
         return list(self._pipelines)
 
-    def open(self, source: Source) -> Picture:
+    def open(self, source: Source) -> OpenedImage:
         """Read a picture's header and hold it against the limits.
 
         Raises:
@@ -134,7 +134,7 @@ class FaceService:
         return self._found(source, "none", lambda picture: self.pipeline.classify_crops([picture]))
 
     def _found(
-        self, source: Source, detector: str, answer: Callable[[Picture], list[FaceResult]]
+        self, source: Source, detector: str, answer: Callable[[OpenedImage], list[FaceResult]]
     ) -> Found:
         """Open a picture and let `answer` find its faces; both are timed."""
         start = time.perf_counter()

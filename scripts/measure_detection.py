@@ -1,17 +1,15 @@
 """Measure what the detectors find: by size, by turn, without faces, and at what cost.
 
-A labelled face counts as found by the box with the largest IoU with it, if that is at least 0.3
-and the box has not found another face; every other box is false. The photos' folder holds a
-boxes.json of {"file": [{"left", "top", "width", "height"}, ...]} in pixels. Chips are validation
-rows of FairFace at margin 0.25; what was chosen was chosen on the holdout.
+    python -m scripts.measure_detection --photos DIR --chips DATASET_DIR \
+        --output docs/results/detection.json --docs docs/detection.md
 
-"before" is one look of YuNet at a copy with the longer side at 640 px. The cost of both is
-measured in turns, each number a median over the photos.
+writes all figures of one run, and the tables of the page from them. A labelled face counts as found
+by the box with the largest IoU with it, if that is at least 0.3 and the box has not found another
+face; every other box is false. The photos' folder holds a boxes.json of {"file": [{"left", "top",
+"width", "height"}, ...]} in pixels. Chips are validation rows of FairFace at margin 0.25; what was
+chosen was chosen on the holdout.
 
-The figures of where faces lie on chips are medians over the largest face found on each chip, as
-fractions of its side. A bare chip ends at its edge: where faces lie in an image that goes on around
-the chip, scripts/fit_alignment.py measures. Residuals are the mean distance of landmarks from their
-template on the chip, before and after cutting it anew.
+"one look" is YuNet at a copy with the longer side at 640 px, as a program would call it alone.
 """
 
 from __future__ import annotations
@@ -19,9 +17,8 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -30,29 +27,33 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from faceattr.alignment import CHIP_LANDMARKS, TIGHTER, align_face
-from faceattr.detection import MIN_FACE, YUNET_ENV, YUNET_FILE, FaceDetector, load_detector
-from faceattr.errors import DetectorError
+from faceattr.detection import MIN_FACE, YUNET_FILE, FaceDetector, load_detector
 from faceattr.images import decode_image
 from faceattr.pipeline import FacePipeline
-from faceattr.results import LANDMARKS, Detection, FaceBox
+from faceattr.results import Detection, FaceBox
 from faceattr.search import resized, turn_back, turn_image
+from train.report.results import insert
+from train.tables import markdown_table, write_report, write_text
 
 Image = NDArray[np.uint8]
 Find = Callable[[Image], list[Detection]]
+Finds = Mapping[str, Find]
+Table = dict[str, dict[str, float]]
+"""Rows of named figures, as the page shows them."""
 
 MATCH_IOU = 0.3
 CHIP_FACE = (0.110, 0.003, 0.787, 0.962)
-"""Where YuNet finds the face on a chip: x, y, width, height; medians."""
+"""Where YuNet finds the face on a chip: x, y, width, height; medians of 2,000."""
 
 CLOSE_SIDES = (224, 320, 640, 1200, 4000)
 SMALL_FACES = (120, 97, 82, 67)
-TURNS = (90, 180, 270)
-PARTS = ("photos", "chips", "closeups", "small", "mosaics", "turned", "empty", "cost")
+TURNS = (0, 90, 180, 270)
+COST_SIZES = ((320, 240), (640, 480), (1280, 960), (4000, 3000))
+PARTS = ("photos", "closeups", "small", "mosaics", "turned", "empty", "cost")
 
 
 def one_look(side: int = 640) -> Find:
-    """YuNet's faces of one copy: what was done before."""
+    """YuNet's faces of one copy."""
     network = cv2.FaceDetectorYN.create(str(YUNET_FILE), "", (320, 320), 0.7, 0.3)
 
     def find(image: Image) -> list[Detection]:
@@ -69,10 +70,10 @@ def one_look(side: int = 640) -> Find:
 
 def search(detector: FaceDetector, *, thorough: bool = False) -> Find:
     """A detector's faces of an image, without the tiny ones."""
-    options = {"thorough": True} if thorough else {}
 
     def find(image: Image) -> list[Detection]:
-        return [f for f in detector.detect(image, **options) if f.box.width >= MIN_FACE]
+        found = detector.detect(image, thorough=thorough)
+        return [face for face in found if face.box.width >= MIN_FACE]
 
     return find
 
@@ -92,24 +93,23 @@ def count_matches(faces: Sequence[Detection], truth: Sequence[FaceBox]) -> tuple
     return len(used_truth), len(faces) - len(used_faces)
 
 
-def read_photos(folder: Path) -> Iterator[tuple[str, Image, list[FaceBox]]]:
-    """Name, image and labelled faces of each photo of a folder with boxes.json."""
+def read_photos(folder: Path) -> Iterator[tuple[Image, list[FaceBox]]]:
+    """Each photo of a folder with boxes.json, and its labelled faces."""
     for file, boxes in json.loads((folder / "boxes.json").read_text()).items():
         truth = [FaceBox(b["left"], b["top"], b["width"], b["height"]) for b in boxes]
-        yield file, decode_image(folder / file), truth
+        yield decode_image(folder / file), truth
 
 
-def measure_photos(find: Find, folder: Path, turn: int = 0) -> dict[str, Any]:
-    """Found and false for each photo, when it has to be turned by `turn` to be upright."""
-    rows = {}
-    for file, image, truth in read_photos(folder):
+def measure_photos(find: Find, folder: Path, turn: int = 0) -> dict[str, float]:
+    """Faces labelled, found, and false boxes, of photos to be turned by `turn` to be upright."""
+    total: dict[str, float] = {"labelled": 0, "found": 0, "false": 0}
+    wrong = (360 - turn) % 360
+    for image, truth in read_photos(folder):
         height, width = image.shape[:2]
-        wrong = (360 - turn) % 360
         faces = [turn_back(face, wrong, width, height) for face in find(turn_image(image, wrong))]
-        found, false = count_matches(faces, truth)
-        rows[file] = {"labelled": len(truth), "found": found, "false": false}
-    total = {k: sum(row[k] for row in rows.values()) for k in ("labelled", "found", "false")}
-    return {"total": total, "images": rows}
+        for name, count in zip(total, (len(truth), *count_matches(faces, truth)), strict=True):
+            total[name] += count
+    return total
 
 
 def read_chips(dataset: Path, rows: int) -> Iterator[Image]:
@@ -129,53 +129,24 @@ def read_chips(dataset: Path, rows: int) -> Iterator[Image]:
     return islice(every(), rows)
 
 
-def measure_chips(detector: FaceDetector, dataset: Path, rows: int) -> dict[str, Any]:
-    """Where a detector finds the face on chips, and how well aligned crops agree."""
-    boxes, points, residuals = [], [], []
-    for chip in read_chips(dataset, rows):
-        faces = detector.detect(chip)
-        if not faces:
-            continue
-        side = chip.shape[0]
-        box = faces[0].box
-        boxes.append(np.array([box.x, box.y, box.width, box.height]) / side)
-        if faces[0].landmarks is None:
-            continue
-        points.append(np.array(faces[0].landmarks) / side)
-        again = detector.detect(align_face(chip, faces[0]))
-        if again and again[0].landmarks is not None:
-            moved = (np.array(again[0].landmarks) / side - 0.5) / TIGHTER + 0.5
-            residuals.append(np.linalg.norm(moved - np.array(CHIP_LANDMARKS), axis=1).mean())
-    result: dict[str, Any] = {
-        "chips": rows,
-        "found": len(boxes),
-        "box": np.median(boxes, axis=0).round(3).tolist(),
-    }
-    if points:
-        middle = np.median(points, axis=0).round(3).tolist()
-        apart = np.linalg.norm(np.array(points) - np.array(CHIP_LANDMARKS), axis=2).mean(axis=1)
-        result["landmarks"] = dict(zip(LANDMARKS, middle, strict=True))
-        result["residual_before"] = round(float(np.median(apart)), 4)
-        result["residual_after"] = round(float(np.median(residuals)), 4)
-    return result
+def sized(image: Image, width: int, height: int) -> Image:
+    """An image at another size."""
+    interpolation = cv2.INTER_AREA if width < image.shape[1] else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(image, (width, height), interpolation=interpolation), np.uint8)
 
 
-def sized(chip: Image, side: int) -> Image:
-    """A square image at another size."""
-    interpolation = cv2.INTER_AREA if side < chip.shape[0] else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(chip, (side, side), interpolation=interpolation), np.uint8)
-
-
-def measure_closeups(find: Find, chips: Sequence[Image]) -> dict[str, dict[str, int]]:
+def measure_closeups(finds: Finds, chips: Sequence[Image]) -> Table:
     """Of whole chips and their centres, how many show a face, by the image's side in pixels."""
-    table: dict[str, dict[str, int]] = {}
+    table = {}
     for part in (100, 80, 70):
         inner = round(224 * part / 100)
         edge = (224 - inner) // 2
         cut = [chip[edge : edge + inner, edge : edge + inner] for chip in chips]
-        table[f"{part} %"] = {
-            str(side): sum(bool(find(sized(chip, side))) for chip in cut) for side in CLOSE_SIDES
-        }
+        for name, find in finds.items():
+            table[f"central {part} %, {name}"] = {
+                str(side): sum(bool(find(sized(chip, side, side))) for chip in cut)
+                for side in CLOSE_SIDES
+            }
     return table
 
 
@@ -192,55 +163,52 @@ def scene(
             round(i * size + rng.uniform(0, size - side))
             for i, size in zip((k % columns, k // columns), cell, strict=True)
         )
-        image[y : y + side, x : x + side] = sized(chip, side)
+        image[y : y + side, x : x + side] = sized(chip, side, side)
         left, top, across, down = (side * n for n in CHIP_FACE)
         faces.append(FaceBox(x + left, y + top, across, down))
     return image, faces
 
 
-def measure_small(finds: dict[str, Find], chips: Sequence[Image]) -> dict[str, Any]:
+def counts(finds: Finds, image: Image, truth: Sequence[FaceBox]) -> dict[str, float]:
+    """Faces there are, those that each way of looking finds, and other boxes of all ways."""
+    found = {name: count_matches(find(image), truth) for name, find in finds.items()}
+    matched = {name: count for name, (count, _) in found.items()}
+    return {
+        "faces": len(truth),
+        **matched,
+        "other boxes": sum(false for _, false in found.values()),
+    }
+
+
+def measure_small(finds: Finds, chips: Sequence[Image]) -> Table:
     """Faces of 4,000×3,000 by the width of their face in pixels, and of a panorama."""
     rng = np.random.default_rng(0)
-    table: dict[str, Any] = {}
-    for face in (*SMALL_FACES, "panorama"):
-        if face == "panorama":
-            image, truth = scene(chips[:20], 9000, 1500, 20, round(150 / CHIP_FACE[2]), rng)
-        else:
-            image, truth = scene(chips[:100], 4000, 3000, 10, round(face / CHIP_FACE[2]), rng)
-        for name, find in finds.items():
-            found, false = count_matches(find(image), truth)
-            table.setdefault(str(face), {})[name] = {"found": found, "false": false}
+    table = {}
+    for face in SMALL_FACES:
+        side = round(face / CHIP_FACE[2])
+        table[f"{face} px"] = counts(finds, *scene(chips[:100], 4000, 3000, 10, side, rng))
+    side = round(150 / CHIP_FACE[2])
+    table["150 px, panorama"] = counts(finds, *scene(chips[:20], 9000, 1500, 20, side, rng))
     return table
 
 
-def measure_mosaics(finds: dict[str, Find], chips: Sequence[Image]) -> dict[str, Any]:
+def measure_mosaics(finds: Finds, chips: Sequence[Image]) -> Table:
     """Chips side by side without a gap: found, and boxes beyond one a chip."""
-    table: dict[str, Any] = {}
+    table, rng = {}, np.random.default_rng(0)
     for across, side in ((10, 64), (10, 224), (15, 64), (15, 224), (20, 64), (20, 224)):
-        rows = [chips[(across * r + c) % len(chips)] for r in range(across) for c in range(across)]
-        lines = [
-            np.hstack([sized(chip, side) for chip in rows[k : k + across]])
-            for k in range(0, across**2, across)
-        ]
-        image, left = np.vstack(lines), CHIP_FACE
-        truth = [
-            FaceBox((c + left[0]) * side, (r + left[1]) * side, left[2] * side, left[3] * side)
-            for r in range(across)
-            for c in range(across)
-        ]
-        for name, find in finds.items():
-            found, false = count_matches(find(image), truth)
-            key = f"{across**2} of {side} px"
-            table.setdefault(key, {})[name] = {"found": found, "twice_or_false": false}
+        # A scene whose cells are as large as its chips.
+        many = [chips[k % len(chips)] for k in range(across**2)]
+        image, truth = scene(many, across * side, across * side, across, side, rng)
+        table[f"{across**2} of {side} px"] = counts(finds, image, truth)
     return table
 
 
-def empty_crops(folder: Path, count: int) -> Iterator[Image]:
+def empty_pieces(folder: Path, count: int) -> Iterator[Image]:
     """Squares of the photos that touch no labelled face, at 224 px."""
     rng = np.random.default_rng(1)
     photos = list(read_photos(folder))
     while count:
-        _, image, faces = photos[rng.integers(len(photos))]
+        image, faces = photos[rng.integers(len(photos))]
         side = int(rng.integers(60, 200))
         y, x = (int(rng.integers(0, n - side)) for n in image.shape[:2])
         # Labels end at the chin and the brow: half a face more on every side is hair and neck.
@@ -249,10 +217,11 @@ def empty_crops(folder: Path, count: int) -> Iterator[Image]:
         ]
         if not any(FaceBox(x, y, side, side).shared(face) for face in wide):
             count -= 1
-            yield sized(np.ascontiguousarray(image[y : y + side, x : x + side]), 224)
+            piece = np.ascontiguousarray(image[y : y + side, x : x + side])
+            yield sized(piece, 224, 224)
 
 
-def measure_turned(pipeline: FacePipeline, chips: Sequence[Image]) -> dict[str, Any]:
+def measure_turned(pipeline: FacePipeline, chips: Sequence[Image]) -> Table:
     """Chips on a grey canvas: found, turn told rightly, gender other than upright, by turn."""
 
     def answers(turn: int) -> list[Any]:
@@ -262,134 +231,143 @@ def measure_turned(pipeline: FacePipeline, chips: Sequence[Image]) -> dict[str, 
         turned = (turn_image(page, (360 - turn) % 360) for page in pages)
         return [max(f, key=lambda r: r.box.area) if f else None for f in map(pipeline, turned)]
 
+    table = {}
     upright = answers(0)
-    table: dict[str, Any] = {"0": {"found": sum(face is not None for face in upright)}}
     for turn in TURNS:
-        faces = answers(turn)
+        faces = answers(turn) if turn else upright
         pairs = [(a, b) for a, b in zip(upright, faces, strict=True) if a and b]
         changed = [b for a, b in pairs if a.gender.label != b.gender.label]
-        table[str(turn)] = {
+        table[f"turned by {turn}°"] = {
             "chips": len(chips),
             "found": sum(face is not None for face in faces),
-            "turn_right": sum(face is not None and face.turn == turn for face in faces),
-            "gender_changed": len(changed),
-            "gender_changed_and_sure": sum(not face.gender.unsure for face in changed),
+            "turn right": sum(face is not None and face.turn == turn for face in faces),
+            "gender changed": len(changed),
+            "changed and sure": sum(not face.gender.unsure for face in changed),
         }
     return table
 
 
 def measure_cost(
-    finds: dict[str, Find], photos: Sequence[Image], rounds: int
-) -> dict[str, dict[str, float]]:
-    """CPU milliseconds of each way of looking at photos by their size, in turns; medians.
+    finds: Finds, photos: Sequence[Image], pieces: Sequence[Image], rounds: int
+) -> Table:
+    """CPU milliseconds of one look, and of both searches by it, in turns; medians.
 
-    Other processes on the machine do not count, as they do with the clock's. Each photo is brought
-    to each size; the ratio is the median over photos and rounds.
+    Other processes on the machine do not count, as they do with the clock's. Each photo, and each
+    piece without a face, is brought to each size; ratios are taken image by image.
     """
-    table: dict[str, dict[str, float]] = {}
-    for width, height in ((320, 240), (640, 480), (1280, 960), (4000, 3000)):
+    table = {}
+    jobs = [(f"{w}×{h}", photos, w, h) for w, h in COST_SIZES]
+    for label, images, width, height in [*jobs, ("640×480, no face", pieces, 640, 480)]:
         spent: dict[str, list[float]] = {name: [] for name in finds}
-        for photo in list(photos) * rounds:
-            image = np.asarray(cv2.resize(photo, (width, height)), np.uint8)
+        for image in (sized(photo, width, height) for photo in list(images) * rounds):
             for name, find in finds.items():
                 started = time.process_time()
                 find(image)
                 spent[name].append(1000 * (time.process_time() - started))
-        row = {name: statistics.median(ms) for name, ms in spent.items()}
-        for name in ("fast", "thorough"):
-            ratios = [a / b for a, b in zip(spent[name], spent["before"], strict=True)]
-            row[f"{name}_by_before"] = statistics.median(ratios)
-        table[f"{width}x{height}"] = {name: round(value, 2) for name, value in row.items()}
+        first = spent.pop("one look")
+        table[label] = {"one look, ms": round(statistics.median(first), 1)} | {
+            name: round(statistics.median(a / b for a, b in zip(ms, first, strict=True)), 2)
+            for name, ms in spent.items()
+        }
     return table
 
 
-def parse_arguments() -> argparse.Namespace:
-    """The command line."""
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The figures of the parts that were asked for."""
+    photos, chips = arguments.photos, list(read_chips(arguments.chips, 200))
+    yunet = load_detector("yunet")
+    fast = {"one look": one_look(), "fast": search(yunet)}
+    finds = {**fast, "thorough": search(yunet, thorough=True)}
+    pieces = list(empty_pieces(photos, 500))
+    jobs: dict[str, Callable[[], Table]] = {
+        "photos": lambda: {
+            "Haar": measure_photos(search(load_detector("haar")), photos),
+            **{f"turned by {turn}°": measure_photos(fast["fast"], photos, turn) for turn in TURNS},
+        },
+        "closeups": lambda: measure_closeups(fast, chips[:100]),
+        "small": lambda: measure_small(finds, chips),
+        "mosaics": lambda: measure_mosaics(finds, chips),
+        "turned": lambda: measure_turned(FacePipeline.from_pretrained(), chips),
+        "empty": lambda: {
+            "500 pieces": {n: sum(len(find(p)) for p in pieces) for n, find in finds.items()}
+        },
+        "cost": lambda: measure_cost(
+            finds, [image for image, _ in read_photos(photos)], pieces[:9], arguments.rounds
+        ),
+    }
+    report: dict[str, Any] = {"opencv": cv2.__version__, "threads": cv2.getNumThreads()}
+    for name in arguments.part or PARTS:
+        report[name] = jobs[name]()
+        print(json.dumps({name: report[name]}, ensure_ascii=False), flush=True)
+    return report
+
+
+TEXT = """Faces of 4,000×3,000 by their width, and of a panorama of 9,000×1,500:
+
+{small}
+
+Chips side by side without a gap; a face that came twice would be another box:
+
+{mosaics}
+
+Of 100 chips, whole and their middle, those with a face found, by the image's side in pixels:
+
+{closeups}
+
+Nine group photos, and chips on a grey canvas:
+
+{photos}
+
+{turned}
+
+Boxes on pieces of the photos that touch no labelled face:
+
+{empty}
+
+CPU time of one look, and both searches' by it; medians over the photos brought to each size
+({threads} threads, OpenCV {opencv}). At 640×480 and below both search alike.
+
+{cost}
+"""
+
+
+def tables(report: Mapping[str, Any]) -> str:
+    """The figures as Markdown."""
+    text = {name: report[name] for name in ("opencv", "threads")}
+    for part in PARTS:
+        rows = [[label, *map(str, row.values())] for label, row in report[part].items()]
+        first = next(iter(report[part].values()))
+        text[part] = markdown_table(["", *(name.capitalize() for name in first)], rows)
+    return TEXT.format(**text)
+
+
+def main() -> None:
+    """Measure, print, and write what the command line asks for."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--photos", type=Path, metavar="DIR", help="labelled photos")
-    parser.add_argument("--chips", type=Path, metavar="DATASET_DIR", help="FairFace, Hub layout")
-    parser.add_argument("--rows", type=int, default=1000, help="chips to read (default: 1000)")
+    parser.add_argument("--photos", type=Path, required=True, metavar="DIR", help="labelled photos")
+    parser.add_argument(
+        "--chips", type=Path, required=True, metavar="DATASET_DIR", help="FairFace, Hub layout"
+    )
     parser.add_argument("--part", action="append", choices=PARTS, help="may be repeated")
     parser.add_argument(
-        "--rounds", type=int, default=1, help="times each photo is timed (default: 1)"
-    )
-    parser.add_argument(
-        "--detector",
-        action="append",
-        choices=["yunet", "haar"],
-        help="of photos and chips; may be repeated (default: both); another file of YuNet's may be "
-        f"named in {YUNET_ENV}",
+        "--rounds", type=int, default=3, help="times each image is timed (default: %(default)s)"
     )
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the figures as JSON")
+    parser.add_argument(
+        "--docs", type=Path, metavar="FILE", help="write tables between this page's result markers"
+    )
     arguments = parser.parse_args()
-    if arguments.photos is None and arguments.chips is None:
-        parser.error("nothing to measure: give --photos, --chips or both")
-    return arguments
-
-
-def by_detector(arguments: argparse.Namespace, parts: Sequence[str]) -> dict[str, Any]:
-    """Photos in every turn, and where faces lie on chips."""
-    report: dict[str, Any] = {}
-    for kind in arguments.detector or ["yunet", "haar"]:
-        detector = load_detector(kind)
-        report[kind] = {}
-        if arguments.photos is not None and "photos" in parts:
-            turns = (0, *TURNS) if kind == "yunet" else (0,)
-            report[kind]["photos"] = {
-                str(turn): measure_photos(search(detector), arguments.photos, turn)["total"]
-                for turn in turns
-            }
-        if arguments.chips is not None and "chips" in parts:
-            report[kind]["chips"] = measure_chips(detector, arguments.chips, arguments.rows)
-    return report
-
-
-def by_size(arguments: argparse.Namespace, parts: Sequence[str]) -> dict[str, Any]:
-    """What YuNet finds in one look, and in a fast and a thorough search."""
-    yunet = load_detector()
-    fast = {"before": one_look(), "fast": search(yunet)}
-    finds = {**fast, "thorough": search(yunet, thorough=True)}
-    report: dict[str, Any] = {}
-    if arguments.chips is not None:
-        chips = list(read_chips(arguments.chips, 200))
-        jobs: dict[str, Callable[[], Any]] = {
-            "closeups": lambda: {n: measure_closeups(f, chips[:100]) for n, f in fast.items()},
-            "small": lambda: measure_small(finds, chips),
-            "mosaics": lambda: measure_mosaics(finds, chips),
-            "turned": lambda: measure_turned(FacePipeline.from_pretrained(), chips),
-        }
-        report |= {name: job() for name, job in jobs.items() if name in parts}
-    if arguments.photos is not None and "empty" in parts:
-        crops = list(empty_crops(arguments.photos, 500))
-        report["empty"] = {
-            "crops": len(crops),
-            **{name: sum(len(find(crop)) for crop in crops) for name, find in finds.items()},
-        }
-    if arguments.photos is not None and "cost" in parts:
-        photos = [image for _, image, _ in read_photos(arguments.photos)]
-        report["cpu_ms"] = measure_cost(finds, photos, arguments.rounds)
-    return report
-
-
-def main() -> int:
-    """Print, and with --output write, the figures; parts not measured stay as the file has them."""
-    arguments = parse_arguments()
-    parts = arguments.part or PARTS
-    try:
-        report = {**by_detector(arguments, parts), **by_size(arguments, parts)}
-    except DetectorError as error:
-        print(error, file=sys.stderr)
-        return 1
-    if arguments.output is not None:
-        before = json.loads(arguments.output.read_text()) if arguments.output.exists() else {}
-        for name, values in report.items():
-            before[name] = {**before.get(name, {}), **values}
-        arguments.output.write_text(json.dumps(before, indent=1) + "\n")
-    print(json.dumps(report, indent=1))
-    return 0
+    if arguments.part and (arguments.output or arguments.docs):
+        parser.error("--part is for a look in between: --output and --docs take the whole run")
+    report = measure(arguments)
+    if arguments.output:
+        write_report(arguments.output, report)
+    if arguments.docs:
+        text = arguments.docs.read_text(encoding="utf-8")
+        write_text(arguments.docs, insert(text, tables(report)))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

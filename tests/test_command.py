@@ -109,7 +109,7 @@ def test_a_folder_stands_for_all_images_below_it(chips, capsys):
     assert main(["--crops", "--json", str(chips)]) == 1
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     names = [str(chips / name) for name in ("a.jpg", "b.png", "below/c.PNG")]
-    assert [line["photo"] for line in lines] == names
+    assert [line["image"] for line in lines] == names
     assert "is not an image" in lines[0]["error"]
     assert [len(line.get("faces", [])) for line in lines] == [0, 1, 1]
 
@@ -242,7 +242,7 @@ def test_a_name_that_the_output_cannot_hold_ends_nothing(chips, form):
     assert b"Traceback" not in done.stderr
     lines = done.stdout.decode("ascii").splitlines()
     if form == ["--json"]:
-        names = [os.path.basename(json.loads(line)["photo"]) for line in lines]
+        names = [os.path.basename(json.loads(line)["image"]) for line in lines]
         assert sorted(names) == sorted(["a.jpg", name, "\udcff\udcfe.png", "c.PNG"])
     elif form == ["--csv"]:
         assert len(table("\n".join(lines))) == 4

@@ -200,7 +200,7 @@ def test_command_line_goes_on_after_a_bad_file(photos, capsys):
     out, err = capsys.readouterr()
     lines = [json.loads(line) for line in out.splitlines()]
     assert status == 1
-    assert [line["photo"] for line in lines] == names
+    assert [line["image"] for line in lines] == names
     assert [len(line.get("faces", [])) for line in lines] == [1, 0, 1]
     assert "bad.jpg" in lines[1]["error"]
     assert "bad.jpg" in err

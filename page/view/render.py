@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 import faceattr
 from faceattr import labels
 from faceattr.hub import BUNDLED_NAMES
-from faceattr.images import Picture, shrink
+from faceattr.images import OpenedImage, shrink
 from faceattr.pipeline import PipelineInfo
 from faceattr.results import Attribute, FaceResult
 from page.service import FaceService, Found, picture_dict
@@ -110,7 +110,7 @@ def _face(number: int, face: FaceResult, found: Found) -> dict[str, Any]:
     }
 
 
-def shown(picture: Picture) -> NDArray[np.uint8]:
+def shown(picture: OpenedImage) -> NDArray[np.uint8]:
     """RGB uint8, at most `LONGEST_SIDE` pixels on its longer side: full size is slow to encode."""
     image = picture.decode(picture.reduction(LONGEST_SIDE))
     scale = LONGEST_SIDE / max(image.shape[:2])
