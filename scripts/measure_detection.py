@@ -137,7 +137,7 @@ def sized(image: Image, width: int, height: int) -> Image:
 
 def measure_closeups(finds: Finds, chips: Sequence[Image]) -> Table:
     """Of whole chips and their centres, how many show a face, by the image's side in pixels."""
-    table = {}
+    table: Table = {}
     for part in (100, 80, 70):
         inner = round(224 * part / 100)
         edge = (224 - inner) // 2
