@@ -359,3 +359,16 @@ def test_a_table_of_other_weights_is_refused(known, tmp_path):
     assert found is not None and found.rows == known.rows
     with pytest.raises(AuditError, match="audit-table"):
         find_table(files, "cd" * 32)
+
+
+def test_faces_that_are_shown_again_tell_no_more_of_these_images(known):
+    few, _ = collection(400, SKEWED, seed=21, sharpness=1.2)
+    again = np.repeat(np.arange(400), 9)
+    many = few.select(again)
+    once, often = (
+        measure(answers, known, axes=(single(GENDER),), seed=4)["gender"].em
+        for answers in (few, many)
+    )
+    np.testing.assert_allclose(often.value, once.value, atol=1e-6)
+    widths = [float((found.high - found.low).mean()) for found in (once, often)]
+    assert widths[1] == pytest.approx(widths[0], rel=0.1)

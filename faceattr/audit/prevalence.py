@@ -22,7 +22,13 @@ import numpy as np
 from faceattr.audit import em
 from faceattr.audit.answers import DEFAULT_AXES, Answers, Axis, Codes, Floats, single
 from faceattr.audit.calibration import CalibrationTable
-from faceattr.audit.resampling import calibration_times, gradient_noise, resampled_means
+from faceattr.audit.resampling import (
+    alike,
+    calibration_times,
+    gradient_noise,
+    imputed,
+    resampled_means,
+)
 from faceattr.audit.simplex import minimise, minimise_sum
 from faceattr.errors import AuditError
 from faceattr.labels import task
@@ -173,6 +179,7 @@ class _Fitted:
     known_scores: Floats  # (n, k)
     known_predicted: Codes  # (n,)
     known_true: Codes  # (n,)
+    alike: Floats  # faces that have each face's answers, (N,)
 
 
 def _fit(axis: Axis, counts: Codes, answers: Answers, table: CalibrationTable) -> _Fitted:
@@ -197,6 +204,7 @@ def _fit(axis: Axis, counts: Codes, answers: Answers, table: CalibrationTable) -
         em.scores(em.ratios(known, prior), plain),
         axis.predicted(table.probabilities),
         true,
+        alike(answers),
     )
 
 
@@ -241,7 +249,8 @@ def _shares(fitted: _Fitted, means: Floats, times: Floats, population: bool, see
     ems = minimise(curves, fitted.curve @ fitted.plain + gradient)
     truth: Floats = np.zeros((len(means), k))
     if not population:
-        truth = _imputed(fitted, slopes, seed) - fitted.plain
+        labelled = imputed(fitted.scores, fitted.alike, fitted.plain, slopes, seed)
+        truth = labelled - fitted.plain
     uncertain = interval(fitted.plain, ems - fitted.plain - truth)
     uncertain = _off_border(fitted, uncertain, gradient, truth)
     if fitted.axis.name in LEANING:
@@ -302,21 +311,6 @@ def _including(found: Estimates, value: Floats) -> Estimates:
     """The same interval for another value, widened to hold it where it has to be."""
     low, high = np.minimum(found.low, value), np.maximum(found.high, value)
     return Estimates(value, low, high, found.draws)
-
-
-def _imputed(fitted: _Fitted, slopes: Floats, seed: int) -> Floats:
-    """What the shares would be in each draw were its faces labelled, `(draws, k)`.
-
-    Each face's class is drawn from its probabilities under the shares found; of their sum only
-    mean and covariance matter.
-    """
-    faces, plain = len(fitted.scores), fitted.plain
-    spread = (np.diag(plain) - plain[:, None] * fitted.curve * plain) / faces
-    values, vectors = np.linalg.eigh((spread + spread.T) / 2)
-    root = vectors * np.sqrt(np.maximum(values, 0))
-    noise = np.random.default_rng(seed).standard_normal(slopes.shape) @ root.T
-    imputed: Floats = plain * slopes + noise
-    return imputed
 
 
 def _part(answers: Answers, seed: int) -> Answers:

@@ -84,6 +84,45 @@ def gradient_noise(
     return change
 
 
+def alike(answers: Answers) -> Floats:
+    """How many faces have the same answers as each, itself included, shape `(N,)`.
+
+    They are one face, shown again and again. Rows are told apart by a random projection of all
+    their probabilities.
+    """
+    rng = np.random.default_rng(0)
+    key = np.zeros(answers.faces)
+    for name in sorted(answers.probabilities):
+        values = answers.probabilities[name]
+        key += np.asarray(values, np.float64) @ rng.random(values.shape[1])
+    _, number, count = np.unique(key, return_inverse=True, return_counts=True)
+    found: Floats = count[number].astype(np.float64)
+    return found
+
+
+def imputed(given: Floats, times: Floats, shares: Floats, slopes: Floats, seed: int) -> Floats:
+    """What the shares would be in each draw were its faces labelled, `(draws, k)`.
+
+    Each face's class is drawn from its probabilities under the shares found, one class for all
+    faces that are alike; of their sum only mean and covariance matter.
+
+    Args:
+        given: scores of the faces at the shares found, `(N, k)`.
+        times: of `alike`.
+        shares: found by EM without leaning, `(k,)`.
+        slopes: mean scores in each draw, `(draws, k)`.
+        seed: of the generator.
+    """
+    mean = times @ given / len(given)
+    curve = (given * times[:, None]).T @ given / len(given)
+    spread = (np.diag(shares * mean) - shares[:, None] * curve * shares) / len(given)
+    values, vectors = np.linalg.eigh((spread + spread.T) / 2)
+    root = vectors * np.sqrt(np.maximum(values, 0))
+    noise = np.random.default_rng(seed).standard_normal(slopes.shape) @ root.T
+    found: Floats = shares * slopes + noise
+    return found
+
+
 @dataclass(frozen=True, eq=False)
 class ResampledEM:
     """EM for one axis, and again with images and calibration rows drawn again.
