@@ -6,9 +6,8 @@ are never drawn from). The same with the images blurred, darkened or compressed;
 faces of each draw labelled. Classes are drawn without replacement as far as their rows reach; a
 row that is needed again counts as one more face of the same image.
 
-    python scripts/audit_validity.py predict --data FOLDER --cache predictions
-    python scripts/audit_validity.py measure --cache predictions --output JSON
-    python scripts/audit_validity.py table docs/results/audit_validity.json
+    python -m scripts.audit_validity measure --data FOLDER --cache FOLDER --output JSON
+    python -m scripts.audit_validity table docs/results/audit_validity.json
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from faceattr.audit.answers import Answers, Axis, single
 from faceattr.audit.calibration import CalibrationTable, find_table
@@ -56,18 +56,26 @@ def _name(variant: tuple[str, float]) -> str:
 
 
 def predict(data: str, weights: str | None, cache: Path) -> None:
-    """Write the probabilities of the validation rows as they are and for each corruption."""
+    """Write the probabilities of the validation rows as they are and for each corruption.
+
+    Nothing is done where the cache holds those of these weights.
+    """
     from faceattr.backends.onnx import OnnxClassifier
     from train.data.batches import decode_row
-    from train.data.source import Rows, Source
+    from train.data.source import Rows, Source, sha256
     from train.evaluate.corruptions import CORRUPTIONS
 
-    network = OnnxClassifier(find_weights(weights, file="model.onnx"))
+    files = find_weights(weights, file="model.onnx")
+    digest = sha256(files.weights)
+    told = cache / "weights.txt"
+    if told.is_file() and told.read_text() == digest:
+        return
+    network = OnnxClassifier(files)
     found: dict[str, dict[str, list[NDArray[np.float32]]]] = {}
     targets: list[tuple[int, ...]] = []
-    rows = list(Rows(Source(data), "validation").in_order())
-    for start in range(0, len(rows), _BATCH):
-        some = rows[start : start + _BATCH]
+    rows = Rows(Source(data), "validation")
+    for start in tqdm(range(0, len(rows), _BATCH), unit="batch"):
+        some = [rows[i] for i in range(start, min(start + _BATCH, len(rows)))]
         targets += [row.targets for row in some]
         chips = [decode_row(row) for row in some]
         for kind, level in (CLEAN, *WORSE):
@@ -81,6 +89,7 @@ def predict(data: str, weights: str | None, cache: Path) -> None:
     for name, parts in found.items():
         joined = {task: np.concatenate(values) for task, values in parts.items()}
         np.savez(cache / f"validation-{name}.npz", targets=np.array(targets), **joined)
+    told.write_text(digest)
 
 
 Loaded = tuple[dict[str, NDArray[np.float64]], dict[str, NDArray[np.int64]]]
@@ -242,7 +251,7 @@ def measure_all(
     assert table is not None
     return {
         "schema": 1,
-        "command": "python scripts/audit_validity.py measure",
+        "command": "python -m scripts.audit_validity measure",
         "model": files.name,
         "weights_sha256": table.weights_sha256,
         "calibration": {**table.source, "rows": table.rows},
@@ -297,27 +306,24 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    first = commands.add_parser("predict", help="run the network once for each corruption")
+    first = commands.add_parser("measure", help="predict, draw collections and measure them")
     first.add_argument("--data", required=True, help="FairFace: Hub id or folder of its layout")
-    second = commands.add_parser("measure", help="draw collections and measure them")
-    second.add_argument("--draws", type=int, default=100, help="of each head (%(default)s)")
-    second.add_argument(
+    first.add_argument("--cache", type=Path, required=True, help="folder for the predictions")
+    first.add_argument("--weights", help="folder or Hub id; the default weights if left out")
+    first.add_argument("--draws", type=int, default=400, help="of each head (%(default)s)")
+    first.add_argument(
         "--shift-draws",
         type=int,
         default=20,
         help="of each head for the test, and for corrections of worse images (%(default)s)",
     )
-    second.add_argument("--workers", type=int, default=1, help="processes (%(default)s)")
-    second.add_argument("--output", type=Path, required=True, help="JSON file to write")
-    for command in (first, second):
-        command.add_argument("--cache", type=Path, required=True, help="folder of predictions")
-        command.add_argument("--weights", help="folder or Hub id; the default weights if left out")
-    third = commands.add_parser("table", help="print the tables of a JSON file as Markdown")
-    third.add_argument("json", type=Path)
+    first.add_argument("--workers", type=int, default=1, help="processes (%(default)s)")
+    first.add_argument("--output", type=Path, required=True, help="JSON file to write")
+    second = commands.add_parser("table", help="print the tables of a JSON file as Markdown")
+    second.add_argument("json", type=Path)
     args = parser.parse_args()
-    if args.command == "predict":
+    if args.command == "measure":
         predict(args.data, args.weights, args.cache)
-    elif args.command == "measure":
         found = measure_all(args.cache, args.weights, args.draws, args.shift_draws, args.workers)
         write_json(args.output, rounded(found))
     else:

@@ -29,6 +29,9 @@ SKEWED = {
 }
 
 
+OTHER_CODES = table(300).to_dict()["others"]
+
+
 @pytest.fixture(scope="module")
 def known():
     return table()
@@ -318,13 +321,14 @@ def test_a_table_comes_back_from_its_file(known, tmp_path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"schema": 2}, "schema"),
+        ({"schema": 1}, "schema"),
         ({"more": 1}, "keys"),
-        ({"rows": 10}, "bytes"),
+        ({"rows": 10}, "'rows' says 10"),
         ({"rows": 0}, "'rows'"),
         ({"rows": "x"}, "'rows'"),
         ({"labels": "%%%"}, "damaged"),
-        ({"labels": "AAAA"}, "damaged"),
+        ({"labels": "AAAA"}, "damaged|hold"),
+        ({"likeliest": OTHER_CODES}, "of no class"),
         ({"counts": {"gender": [1, 2], "age": [], "race": []}}, "'counts'"),
         ({"classes": {"gender": ["Female", "Male"]}}, "classes of 'gender'"),
     ],

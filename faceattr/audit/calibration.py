@@ -1,16 +1,15 @@
 """What a classifier answers for faces whose labels are known: the table that travels with weights.
 
 `audit.json` holds one row for each labelled face that the weights were not trained on: its classes
-and its probabilities, coded in a byte each. Confusion counts, also of two attributes at once, and
+and its probabilities, coded in 64 steps. Confusion counts, also of two attributes at once, and
 what EM needs are counted from these rows, and they can be resampled.
 """
 
 from __future__ import annotations
 
 import base64
-import binascii
 import json
-import zlib
+import lzma
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,9 +23,12 @@ from faceattr.hub import WeightsFiles, find_beside
 from faceattr.labels import TASKS, Task
 
 AUDIT_NAME = "audit.json"
-SCHEMA = 1
-_KEYS = ("schema", "weights_sha256", "source", "classes", "counts", "rows", "labels", "answers")
-_LEVELS = 255
+SCHEMA = 2
+_KEYS = ("schema", "weights_sha256", "source", "classes", "counts", "rows")
+_PACKED = ("labels", "likeliest", "others")
+_LEVELS = 63
+"""Steps of the square root of a probability; that of the likeliest class is what others leave."""
+_PACKING = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "lc": 0, "pb": 0}]
 _MAX_ROWS = 1_000_000
 
 Floats = NDArray[np.float64]
@@ -80,12 +82,14 @@ class CalibrationTable:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready content of `audit.json`; probabilities lose what a byte cannot hold."""
-        labels = np.stack([self.true[task.name] for task in TASKS], 1).astype(np.uint8)
-        answers = np.concatenate([self.probabilities[task.name] for task in TASKS], 1)
-        coded = np.rint(np.sqrt(answers) * _LEVELS).astype(np.uint8)
+        """JSON-ready content of `audit.json`; probabilities lose what 64 steps cannot hold."""
+        labels = np.stack([self.true[task.name] for task in TASKS], 1)
+        likeliest = np.stack([self.probabilities[task.name].argmax(1) for task in TASKS], 1)
+        others = np.concatenate([_without_largest(self.probabilities[t.name]) for t in TASKS], 1)
+        coded = np.rint(np.sqrt(others) * _LEVELS)
         # Rows in the order of their content say nothing of the data set's order, and pack better.
-        order = np.lexsort((*coded.T, *labels.T))
+        order = np.lexsort((*coded.T, *likeliest.T, *labels.T))
+        packed = (_packed(part[order]) for part in (labels, likeliest, coded))
         return {
             "schema": SCHEMA,
             "weights_sha256": self.weights_sha256,
@@ -93,8 +97,7 @@ class CalibrationTable:
             "classes": {task.name: list(task.classes) for task in TASKS},
             "counts": {task.name: list(self.counts(task).values()) for task in TASKS},
             "rows": self.rows,
-            "labels": _packed(labels[order]),
-            "answers": _packed(coded[order]),
+            **dict(zip(_PACKED, packed, strict=True)),
         }
 
     @classmethod
@@ -104,9 +107,9 @@ class CalibrationTable:
         Raises:
             AuditError: for unknown or missing keys, other classes, or damaged rows.
         """
-        if sorted(values) != sorted(_KEYS) or values["schema"] != SCHEMA:
+        if sorted(values) != sorted((*_KEYS, *_PACKED)) or values["schema"] != SCHEMA:
             raise AuditError(
-                f"expected schema {SCHEMA} with the keys {list(_KEYS)}, came schema "
+                f"expected schema {SCHEMA} with the keys {[*_KEYS, *_PACKED]}, came schema "
                 f"{values.get('schema')!r} with {list(values)}"
             )
         for task in TASKS:
@@ -118,20 +121,21 @@ class CalibrationTable:
         rows, sizes = values["rows"], [len(task.classes) for task in TASKS]
         if not isinstance(rows, int) or not 0 < rows <= _MAX_ROWS:
             raise AuditError(f"'rows' must be 1 to {_MAX_ROWS:,}, came {rows!r}")
-        labels = _unpacked(values["labels"], rows, len(TASKS))
-        coded = _unpacked(values["answers"], rows, sum(sizes)).astype(np.float64)
-        if (wrong := labels >= np.array(sizes)).any():
-            raise AuditError(f"{int(wrong.sum())} labels are of no class")
-        parts = np.split((coded / _LEVELS) ** 2, np.cumsum(sizes)[:-1], axis=1)
-        if any((part.sum(axis=1) < 0.5).any() for part in parts):
-            raise AuditError("some rows' probabilities do not sum to 1")
+        labels = _unpacked(values["labels"], np.array(sizes))
+        likeliest = _unpacked(values["likeliest"], np.array(sizes))
+        coded = _unpacked(values["others"], np.full(sum(sizes), _LEVELS + 1))
+        others = np.split((coded / _LEVELS) ** 2, np.cumsum(sizes)[:-1], axis=1)
+        if not len(labels) == len(likeliest) == len(coded) == rows:
+            raise AuditError(
+                f"'rows' says {rows}, packed are {len(labels)}, {len(likeliest)} and {len(coded)}"
+            )
         table = cls(
             str(values["weights_sha256"]),
             dict(values["source"]),
             {task.name: labels[:, i].astype(np.int64) for i, task in enumerate(TASKS)},
             {
-                task.name: part / part.sum(axis=1, keepdims=True)
-                for task, part in zip(TASKS, parts, strict=True)
+                task.name: _with_largest(part, likeliest[:, i])
+                for i, (task, part) in enumerate(zip(TASKS, others, strict=True))
             },
         )
         found = {task.name: list(table.counts(task).values()) for task in TASKS}
@@ -140,22 +144,45 @@ class CalibrationTable:
         return table
 
 
-def _packed(values: NDArray[np.uint8]) -> str:
-    """Columns one after the other, compressed, as text."""
-    return base64.b64encode(zlib.compress(np.asfortranarray(values).tobytes("F"), 9)).decode()
+def _without_largest(probabilities: Floats) -> Floats:
+    """Probabilities `(n, classes)` with 0 for each row's likeliest class."""
+    others = probabilities.copy()
+    others[np.arange(len(others)), others.argmax(1)] = 0
+    return others
 
 
-def _unpacked(text: object, rows: int, columns: int) -> NDArray[np.uint8]:
-    wanted = rows * columns
+def _with_largest(others: Floats, likeliest: NDArray[np.uint8]) -> Floats:
+    """What `_without_largest` left, completed to a sum of 1; the likeliest class stays so."""
+    rows = np.arange(len(others))
+    others[rows, likeliest] = 0
+    left = np.maximum(1 - others.sum(axis=1), others.max(axis=1) + 0.1 / _LEVELS)
+    others[rows, likeliest] = left
+    found: Floats = others / others.sum(axis=1, keepdims=True)
+    return found
+
+
+def _packed(values: NDArray[Any]) -> str:
+    """Whole numbers below 256, columns one after the other, compressed, as text."""
+    content = values.astype(np.uint8).tobytes("F")
+    packed = lzma.compress(content, lzma.FORMAT_RAW, filters=_PACKING)
+    return base64.b85encode(packed).decode()
+
+
+def _unpacked(text: object, ends: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """What `_packed` packed: a column for each of `ends`, whose values are below it."""
     try:
-        packed = base64.b64decode(str(text), validate=True)
-        # One byte more than wanted at most: a small file cannot swell without bound.
-        content = zlib.decompressobj().decompress(packed, wanted + 1)
-    except (binascii.Error, zlib.error) as error:
+        unpacking = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=_PACKING)
+        # A small file cannot swell without bound.
+        content = unpacking.decompress(base64.b85decode(str(text)), _MAX_ROWS * len(ends))
+    except (ValueError, lzma.LZMAError) as error:
         raise AuditError(f"packed rows are damaged: {error}") from error
-    if len(content) != wanted:
-        raise AuditError(f"packed rows hold {len(content)} bytes, expected {wanted}")
-    values: NDArray[np.uint8] = np.frombuffer(content, np.uint8).reshape(columns, rows).T
+    if len(content) % len(ends) or not unpacking.eof:
+        raise AuditError(
+            f"packed rows hold {len(content)} bytes, not as many in {len(ends)} columns"
+        )
+    values: NDArray[np.uint8] = np.frombuffer(content, np.uint8).reshape(len(ends), -1).T
+    if (wrong := values >= ends).any():
+        raise AuditError(f"{int(wrong.sum())} packed values are of no class or step")
     return values
 
 
@@ -179,7 +206,7 @@ def read_table(path: Path) -> CalibrationTable:
 
 def write_table(table: CalibrationTable, path: Path) -> None:
     """Write an `audit.json`; the same rows give the same bytes."""
-    path.write_text(json.dumps(table.to_dict(), indent=1, ensure_ascii=False) + "\n", "utf-8")
+    path.write_text(json.dumps(table.to_dict(), ensure_ascii=False) + "\n", "utf-8")
 
 
 def find_table(files: WeightsFiles, weights_sha256: str | None = None) -> CalibrationTable | None:
