@@ -26,8 +26,9 @@ from tqdm import tqdm
 
 from faceattr.audit.answers import Answers, Axis, single
 from faceattr.audit.calibration import CalibrationTable, find_table
+from faceattr.audit.estimates import Estimates
 from faceattr.audit.labelled import Labelled, label_sample, powered_shares
-from faceattr.audit.prevalence import Estimates, measure
+from faceattr.audit.prevalence import measure
 from faceattr.audit.shift import LEVEL, shift_test
 from faceattr.hub import find_weights
 from faceattr.labels import TASKS, Task
@@ -75,7 +76,7 @@ def predict(data: str, weights: str | None, cache: Path) -> None:
     targets: list[tuple[int, ...]] = []
     rows = Rows(Source(data), "validation")
     for start in tqdm(range(0, len(rows), _BATCH), unit="batch"):
-        some = [rows[i] for i in range(start, min(start + _BATCH, len(rows)))]
+        some = rows[start : start + _BATCH]
         targets += [row.targets for row in some]
         chips = [decode_row(row) for row in some]
         for kind, level in (CLEAN, *WORSE):
@@ -87,8 +88,10 @@ def predict(data: str, weights: str | None, cache: Path) -> None:
                 found.setdefault(_name((kind, level)), {}).setdefault(task, []).append(values)
     cache.mkdir(parents=True, exist_ok=True)
     for name, parts in found.items():
+        joined: dict[str, NDArray[Any]]
         joined = {task: np.concatenate(values) for task, values in parts.items()}
-        np.savez(cache / f"validation-{name}.npz", targets=np.array(targets), **joined)
+        joined["targets"] = np.array(targets)
+        np.savez(cache / f"validation-{name}.npz", **joined)  # type: ignore[arg-type]
     told.write_text(digest)
 
 
@@ -208,7 +211,7 @@ def _part(
     cache: Path,
     weights: str | None,
     variant: tuple[str, float],
-    head: Task | None,
+    head: str | None,
     draws: list[int],
 ) -> dict[str, Any]:
     """One head's shares of one variant, or the warnings if `head` is None."""

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 from audit_synthetic import collection, faces, share, table
+from scipy.stats import binomtest
 
 from faceattr.audit import em
 from faceattr.audit.answers import DEFAULT_AXES, Answers, pair, parse_merge, single
@@ -376,3 +377,12 @@ def test_faces_that_are_shown_again_tell_no_more_of_these_images(known):
     np.testing.assert_allclose(often.value, once.value, atol=1e-6)
     widths = [float((found.high - found.low).mean()) for found in (once, often)]
     assert widths[1] == pytest.approx(widths[0], rel=0.1)
+
+
+def test_a_class_that_was_never_seen_may_be_in_the_population(known):
+    answers, _ = collection(40, {"gender": [1.0, 0.0]}, seed=2, sharpness=6.0)
+    found = measure(answers, known, axes=(single(GENDER),), population=True)["gender"].counted
+    # Clopper and Pearson's interval of 0 in 40.
+    expected = binomtest(0, 40).proportion_ci(0.95, "exact").high
+    assert found.value[1] == 0 and found.high[1] == pytest.approx(expected)
+    assert found.low[0] == pytest.approx(1 - expected)

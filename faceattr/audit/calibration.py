@@ -146,7 +146,7 @@ class CalibrationTable:
 
 def _without_largest(probabilities: Floats) -> Floats:
     """Probabilities `(n, classes)` with 0 for each row's likeliest class."""
-    others = probabilities.copy()
+    others: Floats = probabilities.copy()
     others[np.arange(len(others)), others.argmax(1)] = 0
     return others
 

@@ -133,7 +133,9 @@ def collect(
         if restart:
             store.restart()
         if os.fspath(source) == STDIN:
-            source, options = _spool(store, options, restart=restart)
+            if restart or not (output / LIST_NAME).is_file():
+                store.write(LIST_NAME, sys.stdin.buffer.read())
+            source, options = spooled(output, options)
         weights = weights_facts(settings)
         said = _said(source, settings, options, sample, seed, weights)
         if store.is_complete(said):
@@ -195,12 +197,9 @@ def _run(
     return outcome, parts
 
 
-def _spool(store: Store, options: SourceOptions, *, restart: bool) -> tuple[str, SourceOptions]:
-    """Keep the list that comes on standard input."""
-    path = store.folder / LIST_NAME
-    if restart or not path.is_file():
-        store.write(LIST_NAME, sys.stdin.buffer.read())
-    return str(path), replace(options, root=options.root or ".")
+def spooled(output: Path, options: SourceOptions) -> tuple[str, SourceOptions]:
+    """The list that came on standard input, as a source."""
+    return str(output / LIST_NAME), replace(options, root=options.root or ".")
 
 
 def _said(

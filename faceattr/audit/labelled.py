@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from faceattr.audit.answers import DEFAULT_AXES, Answers, Axis, Codes, Floats
-from faceattr.audit.prevalence import Estimates
+from faceattr.audit.estimates import Estimates
 from faceattr.errors import AuditError
 from faceattr.labels import AGE, GENDER, RACE, TASKS
 

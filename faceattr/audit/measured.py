@@ -7,18 +7,19 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from faceattr.audit import present
-from faceattr.audit.answers import Answers, Axis, Floats
+from faceattr.audit.answers import Answers, Axis, Floats, single
 from faceattr.audit.calibration import CalibrationTable
 from faceattr.audit.collected import Collected
+from faceattr.audit.estimates import Estimates
 from faceattr.audit.labelled import FEWEST, powered
 from faceattr.audit.measures import association, reference_shares
 from faceattr.audit.other_system import rates_by_group
-from faceattr.audit.prevalence import Estimates, Shares, measure
+from faceattr.audit.prevalence import Shares, measure
 from faceattr.audit.shift import LEVEL, Shift, shift_test
 from faceattr.errors import AuditError
 from faceattr.labels import TASKS, task
@@ -26,6 +27,9 @@ from faceattr.labels import TASKS, task
 if TYPE_CHECKING:
     # Only the audit of stored collections has pyarrow; the page goes without.
     from faceattr.audit.labelling import Labels
+
+Reference: TypeAlias = "str | Mapping[str, Mapping[str, float]]"
+"""What `read_reference` returns."""
 
 MOST_GROUPS = 50
 """Groups that get shares of their own; with more, only what was left out is split."""
@@ -37,7 +41,7 @@ class Question:
 
     Attributes:
         population: whether the images are a random draw from what is in question.
-        reference: "uniform", "fairface", a JSON file, or shares by task and class.
+        reference: "uniform", "fairface", or shares by task and class; see `read_reference`.
         merge: own bins, as `parse_merge` reads them.
         by: name of the column that splits the collection.
         truth: column with what another system should have said.
@@ -47,7 +51,7 @@ class Question:
     """
 
     population: bool = False
-    reference: str | os.PathLike[str] | Mapping[str, Mapping[str, float]] | None = None
+    reference: Reference | None = None
     merge: tuple[str, ...] = ()
     by: str | None = None
     truth: str | None = None
@@ -153,7 +157,8 @@ def _references(
             task.name: calibration.counts(task) for task in TASKS
         }
     else:
-        named = wanted if isinstance(wanted, Mapping) else _read_reference(wanted)
+        assert not isinstance(wanted, str)
+        named = wanted
     return {
         axis.name: reference_shares(axis, _by_cell(axis, named[axis.tasks[0]]))
         for axis in axes
@@ -161,25 +166,43 @@ def _references(
     }
 
 
-def _read_reference(path: str | os.PathLike[str]) -> Mapping[str, Mapping[str, float]]:
-    try:
-        values = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise AuditError(
-            f"the reference {os.fspath(path)!r} is neither 'uniform', 'fairface' nor a readable "
-            f"JSON file: {error}"
-        ) from error
+def read_reference(
+    wanted: str | os.PathLike[str] | Mapping[str, Mapping[str, float]],
+) -> Reference:
+    """What shares are to be compared with.
+
+    Args:
+        wanted: "uniform", "fairface", a JSON file, or shares by task and class.
+
+    Raises:
+        AuditError: for anything else, and for a task that lacks a class.
+    """
+    if wanted == "uniform" or wanted == "fairface":
+        return str(wanted)
+    values = wanted if isinstance(wanted, Mapping) else _from_file(wanted)
     known = [task.name for task in TASKS]
-    if (
-        not isinstance(values, dict)
-        or not set(values) <= set(known)
-        or not all(isinstance(shares, dict) for shares in values.values())
-    ):
+    if not set(values) <= set(known) or not all(isinstance(v, Mapping) for v in values.values()):
         raise AuditError(
             f"the reference must hold shares by class for some of {known}, such as "
             '{"gender": {"Male": 0.5, "Female": 0.5}}'
         )
+    for name, shares in values.items():
+        axis = single(task(name))
+        try:
+            reference_shares(axis, _by_cell(axis, shares))
+        except (TypeError, ValueError) as error:
+            raise AuditError(f"the reference for {name} holds no numbers: {error}") from error
     return values
+
+
+def _from_file(path: str | os.PathLike[str]) -> Mapping[str, Any]:
+    try:
+        return dict(json.loads(Path(path).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise AuditError(
+            f"the reference {os.fspath(path)!r} is neither 'uniform', 'fairface' nor a readable "
+            f"JSON file of shares by task and class: {error}"
+        ) from error
 
 
 def _by_cell(axis: Axis, shares: Mapping[str, float]) -> Mapping[str, float]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from faceattr.audit.answers import Axis, Codes, Floats
-from faceattr.audit.prevalence import CONFIDENCE, Estimates
+from faceattr.audit.estimates import CONFIDENCE, Estimates
 from faceattr.errors import AuditError
 
 LEAST_COUNT = 30

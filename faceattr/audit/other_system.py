@@ -20,8 +20,8 @@ import numpy as np
 from faceattr.audit import em
 from faceattr.audit.answers import Answers, Axis, Codes, Floats
 from faceattr.audit.calibration import CalibrationTable
+from faceattr.audit.estimates import CONFIDENCE, DRAWS
 from faceattr.audit.measures import Interval
-from faceattr.audit.prevalence import CONFIDENCE, DRAWS
 from faceattr.audit.resampling import (
     ResampledEM,
     calibration_times,

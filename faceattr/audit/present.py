@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from faceattr.audit.answers import Axis, Floats
+from faceattr.audit.estimates import Estimates
 from faceattr.audit.measures import (
     LEAST_COUNT,
     MEASURES,
@@ -17,7 +18,7 @@ from faceattr.audit.measures import (
     total_variation,
 )
 from faceattr.audit.other_system import Rates
-from faceattr.audit.prevalence import Estimates, Shares
+from faceattr.audit.prevalence import Shares
 from faceattr.audit.render import interval, percent
 
 TITLES = {"gender": "Perceived gender", "age": "Perceived age", "race": "Perceived race"}

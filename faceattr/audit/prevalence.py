@@ -14,7 +14,7 @@ classifier errs; and what they are in the *population* the images were drawn fro
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ import numpy as np
 from faceattr.audit import em
 from faceattr.audit.answers import DEFAULT_AXES, Answers, Axis, Codes, Floats, single
 from faceattr.audit.calibration import CalibrationTable
+from faceattr.audit.estimates import DRAWS, Estimates, exact, interval, of_population
 from faceattr.audit.resampling import (
     alike,
     calibration_times,
@@ -33,8 +34,6 @@ from faceattr.audit.simplex import minimise, minimise_sum
 from faceattr.errors import AuditError
 from faceattr.labels import task
 
-CONFIDENCE = 0.95
-DRAWS = 500
 MOST_FACES = 400_000
 """Of a larger collection EM and the bootstrap read a random part of its images; see `measure`."""
 
@@ -48,31 +47,6 @@ It moves the value only: the interval is that of EM without it.
 
 _BORDER = 1e-6
 """Share below which EM has left nothing of a class."""
-
-
-@dataclass(frozen=True, eq=False)
-class Estimates:
-    """One number for each cell with its interval.
-
-    Attributes:
-        value: shape `(cells,)`.
-        low: lower end of the interval; NaN where there is none.
-        high: upper end.
-        draws: what bootstrapping gave, shape `(draws, cells)`; for figures made of shares.
-    """
-
-    value: Floats
-    low: Floats
-    high: Floats
-    draws: Floats = field(repr=False)
-
-    def to_dict(self) -> list[dict[str, float | None]]:
-        """`value`, `low`, `high` by cell, JSON-ready."""
-        columns = {"value": self.value, "low": self.low, "high": self.high}
-        return [
-            {name: None if np.isnan(v[i]) else float(v[i]) for name, v in columns.items()}
-            for i in range(len(self.value))
-        ]
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,31 +92,6 @@ class Shares:
         }
 
 
-def interval(value: Floats, errors: Floats, low: float = 0.0, high: float = 1.0) -> Estimates:
-    """Estimates with the interval that bootstrapped errors give, within `low` to `high`.
-
-    Args:
-        value: shape `(cells,)`.
-        errors: estimate less truth in each draw, shape `(draws, cells)`.
-        low: least possible value.
-        high: largest possible value.
-    """
-    tail = (1 - CONFIDENCE) / 2
-    below, above = np.quantile(errors, [tail, 1 - tail], axis=0)
-    return Estimates(
-        value,
-        np.clip(value + np.minimum(below, 0), low, high),
-        np.clip(value + np.maximum(above, 0), low, high),
-        np.clip(value + errors, low, high),
-    )
-
-
-def exact(value: Floats, draws: int = DRAWS) -> Estimates:
-    """Values that carry no error."""
-    nowhere = np.full(len(value), np.nan)
-    return Estimates(value, nowhere, nowhere, np.broadcast_to(value, (draws, len(value))))
-
-
 def confusion(predicted: Codes, true: Codes, cells: int) -> Floats:
     """Share of each predicted cell among the faces of each true one, `(predicted, true)`."""
     counts = np.bincount(predicted * cells + true, minlength=cells * cells).reshape(cells, cells)
@@ -180,6 +129,7 @@ class _Fitted:
     known_predicted: Codes  # (n,)
     known_true: Codes  # (n,)
     alike: Floats  # faces that have each face's answers, (N,)
+    images: int
 
 
 def _fit(axis: Axis, counts: Codes, answers: Answers, table: CalibrationTable) -> _Fitted:
@@ -205,6 +155,7 @@ def _fit(axis: Axis, counts: Codes, answers: Answers, table: CalibrationTable) -
         axis.predicted(table.probabilities),
         true,
         alike(answers),
+        len(np.unique(answers.image)),
     )
 
 
@@ -259,7 +210,7 @@ def _shares(fitted: _Fitted, means: Floats, times: Floats, population: bool, see
         fitted.axis,
         int(fitted.counts.sum()),
         fitted.counts,
-        interval(counted, shifts) if population else exact(counted, len(means)),
+        of_population(counted, shifts, fitted.images) if population else exact(counted, len(means)),
         interval(matrix, matrices - matrix - truth),
         _including(uncertain, fitted.em),
     )
@@ -417,7 +368,8 @@ def _counted(
         if population:
             shown = _one_hot(axis.predicted(part.probabilities), len(axis.cells))
             means = resampled_means(part.image, shown, draws, seed)
-            estimates = interval(value, means - shown.mean(axis=0))
+            images = len(np.unique(part.image))
+            estimates = of_population(value, means - shown.mean(axis=0), images)
         total = int(counts[name].sum())
         found[name] = Shares(axis, total, counts[name], estimates, None, None)
     return found

@@ -171,9 +171,21 @@ def to_text(report: Mapping[str, Any]) -> str:
         f"{counts['images']:,} images, {counts['failed']:,} not read, "
         f"{counts['without_face']:,} without a face, {counts['faces']:,} faces"
     )
+    for failure in report["failures"]:
+        lines.append(
+            f"  {failure['images']:,} × {failure['kind']}, for example {failure['id']}: "
+            f"{failure['message']}"
+        )
+    if not counts["faces"]:
+        lines.append("No face was found, so there are no shares.")
     for task in report["tasks"]:
-        lines += ["", f"{task['title']:<26} {'counted':>24} {'corrected':>26}"]
+        kinds = ["counted", "corrected", *(["labelled"] if task["has_labelled"] else [])]
+        titles = {"labelled": "with labels"}
+        lines += ["", _columns(task["title"], [titles.get(kind, kind) for kind in kinds])]
         for row in task["rows"]:
-            counted, corrected = interval(row["counted"]), interval(row["corrected"])
-            lines.append(f"  {row['display']:<24} {counted:>24} {corrected:>26}")
+            lines.append(_columns(f"  {row['display']}", [interval(row[kind]) for kind in kinds]))
     return "\n".join(lines) + "\n"
+
+
+def _columns(first: str, others: Sequence[str]) -> str:
+    return f"{first:<26}" + "".join(f"{text:>26}" for text in others)

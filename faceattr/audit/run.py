@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from faceattr.audit.answers import Answers, parse_merge
 from faceattr.audit.calibration import CalibrationTable, find_table
-from faceattr.audit.collect import Engine, Tables, collect
+from faceattr.audit.collect import STDIN, Engine, Tables, collect, spooled
 from faceattr.audit.collected import Collected
 from faceattr.audit.labelled import label_sample
 from faceattr.audit.labelling import (
@@ -25,8 +25,7 @@ from faceattr.audit.labelling import (
     read_sheet,
     write_sheet,
 )
-from faceattr.audit.measured import Question
-from faceattr.audit.places import Ref
+from faceattr.audit.measured import Question, read_reference
 from faceattr.audit.reading import read_collected
 from faceattr.audit.render import to_html, to_markdown
 from faceattr.audit.report import build_report
@@ -137,13 +136,13 @@ def audit(
         WeightsError: when the weights cannot be had.
     """
     folder = Path(output)
-    notes: list[str] = []
-    if forget:
-        notes.append(f"{forget_crops(folder)} crops deleted in {folder}")
-        if source is None:
-            return Audited(folder, notes=tuple(notes))
+    forgotten = (f"{forget_crops(folder)} crops deleted in {folder}",) if forget else ()
     if source is None:
-        raise AuditError("expected a SOURCE: a folder, a glob, a table, an archive or a data set")
+        if not forget:
+            raise AuditError(
+                "expected a SOURCE: a folder, a glob, a table, an archive or a data set"
+            )
+        return Audited(folder, notes=forgotten)
     if (truth is None) != (prediction is None):
         raise AuditError("--truth and --prediction name two columns; give both")
     columns = tuple(dict.fromkeys(c for c in (*keep, by, truth, prediction) if c is not None))
@@ -155,7 +154,7 @@ def audit(
     list(map(parse_merge, merge))
     question = Question(
         population=population,
-        reference=reference,
+        reference=None if reference is None else read_reference(reference),
         merge=tuple(merge),
         by=by,
         truth=truth,
@@ -163,28 +162,48 @@ def audit(
         labels=None if labels is None else read_sheet(Path(labels)),
         seed=seed,
     )
-    tables = _earlier(source, folder) or collect(
-        source,
-        folder,
-        settings,
-        options,
-        sample=sample,
-        seed=seed,
+    asked = _Asked(source, folder, options, settings, sample, question, label_sample)
+    done = _answer(asked, engine, restart=restart, quiet=quiet)
+    return replace(done, notes=(*forgotten, *done.notes))
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What `audit` was asked for, checked as far as it can be before the images are read."""
+
+    source: str | os.PathLike[str]
+    folder: Path
+    options: SourceOptions
+    settings: Settings
+    sample: int | None
+    question: Question
+    sheet: int | None
+
+
+def _answer(asked: _Asked, engine: Engine | None, *, restart: bool, quiet: bool) -> Audited:
+    """Tables, of which those of an earlier audit are used as they are, and their report."""
+    question = asked.question
+    tables = _earlier(asked.source, asked.folder) or collect(
+        asked.source,
+        asked.folder,
+        asked.settings,
+        asked.options,
+        sample=asked.sample,
+        seed=question.seed,
         engine=engine,
         restart=restart,
         quiet=quiet,
     )
-    wanted = [name for name in (truth, prediction) if name is not None]
+    wanted = [name for name in (question.truth, question.prediction) if name is not None]
     images = tables.images if tables.images.is_file() else None
-    found = read_collected(tables.faces, images, by=by, columns=wanted)
+    found = read_collected(tables.faces, images, by=question.by, columns=wanted)
     facts = {**tables.facts, "created": date.today().isoformat()}
-    report = build_report(found, facts, question, _calibration(facts, settings))
-    _write(folder, report)
-    notes.append(f"report: {folder / f'{REPORT_NAME}.html'}")
-    if label_sample is not None:
-        notes += _sheet(found, tables, label_sample, seed, source, options, settings, sample)
-    failed = sum(found.failed.values())
-    return Audited(folder, report, tables, failed, tuple(notes))
+    report = build_report(found, facts, question, _calibration(facts, asked.settings))
+    _write(asked.folder, report)
+    notes = [f"report: {asked.folder / f'{REPORT_NAME}.html'}"]
+    if asked.sheet is not None:
+        notes.append(_sheet(found, tables, asked, asked.sheet))
+    return Audited(asked.folder, report, tables, sum(found.failed.values()), tuple(notes))
 
 
 def _calibration(facts: Mapping[str, Any], settings: Settings) -> CalibrationTable | None:
@@ -254,30 +273,29 @@ def _facts_of(faces: Path) -> dict[str, Any]:
     }
 
 
-def _sheet(
-    found: Collected,
-    tables: Tables,
-    size: int,
-    seed: int,
-    source: str | os.PathLike[str],
-    options: SourceOptions,
-    settings: Settings,
-    sample: int | None,
-) -> list[str]:
-    """Write the sheet of faces to label."""
-    if tables.facts.get("kind") == "faces" or _earlier(source, tables.faces.parent) is not None:
+def _sheet(found: Collected, tables: Tables, asked: _Asked, size: int) -> str:
+    """Write the sheet of faces to label; what to do with it."""
+    folder, seed = tables.faces.parent, asked.question.seed
+    if tables.facts.get("kind") == "faces" or _earlier(asked.source, folder) is not None:
         raise AuditError(
             "--label-sample shows crops of faces: give the images as SOURCE, with the same "
             "--output; tables that are complete are not made again"
         )
+    source, options = os.fspath(asked.source), asked.options
+    if source == STDIN:
+        source, options = spooled(folder, options)
     collection = open_collection(source, options)
-    if sample is not None:
-        collection = sampled(collection, sample, seed)
+    if asked.sample is not None:
+        collection = sampled(collection, asked.sample, seed)
     chosen = label_sample(Answers(found.probabilities, found.image), size, seed)
-    refs: Callable[[], Iterator[Ref]] = collection.refs
-    read = replace(settings, root=collection.root, http=options.http, parquet=collection.parquet)
-    page = write_sheet(tables.faces, chosen, tables.faces.parent, refs, read)
-    return [
+    read = replace(
+        asked.settings,
+        root=collection.root,
+        http=options.http,
+        parquet=collection.parquet,
+    )
+    page = write_sheet(tables.faces, chosen, folder, collection.refs, read)
+    return (
         f"{len(chosen.rows)} faces to label: open {page}, save its CSV, then give --labels; "
         f"--forget deletes the crops ({PAGE_NAME} and {SHEET_NAME} lie in the same folder)"
-    ]
+    )
