@@ -8,6 +8,7 @@ limits of `page/limits.py`. What pictures go through is in `page/`.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
@@ -59,7 +60,6 @@ def main() -> None:
     """Serve the page until interrupted."""
     from page.limits import Limits
 
-    # Before FastMCP is imported, which otherwise sets up the log for the whole process.
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     try:
         limits = Limits.from_env(os.environ)
@@ -72,19 +72,19 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="faceattr-") as folder:
         os.environ.setdefault("GRADIO_TEMP_DIR", folder)
         os.environ.setdefault("MPLCONFIGDIR", folder)
-        from page.server import bind, serve
+        from page.server import Site, bind, make_server
         from page.service import FaceService
 
         try:
             at = bind(host, port)
         except ValueError as error:
             sys.exit(f"error: {error}")
+        server = make_server(Site(FaceService(pipeline, limits, note=note)))
         shown = f"[{host}]" if ":" in host else host
-
-        def ready() -> None:
-            print(f"Serving on http://{shown}:{at.getsockname()[1]}", flush=True)  # noqa: T201
-
-        serve(FaceService(pipeline, limits, note=note), at, ready)
+        print(f"Serving on http://{shown}:{at.getsockname()[1]}", flush=True)  # noqa: T201
+        # A second Ctrl-C stops at once.
+        with contextlib.suppress(KeyboardInterrupt):
+            server.run([at])
 
 
 if __name__ == "__main__":

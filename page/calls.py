@@ -58,5 +58,4 @@ class Calls:
         """The same in the thread that calls it."""
         field = ENDPOINTS[name].field
         images = {"": [], "picture": sources[:1]}.get(field, [sources])
-        answer: dict[str, Any] = getattr(self.service, name)(*images, **options)
-        return answer
+        return getattr(self.service, name)(*images, **options)  # type: ignore[no-any-return]

@@ -6,11 +6,10 @@ until the answer is made.
 
 from __future__ import annotations
 
-import csv
 import io
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
@@ -28,6 +27,7 @@ from faceattr.results import FaceResult
 from page.errors import RequestError
 from page.limits import Limits
 from page.service import FaceService, Found, Source
+from page.view.encode import csv_text
 
 WORTH_FACES = 100
 """Faces from which the page calls an interval worth something: a half is then known to ±10 %."""
@@ -181,7 +181,7 @@ class Gathered:
 
     def faces_csv(self) -> str:
         """The table of faces."""
-        return _csv(self.rows)
+        return csv_text(self.rows)
 
     def images_csv(self) -> str:
         """The table of images, failures included."""
@@ -195,16 +195,7 @@ class Gathered:
             }
             for number, name in enumerate(self.names)
         ]
-        return _csv(rows)
-
-
-def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    stream = io.StringIO()
-    if rows:
-        writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    return stream.getvalue()
+        return csv_text(rows)
 
 
 def look(service: FaceService, item: Item, *, crops: bool) -> Found | RequestError:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
+
+from page.errors import RequestError
 
 API = "/api/v1/"
 DOCUMENT: dict[str, Any] = json.loads(files("page").joinpath("openapi.json").read_text("utf-8"))
@@ -57,6 +60,30 @@ ENDPOINTS = {
     if path.startswith(API)
 }
 """All of version 1, by name."""
+
+
+def checked(name: str, value: Any, known: Sequence[str] = ()) -> Any:
+    """The value of an option, held against its schema.
+
+    Args:
+        name: of the option.
+        value: as it came.
+        known: what it may be where only the server knows.
+
+    Raises:
+        RequestError: "bad_request".
+    """
+    schema = SCHEMAS[name]
+    if schema["type"] == "string":
+        known = known or schema["enum"]
+        if not isinstance(value, str) or value not in known:
+            raise RequestError("bad_request", f"expected {name} as one of: {', '.join(known)}")
+        return value
+    least, most = schema["minimum"], schema["maximum"]
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not (is_number and least <= value <= most):
+        raise RequestError("bad_request", f"expected {name} as a number from {least} to {most}")
+    return value
 
 
 def openapi(version: str, detectors: list[str], max_batch: int) -> dict[str, Any]:

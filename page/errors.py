@@ -17,6 +17,14 @@ STATUS = {
 """HTTP status by kind of error."""
 
 
+MESSAGES = {
+    "busy": "busy, try again in a moment",
+    "too_much": "the server holds too many pictures just now, try again in a moment",
+    "internal": "something went wrong on the server; it has been logged",
+}
+"""What is said where nothing else is."""
+
+
 class RequestError(Exception):
     """A request that gets no result.
 
@@ -24,32 +32,10 @@ class RequestError(Exception):
         kind: key of `STATUS`; stable, for programs.
     """
 
-    def __init__(self, kind: str, message: str) -> None:
-        super().__init__(message)
+    def __init__(self, kind: str, message: str = "") -> None:
+        super().__init__(message or MESSAGES[kind])
         self.kind = kind
-
-    @property
-    def status(self) -> int:
-        """HTTP status."""
-        return STATUS[self.kind]
 
     def to_dict(self) -> dict[str, str]:
         """`kind` and `message`."""
         return {"kind": self.kind, "message": str(self)}
-
-
-def busy() -> RequestError:
-    """The answer when the queue is full."""
-    return RequestError("busy", "busy, try again in a moment")
-
-
-def too_much() -> RequestError:
-    """The answer when the server holds as many images as it may."""
-    return RequestError(
-        "too_much", "the server holds too many pictures just now, try again in a moment"
-    )
-
-
-def internal() -> RequestError:
-    """The answer to an error of ours; what happened stands in the server's log."""
-    return RequestError("internal", "something went wrong on the server; it has been logged")

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
-from fastapi import FastAPI
+from starlette.applications import Starlette
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartParser
 from starlette.requests import Request
@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 import faceattr
 from page.calls import Calls
 from page.endpoints import API, ENDPOINTS, SCHEMAS, openapi
-from page.errors import RequestError, internal
+from page.errors import STATUS, RequestError
 from page.service import API_VERSION, Source
 
 FORMS = {name: endpoint for name, endpoint in ENDPOINTS.items() if endpoint.field}
@@ -39,17 +39,12 @@ def error_response(error: RequestError) -> JSONResponse:
         "too_slow": {"Connection": "close"},
         "not_allowed": {"Allow": "POST"},
     }.get(error.kind)
-    return JSONResponse(content, error.status, headers)
+    return JSONResponse(content, STATUS[error.kind], headers)
 
 
-def add_routes(app: FastAPI, calls: Calls) -> None:
+def add_routes(app: Starlette, calls: Calls) -> None:
     """The plain HTTP endpoints, the health check, and our own upload in place of Gradio's."""
-    service, gate = calls.service, calls.gate
-
-    async def refused(_: Request, error: Exception) -> Response:
-        return error_response(error if isinstance(error, RequestError) else internal())
-
-    app.add_exception_handler(RequestError, refused)
+    service, limits, gate = calls.service, calls.service.limits, calls.gate
 
     async def health(_: Request) -> Response:
         state = "stopping" if gate.closed else "ok"
@@ -61,8 +56,7 @@ def add_routes(app: FastAPI, calls: Calls) -> None:
         return JSONResponse(service.model_info())
 
     async def description(_: Request) -> Response:
-        most = service.limits.max_batch
-        return JSONResponse(openapi(faceattr.__version__, service.detectors, most))
+        return JSONResponse(openapi(faceattr.__version__, service.detectors, limits.max_batch))
 
     async def call(request: Request) -> Response:
         name = request.path_params["name"]
@@ -73,7 +67,7 @@ def add_routes(app: FastAPI, calls: Calls) -> None:
                 "not_allowed", f"expected POST with a form (multipart), came {request.method}"
             )
         endpoint = FORMS[name]
-        most = service.limits.max_batch if endpoint.field == "pictures" else 1
+        most = limits.max_batch if endpoint.field == "pictures" else 1
         async with _form(request, endpoint.field, endpoint.options, most) as (files, texts):
             options = {name: _value(name, text) for name, text in texts.items()}
             # Read by the worker, so that no more images are copied than are worked on.
@@ -100,7 +94,7 @@ def _value(name: str, text: str) -> Any:
         raise RequestError("bad_request", f"expected {name} as a number") from None
 
 
-def _add_uploads(app: FastAPI, calls: Calls) -> None:
+def _add_uploads(app: Starlette, calls: Calls) -> None:
     """Gradio's way to upload, and to look at what was uploaded, from memory."""
     limits, inbox = calls.service.limits, calls.inbox
     # Gradio's page sends all files of a collection in one form.
@@ -147,10 +141,11 @@ async def _form(
     Raises:
         RequestError: when the form is damaged or holds something else.
     """
+    expected = RequestError(
+        "bad_request", f"expected multipart/form-data with a file in the field {field!r}"
+    )
     if not request.headers.get("content-type", "").startswith("multipart/form-data"):
-        raise RequestError(
-            "bad_request", f"expected multipart/form-data with a file in the field {field!r}"
-        )
+        raise expected
     parser = MultiPartParser(
         request.headers, request.stream(), max_files=most, max_fields=8, max_part_size=1_000
     )
@@ -175,7 +170,7 @@ async def _form(
             )
         found = [value for name, value in items if name == field and isinstance(value, UploadFile)]
         if not found:
-            raise RequestError("bad_request", f"expected a file in the form field {field!r}")
+            raise expected
         yield found, {name: value for name, value in items if isinstance(value, str)}
     finally:
         await form.close()

@@ -5,19 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import signal
+import os
 import socket
-import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 import uvicorn
-from fastapi import FastAPI
+from starlette.applications import Starlette
 from starlette.routing import Route
 
-from page.admission.body import Budget
 from page.admission.front_door import FrontDoor
 from page.admission.gate import Gate
 from page.admission.gradio_private import Inside
@@ -63,7 +61,6 @@ class Site:
     Attributes:
         service: what answers.
         gate: what admits.
-        budget: bytes of images that are held.
         inbox: images between upload and request.
         calls: the way of every call through these.
         tools: the application for agents, if there is one.
@@ -76,24 +73,22 @@ class Site:
         limits = service.limits
         self.service = service
         self.gate = Gate(limits.workers, limits.max_waiting, limits.time_limit)
-        self.budget = Budget(limits.max_held_bytes)
-        self.inbox = Inbox(limits, self.budget)
+        self.inbox = Inbox(limits)
         self.calls = Calls(service, self.gate, self.inbox)
         self.tools = make_tools(self.calls)
-        self.demo = build_page(self.calls, self.tools is not None)
-        self.app = FastAPI(
-            lifespan=self._lifespan, docs_url=None, redoc_url=None, openapi_url=None, debug=False
-        )
-        self.inside = self._assemble()
-
-    def _assemble(self) -> Inside:
-        app = self.app
-        add_routes(app, self.calls)
+        self.demo = build_page(self.calls, has_tools=self.tools is not None)
+        self.app = Starlette(lifespan=self._lifespan)
+        add_routes(self.app, self.calls)
         if self.tools is not None:
             for path in (TOOLS_PATH, f"{TOOLS_PATH}/"):
-                app.router.routes.append(Route(path, self.tools))
+                self.app.router.routes.append(Route(path, self.tools))
+        self._mount()
+        self.inside = Inside(self.app, self.demo)
+        self.app.add_middleware(FrontDoor, calls=self.calls, inside=self.inside)
+
+    def _mount(self) -> None:
         gr.mount_gradio_app(
-            app,
+            self.app,
             self.demo,
             path="/",
             theme=theme(),
@@ -107,12 +102,9 @@ class Site:
             max_file_size=self.service.limits.max_bytes,
             footer_links=["api"],
         )
-        inside = Inside(app, self.demo)
-        app.add_middleware(FrontDoor, calls=self.calls, budget=self.budget, inside=inside)
-        return inside
 
     @contextlib.asynccontextmanager
-    async def _lifespan(self, _: FastAPI) -> AsyncIterator[None]:
+    async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
         async def sweep() -> None:
             while True:
                 self.inbox.sweep()
@@ -131,21 +123,14 @@ class Site:
 class _Server(uvicorn.Server):
     """Uvicorn that answers what is in flight before it stops."""
 
-    def __init__(self, config: uvicorn.Config, site: Site, ready: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, gate: Gate) -> None:
         super().__init__(config)
-        self._site = site
-        self._ready = ready
+        self._gate = gate
         self._draining: asyncio.Task[None] | None = None
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start, and tell so."""
-        await super().startup(sockets=sockets)
-        if self.started:
-            self._ready()
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """First signal: drain, then stop; second: stop at once."""
-        if self._draining is not None or sig == signal.SIGINT:
+        if self._draining is not None:
             super().handle_exit(sig, frame)
             return
         # A signal may come while the loop sleeps, hence a call that wakes it.
@@ -153,71 +138,38 @@ class _Server(uvicorn.Server):
         asyncio.get_running_loop().call_soon_threadsafe(lambda: None)
 
     async def _drain(self) -> None:
-        await self._site.gate.drained(DRAIN_S)
-        await asyncio.sleep(LINGER_S)
+        is_idle = self._gate.pending == 0
+        await self._gate.drained(DRAIN_S)
+        await asyncio.sleep(0 if is_idle else LINGER_S)
         self.should_exit = True
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A socket at an address that nobody else has; port 0 takes a free one.
+    """A socket that listens at an address which nobody else has; port 0 takes a free one.
 
     Raises:
         ValueError: saying why the address cannot be had.
     """
     kind = socket.AF_INET6 if ":" in host else socket.AF_INET
-    found = socket.socket(kind, socket.SOCK_STREAM)
-    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        found.bind((host, port))
+        return socket.create_server((host, port), family=kind, backlog=2_048)
     except OSError as error:
-        found.close()
         raise ValueError(
-            f"cannot serve on {host}:{port}: {(error.strerror or str(error)).lower()}; choose "
+            f"cannot serve on {host}:{port}: {os.strerror(error.errno or 0).lower()}; choose "
             "another with GRADIO_SERVER_NAME and GRADIO_SERVER_PORT"
         ) from None
-    return found
 
 
-def _server(site: Site, ready: Callable[[], None]) -> _Server:
+def make_server(site: Site) -> uvicorn.Server:
+    """A server of a site, to be run with the socket that `bind` gave."""
     config = uvicorn.Config(
         site.app,
         http=protocol(site.service.limits.head_time),
         ws="none",
         log_level="warning",
-        access_log=False,
         limit_concurrency=MAX_CONNECTIONS,
         timeout_graceful_shutdown=2,
         timeout_keep_alive=30,
-        proxy_headers=True,
         server_header=False,
     )
-    return _Server(config, site, ready)
-
-
-@contextlib.contextmanager
-def running(service: FaceService) -> Iterator[tuple[str, Site]]:
-    """A server on a free port of the loopback interface: its address and parts."""
-    site, ready = Site(service), threading.Event()
-    at = bind("127.0.0.1", 0)
-    server = _server(site, ready.set)
-    thread = threading.Thread(target=server.run, args=([at],), daemon=True)
-    thread.start()
-    while not ready.wait(0.05):
-        if not thread.is_alive():
-            raise RuntimeError("the server did not start")
-    try:
-        yield f"http://127.0.0.1:{at.getsockname()[1]}/", site
-    finally:
-        server.should_exit = True
-        thread.join(10)
-
-
-def serve(service: FaceService, at: socket.socket, ready: Callable[[], None]) -> None:
-    """Serve until a signal comes.
-
-    Args:
-        service: what answers.
-        at: as `bind` gives it.
-        ready: called once requests are answered.
-    """
-    _server(Site(service), ready).run([at])
+    return _Server(config, site.gate)

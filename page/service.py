@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, TypeAlias, cast, get_args
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import faceattr
 from faceattr import labels
-from faceattr.detection import FaceDetector, load_detector
-from faceattr.errors import CropWarning, DetectorError, FaceAttrError, ImageDecodeError
+from faceattr.detection import load_detector
+from faceattr.errors import CropWarning, DetectorError, FaceAttrError
+from faceattr.explain import CAVEAT, explain
 from faceattr.images import OpenedImage, open_image
-from faceattr.pipeline import Detect, FacePipeline
+from faceattr.pipeline import FacePipeline
 from faceattr.results import FaceResult
-from page.endpoints import SCHEMAS
+from page.endpoints import checked
 from page.errors import RequestError
-from page.explain import CAVEAT, explain
 from page.limits import Limits
 from page.view.encode import data_url
 from page.view.report import parameters, read_licence, read_report, task_info
 
 API_VERSION = "1"
+SHOWN_LIMITS = ("max_bytes", "max_pixels", "max_faces", "max_batch", "time_limit", "body_time")
+"""What `/model_info` says of the limits."""
 log = logging.getLogger("faceattr")
 Source: TypeAlias = "bytes | Callable[[], bytes] | RequestError"
 """A file's content, what gives it, or why there is none."""
@@ -54,6 +55,16 @@ class Found:
     decode_ms: float
     predict_ms: float
 
+    def to_dict(self) -> dict[str, Any]:
+        """Size and numbered faces, JSON-ready."""
+        faces = [{"number": n, **face.to_dict()} for n, face in enumerate(self.faces, start=1)]
+        return {
+            "width": self.width,
+            "height": self.height,
+            "truncated": self.truncated,
+            "faces": faces,
+        }
+
 
 class FaceService:
     """What the page and every way into the API share. Calling it from several threads is safe."""
@@ -78,7 +89,13 @@ class FaceService:
         self._pipelines = {pipeline.info.detector: pipeline}
         if "haar" not in self._pipelines:
             try:
-                self._pipelines["haar"] = _with_detector(pipeline, load_detector("haar"))
+                self._pipelines["haar"] = FacePipeline(
+                    pipeline.classifier,
+                    load_detector("haar"),
+                    files=pipeline.files,
+                    mirror=pipeline.info.mirror,
+                    min_face=pipeline.min_face,
+                )
             except DetectorError as error:
                 log.warning("no second detector: %s", error)
 
@@ -86,23 +103,6 @@ class FaceService:
     def detectors(self) -> list[str]:
         """Names of the detectors that a request may ask for, the preferred one first."""
         return list(self._pipelines)
-
-    def open(self, source: Source) -> OpenedImage:
-        """Read a picture's header and hold it against the limits.
-
-        Raises:
-            RequestError: "bad_picture", "too_large" or what the source says.
-        """
-        if isinstance(source, RequestError):
-            raise source
-        content = source if isinstance(source, bytes) else source()
-        self.limits.check(len(content))
-        try:
-            return open_image(
-                content, max_bytes=self.limits.max_bytes, max_pixels=self.limits.max_pixels
-            )
-        except ImageDecodeError as error:
-            raise RequestError("bad_picture", str(error)) from error
 
     def find(
         self,
@@ -117,12 +117,12 @@ class FaceService:
         Raises:
             RequestError: for a bad picture or option.
         """
-        pipeline, effort = self._chosen(detector, min_face, detect)
+        pipeline, options = self._chosen(detector, min_face, detect)
         most = self.limits.max_faces
         return self._found(
             source,
             pipeline.info.detector,
-            lambda picture: pipeline(picture, min_face=min_face, max_faces=most + 1, detect=effort),
+            lambda picture: pipeline(picture, max_faces=most + 1, **options),
         )
 
     def whole(self, source: Source) -> Found:
@@ -138,16 +138,21 @@ class FaceService:
     ) -> Found:
         """Open a picture and let `answer` find its faces; both are timed."""
         start = time.perf_counter()
-        picture = self.open(source)
-        opened = time.perf_counter()
+        if isinstance(source, RequestError):
+            raise source
+        content = source if isinstance(source, bytes) else source()
+        limits = self.limits
+        limits.check(len(content))
         try:
+            picture = open_image(content, max_bytes=limits.max_bytes, max_pixels=limits.max_pixels)
+            opened = time.perf_counter()
             faces = answer(picture)
         except FaceAttrError as error:
             raise RequestError("bad_picture", str(error)) from error
         decoding = picture.decode_seconds
         predicting = time.perf_counter() - opened - decoding
         width, height = picture.size
-        most = self.limits.max_faces
+        most = limits.max_faces
         return Found(
             picture=picture,
             width=width,
@@ -188,7 +193,7 @@ class FaceService:
                 continue
             decode_ms += found.decode_ms
             predict_ms += found.predict_ms
-            entries.append({"index": index, "error": None, **picture_dict(found)})
+            entries.append({"index": index, "error": None, **found.to_dict()})
         return {
             **self.head(pipeline.info.detector),
             "pictures": entries,
@@ -206,7 +211,7 @@ class FaceService:
     def _answer(self, found: Found) -> dict[str, Any]:
         return {
             **self.head(found.detector),
-            **picture_dict(found),
+            **found.to_dict(),
             "timing_ms": _timing(found.decode_ms, found.predict_ms),
         }
 
@@ -216,7 +221,7 @@ class FaceService:
         Raises:
             RequestError: for a bad picture or task.
         """
-        _check_one_of("task", task, [known.name for known in labels.TASKS])
+        checked("task", task)
         found = self.whole(source)
         result = explain(self.pipeline, found.faces[0].crop, task)
         return {
@@ -234,8 +239,6 @@ class FaceService:
         """Answer of `/model_info`."""
         config = self.pipeline.config
         info = self.pipeline.info
-        report = self.report or {}
-        limits = self.limits
         return {
             **self.head(info.detector),
             "note": self.note,
@@ -247,15 +250,10 @@ class FaceService:
             "parameters": parameters(self.pipeline, self.report),
             "image_size": config.preprocessing.image_size,
             "licence": {"weights": self.licence, "code": "Apache-2.0"},
-            "evaluated_on": report.get("dataset"),
+            "evaluated_on": (self.report or {}).get("dataset"),
             "tasks": task_info(config, self.report),
             "limits": {
-                "max_bytes": limits.max_bytes,
-                "max_pixels": limits.max_pixels,
-                "max_faces": limits.max_faces,
-                "max_batch": limits.max_batch,
-                "time_limit": limits.time_limit,
-                "body_time": limits.body_time,
+                **{name: getattr(self.limits, name) for name in SHOWN_LIMITS},
                 # Kept for version 1 of the API: no server fetches images any more.
                 "remote_urls": False,
             },
@@ -273,44 +271,15 @@ class FaceService:
 
     def _chosen(
         self, detector: str = "default", min_face: float = 0.0, detect: str = "fast"
-    ) -> tuple[FacePipeline, Detect]:
-        """The pipeline of a detector and how it is to look, after a look at the options."""
-        _check_one_of("detector", detector, ["default", *self._pipelines])
-        _check_one_of("detect", detect, get_args(Detect))
-        most = SCHEMAS["min_face"]["maximum"]
-        is_number = isinstance(min_face, (int, float)) and not isinstance(min_face, bool)
-        if not (is_number and 0 <= min_face <= most):
-            raise RequestError("bad_request", f"expected min_face as a number from 0 to {most:g}")
+    ) -> tuple[FacePipeline, dict[str, Any]]:
+        """The pipeline of a detector, and what else it is called with."""
+        detector = checked("detector", detector, ["default", *self._pipelines])
+        options = {"min_face": checked("min_face", min_face), "detect": checked("detect", detect)}
         pipeline = self._pipelines.get(detector, self.pipeline)
         if detect == "thorough" and pipeline.info.detector == "haar":
             raise RequestError("bad_request", "expected another detector for a thorough search")
-        return pipeline, cast(Detect, detect)
-
-
-def picture_dict(found: Found) -> dict[str, Any]:
-    """Size and numbered faces of one picture."""
-    return {
-        "width": found.width,
-        "height": found.height,
-        "truncated": found.truncated,
-        "faces": [
-            {"number": number, **face.to_dict()} for number, face in enumerate(found.faces, start=1)
-        ],
-    }
+        return pipeline, options
 
 
 def _timing(decode_ms: float, predict_ms: float) -> dict[str, float]:
     return {"decode": round(decode_ms, 1), "predict": round(predict_ms, 1)}
-
-
-def _check_one_of(name: str, value: Any, known: Sequence[str]) -> None:
-    if not isinstance(value, str) or value not in known:
-        raise RequestError("bad_request", f"expected {name} as one of: {', '.join(known)}")
-
-
-def _with_detector(pipeline: FacePipeline, detector: FaceDetector) -> FacePipeline:
-    """The same network behind another detector."""
-    other = copy.copy(pipeline)
-    other.detector = detector
-    other.info = replace(pipeline.info, detector=detector.name)
-    return other

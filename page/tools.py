@@ -12,7 +12,6 @@ import contextlib
 import json
 from typing import Any
 
-from jsonschema import ValidationError, validate
 from mcp.server.lowlevel import Server
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp.types import CallToolResult, TextContent, Tool, ToolAnnotations
@@ -21,17 +20,9 @@ from starlette.types import Receive, Scope, Send
 
 import faceattr
 from page.calls import Calls
-from page.endpoints import ENDPOINTS, openapi
+from page.endpoints import DOCUMENT, ENDPOINTS, openapi
 from page.errors import RequestError
 from page.limits import Limits
-
-INSTRUCTIONS = (
-    "Perceived gender, age group and race of faces in pictures, as FairFace's annotators would "
-    "most likely have labelled them, with calibrated probabilities. For describing picture "
-    "collections and measuring other systems, never for deciding anything about a person. "
-    "An answer marked unsure is to be passed on as unsure. model_info tells how accurate the "
-    "answers are for which group."
-)
 
 
 def _result(answer: dict[str, Any], failure: str | None = None) -> CallToolResult:
@@ -76,30 +67,12 @@ def _tools(detectors: list[str], limits: Limits) -> dict[str, Tool]:
     return tools
 
 
-def _check(tool: Tool, arguments: dict[str, Any]) -> None:
-    """Hold arguments against a tool's schema; what is said of them repeats nothing of them.
-
-    Raises:
-        RequestError: "bad_request".
-    """
-    known = tool.inputSchema["properties"]
-    if arguments.keys() - known.keys():
-        names = ", ".join(known) or "none"
-        raise RequestError("bad_request", f"expected only these arguments: {names}")
-    try:
-        validate(arguments, tool.inputSchema)
-    except ValidationError as error:
-        where = ".".join(map(str, error.absolute_path)) or "arguments"
-        wanted = f"{error.validator} {json.dumps(error.validator_value)}"
-        raise RequestError("bad_request", f"{where}: expected {wanted}") from None
-
-
 class Tools:
     """An ASGI application that speaks the protocol over streamable HTTP, without sessions."""
 
     def __init__(self, calls: Calls) -> None:
         """Start nothing yet; see `running`."""
-        server: Any = Server("faceattr", faceattr.__version__, INSTRUCTIONS)
+        server: Any = Server("faceattr", faceattr.__version__, DOCUMENT["info"]["description"])
         tools = _tools(calls.service.detectors, calls.service.limits)
 
         @server.list_tools()  # type: ignore[untyped-decorator]
@@ -111,7 +84,10 @@ class Tools:
             try:
                 if name not in tools:
                     raise RequestError("bad_request", f"expected a tool of: {', '.join(tools)}")
-                _check(tools[name], arguments)
+                known = tools[name].inputSchema["properties"]
+                if arguments.keys() - known.keys():
+                    names = ", ".join(known) or "none"
+                    raise RequestError("bad_request", f"expected only these arguments: {names}")
                 payload = arguments.pop(ENDPOINTS[name].field, None)
                 return _result(await calls.endpoint(name, payload, arguments))
             except RequestError as error:
@@ -121,8 +97,7 @@ class Tools:
 
     def running(self) -> contextlib.AbstractAsyncContextManager[None]:
         """While this is entered, requests are answered; once only."""
-        context: contextlib.AbstractAsyncContextManager[None] = self._manager.run()
-        return context
+        return self._manager.run()  # type: ignore[no-any-return]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One HTTP request; there are no streams to listen to and no sessions to end."""

@@ -20,6 +20,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -96,7 +97,8 @@ def half_heads(count: int) -> Attack:
                     waiting.unregister(key.fileobj)
                     key.fileobj.close()  # type: ignore[union-attr]
                 for key in waiting.get_map().values():
-                    key.fileobj.sendall(b"x")  # type: ignore[union-attr]
+                    with suppress(OSError):
+                        key.fileobj.sendall(b"x")  # type: ignore[union-attr]
             left = [key.fileobj for key in waiting.get_map().values()]
         for stream in left:
             stream.close()  # type: ignore[union-attr]

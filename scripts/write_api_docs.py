@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Iterator
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from page.errors import STATUS  # noqa: E402
 from page.limits import Limits  # noqa: E402
 from page.service import API_VERSION, FaceService  # noqa: E402
 from page.view.examples import FOLDER  # noqa: E402
-from page.view.texts import filled, snippets, use  # noqa: E402
+from page.view.texts import filled  # noqa: E402
 
 TARGET = ROOT / "docs" / "api.md"
 KINDS = {"integer": "number", "boolean": "true or false", "array": "list"}
@@ -52,21 +52,18 @@ def document(service: FaceService) -> str:
     """The whole file, with an answer of this service."""
     example = service.predict(FOLDER.joinpath("collins.jpg").read_bytes())
     reasons = {one["const"]: one for one in SCHEMAS["Reason"]["properties"]["kind"]["oneOf"]}
-    limits = [
-        (item.metadata["variable"], f"{item.default:,}", item.metadata["meaning"])
-        for item in fields(Limits)
-    ]
+    page = filled("use.md", limits=service.limits, endpoints=ENDPOINTS, tools=True)
     return filled(
         "api.md",
         version=API_VERSION,
-        code=snippets(use(service.limits, has_tools=True)),
+        code=dict(re.findall(r"^```(\w+)\n(.*?)^```$", page, re.M | re.S)),
         endpoints=list(ENDPOINTS.values()),
         schemas=SCHEMAS,
         kind=kind,
         fields=list(described(SCHEMAS["predict"], "", set())),
         example=json.dumps(example, indent=2, ensure_ascii=False),
         errors=[(name, status, reasons[name]["description"]) for name, status in STATUS.items()],
-        limits=limits,
+        default={name: f"{value:,}" for name, value in vars(Limits()).items()},
     )
 
 

@@ -64,9 +64,7 @@ def tiny_fairface(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator["tuple[str, Site]"]:
     """The address and the parts of one running server, with a small network and default limits."""
-    from site_fixtures import tiny_service
-
-    from page.server import running
+    from site_fixtures import running, tiny_service
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("gradio")))

@@ -93,6 +93,26 @@ def tiny_service(**limits):
     return FaceService(tiny_pipeline(), Limits(**limits))
 
 
+@contextmanager
+def running(service):
+    """A server on a free port of the loopback interface: its address and parts."""
+    # Gradio makes folders where it is imported, which is the caller's to choose.
+    from page.server import Site, bind, make_server
+
+    site, at = Site(service), bind("127.0.0.1", 0)
+    server = make_server(site)
+    thread = threading.Thread(target=server.run, args=([at],), daemon=True)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive(), "the server did not start"
+        time.sleep(0.02)
+    try:
+        yield f"http://127.0.0.1:{at.getsockname()[1]}/", site
+    finally:
+        server.should_exit = True
+        thread.join(10)
+
+
 class _Proxy(http.server.BaseHTTPRequestHandler):
     """Serves another server's page under a path, as nginx does with `proxy_pass …/`."""
 
@@ -144,9 +164,9 @@ def behind_proxy(url, prefix):
 def released(site):
     """Whether nothing is held any more; a body counts until just after its answer is out."""
     end = time.monotonic() + 5
-    while site.budget.held and time.monotonic() < end:
+    while site.inbox.held and time.monotonic() < end:
         time.sleep(0.01)
-    return site.budget.held == 0
+    return site.inbox.held == 0
 
 
 def post(url, path, fields, files):

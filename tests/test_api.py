@@ -28,12 +28,12 @@ from site_fixtures import (
     red_cells,
     red_quarters,
     released,
+    running,
     send,
     tiny_service,
 )
 
 from faceattr import labels
-from page.server import running
 
 ROOT = Path(__file__).resolve().parents[1]
 SNAPSHOTS = Path(__file__).parent / "snapshots"
@@ -558,12 +558,13 @@ def test_an_error_of_ours_tells_a_client_nothing(strict, caplog):
 
 
 @pytest.mark.slow
-def test_sigterm_answers_what_is_in_flight_and_stops_cleanly(tmp_path):
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_lets_what_is_in_flight_be_answered_and_stops_cleanly(tmp_path, sent):
     code = f"""
 import os, sys, threading, time
 sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}]
 from site_fixtures import tiny_service
-from page.server import bind, serve
+from page.server import Site, bind, make_server
 service = tiny_service()
 plain = service.pipeline.detector.detect
 def slow(image, reduction=1):
@@ -571,7 +572,7 @@ def slow(image, reduction=1):
     time.sleep(1.0)
     return plain(image)
 service.pipeline.detector.detect = slow
-serve(service, bind("127.0.0.1", int(sys.argv[1])), lambda: None)
+make_server(Site(service)).run([bind("127.0.0.1", int(sys.argv[1]))])
 """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -579,7 +580,8 @@ serve(service, bind("127.0.0.1", int(sys.argv[1])), lambda: None)
     started, temp = tmp_path / "started", tmp_path / "temp"
     temp.mkdir()
     environment = {**os.environ, "STARTED": str(started), "TMPDIR": str(temp)}
-    with subprocess.Popen([sys.executable, "-c", code, str(port)], env=environment) as process:
+    command = [sys.executable, "-c", code, str(port)]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
         url, results = f"http://127.0.0.1:{port}/", []
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
@@ -598,11 +600,12 @@ serve(service, bind("127.0.0.1", int(sys.argv[1])), lambda: None)
         thread.start()
         while not started.exists():
             time.sleep(0.01)
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(sent)
         time.sleep(0.2)
         assert send(f"{url}health")[0] == 503
         thread.join()
         assert process.wait(20) == 0
+        assert "Traceback" not in process.stderr.read()
     assert results[0][0] == 200
     assert len(results[0][1]["faces"]) == 1
     assert list(temp.glob("faceattr-*")) == []

@@ -17,16 +17,17 @@ from site_fixtures import (
     png,
     red_cells,
     red_quarters,
+    running,
     tiny_service,
 )
 
 import app
 from faceattr.hub import DEFAULT_MODEL, WeightsFiles
 from faceattr.pipeline import FacePipeline, PipelineInfo
-from page.server import running
 from page.service import FaceService
 from page.view.model_tab import card_markdown, model_html
-from page.view.render import describe, percent, render_found, short
+from page.view.render import describe, render_found, short
+from page.view.texts import percent
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 ROOT = Path(__file__).resolve().parents[1]

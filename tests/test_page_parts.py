@@ -19,7 +19,7 @@ from site_fixtures import data_url, png, red_quarters, tiny_service
 
 from faceattr.hub import WeightsFiles, find_beside
 from page import server
-from page.admission.body import Body, Budget
+from page.admission.body import Body
 from page.admission.gate import Gate
 from page.admission.gradio_private import check
 from page.admission.inbox import SAFE_S, Inbox
@@ -49,7 +49,9 @@ pytestmark = [
 
 
 def test_limits_come_from_the_environment():
-    names = {item.metadata["variable"]: item.name for item in fields(Limits)}
+    names = [f"FACEATTR_{item.name.upper()}" for item in fields(Limits)]
+    document = (ROOT / "docs" / "api.md").read_text()
+    assert all(f"| `{name}` |" in document for name in names)
     values = {"FACEATTR_TIME_LIMIT": "2.5"}
     limits = Limits.from_env({name: values.get(name, "7") for name in names})
     assert (limits.time_limit, limits.max_bytes) == (2.5, 7)
@@ -148,8 +150,7 @@ def test_work_that_outlives_its_server_says_nothing(caplog):
 
 
 def test_uploads_are_read_once_and_swept():
-    budget = Budget(1_000_000)
-    inbox = Inbox(Limits(max_bytes=100), budget)
+    inbox = Inbox(Limits(max_bytes=100))
     token = inbox.put(b"abc")
     assert inbox.peek(token) == b"abc"
     assert inbox.take(token) == b"abc"
@@ -159,7 +160,7 @@ def test_uploads_are_read_once_and_swept():
     inbox.sweep(older_than=60)
     assert len(inbox) == 1
     inbox.sweep(older_than=-1)
-    assert (len(inbox), budget.held) == (0, 0)
+    assert (len(inbox), inbox.held) == (0, 0)
     with pytest.raises(RequestError, match="at most 100 bytes"):
         inbox.put(bytes(101))
 
@@ -167,8 +168,7 @@ def test_uploads_are_read_once_and_swept():
 def test_uploads_that_nobody_uses_make_room_for_others_after_a_while(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    budget = Budget(10_000)
-    inbox = Inbox(Limits(max_bytes=10_000), budget)
+    inbox = Inbox(Limits(max_bytes=10_000, max_held_bytes=10_000))
     inbox.put(bytes(4_500))
     recent = inbox.put(bytes(4_500))
     with pytest.raises(RequestError, match="too many pictures"):
@@ -176,13 +176,13 @@ def test_uploads_that_nobody_uses_make_room_for_others_after_a_while(monkeypatch
     now[0] = SAFE_S + 1
     inbox.put(bytes(4_500))
     assert inbox.peek(recent) is None
-    assert budget.held == 4_500
+    assert inbox.held == 4_500
 
 
 def test_uploads_of_a_request_that_waits_in_line_stay(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    inbox = Inbox(Limits(max_bytes=10_000), Budget(10_000))
+    inbox = Inbox(Limits(max_bytes=10_000, max_held_bytes=10_000))
     token = inbox.put(b"a" * 9_000)
     (source,) = inbox.sources({"path": token})
     now[0] = 1_000.0
@@ -205,15 +205,14 @@ def test_uploads_of_a_request_that_waits_in_line_stay(monkeypatch):
     ],
 )
 def test_only_tokens_of_uploads_count_as_uploads(payload, words):
-    inbox = Inbox(Limits(), Budget(1_000_000))
+    inbox = Inbox(Limits())
     assert words in str(inbox.sources(payload)[0])
 
 
 def letter(content, parts, most=2, limits=None):
     """A JSON body in parts of so many bytes: what is left of it, and the images it had."""
     limits = limits or Limits()
-    budget = Budget(1_000_000)
-    inbox = Inbox(limits, budget)
+    inbox = Inbox(limits)
     pieces = [content[i : i + parts] for i in range(0, len(content), parts)]
     messages = [{"type": "http.request", "body": p, "more_body": True} for p in pieces]
     messages.append({"type": "http.request", "body": b"", "more_body": False})
@@ -222,7 +221,7 @@ def letter(content, parts, most=2, limits=None):
         return messages.pop(0)
 
     async def read():
-        body = Body(receive, limits, budget)
+        body = Body(receive, limits, inbox)
         found = JsonBody(body, inbox, most)
         return json.loads(await found.read()), found.tokens
 
@@ -297,10 +296,10 @@ def test_json_without_images_stays_what_it_was(value, parts, ascii_only):
 
 
 def test_what_gradio_moved_is_named_with_the_version_to_install():
-    demo = build_page(Calls(tiny_service(), None, Inbox(Limits(), Budget(1))))
+    demo = build_page(Calls(tiny_service(), None, Inbox(Limits())))
     check(demo)
     del demo._queue.event_ids_to_events
-    with pytest.raises(RuntimeError, match=r"Queue\.event_ids_to_events.*gradio~=6\.31\.0"):
+    with pytest.raises(RuntimeError, match=r"Queue.*event_ids_to_events.*gradio~=6\.31\.0"):
         check(demo)
 
 

@@ -16,12 +16,12 @@ from site_fixtures import tiny_service
 import app
 from faceattr.config import ModelConfig
 from faceattr.detection import HaarDetector
+from faceattr.explain import explain
 from faceattr.labels import TASKS
 from faceattr.pipeline import FacePipeline
 from faceattr.preprocessing import Preprocessing
 from faceattr.results import FaceBox
 from page.errors import RequestError
-from page.explain import explain
 from page.service import FaceService
 from page.view.render import render_found
 

@@ -14,11 +14,10 @@ from site_fixtures import (
     post,
     red_quarters,
     released,
+    running,
     send,
     tiny_service,
 )
-
-from page.server import running
 
 mcp = pytest.importorskip("mcp", reason="the package mcp is not installed: pip install '.[mcp]'")
 

@@ -3,60 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 
 import anyio
 from starlette.types import Message, Receive
 
-from page.errors import RequestError, too_much
+from page.admission.inbox import Inbox
+from page.errors import RequestError
 from page.limits import Limits
-
-
-class Budget:
-    """Bytes of images that are held at the same time; safe to use from several threads."""
-
-    def __init__(self, limit: int) -> None:
-        """Hold nothing yet."""
-        self.limit = limit
-        self.held = 0
-        self._lock = threading.Lock()
-
-    def add(self, count: int, *, spare: bool = True) -> None:
-        """Hold more.
-
-        Args:
-            count: bytes.
-            spare: whether they may take the last quarter, which is kept for small requests.
-
-        Raises:
-            RequestError: "too_much", when that would be over the limit.
-        """
-        limit = self.limit if spare else self.limit * 3 // 4
-        with self._lock:
-            if self.held + count > limit:
-                raise too_much()
-            self.held += count
-
-    def remove(self, count: int) -> None:
-        """Hold less."""
-        with self._lock:
-            self.held -= count
 
 
 class Body:
     """One request's body."""
 
-    def __init__(self, receive: Receive, limits: Limits, budget: Budget) -> None:
+    def __init__(self, receive: Receive, limits: Limits, inbox: Inbox) -> None:
         """Start the clock.
 
         Args:
             receive: what the server gives to the application.
             limits: of bytes and seconds.
-            budget: in which bytes count that are held.
+            inbox: where its bytes count while they are held.
         """
         self._receive = receive
         self._limits = limits
-        self._budget = budget
+        self._inbox = inbox
         self._end = asyncio.get_running_loop().time() + limits.body_time
         self._came = 0
         self._held = 0
@@ -99,7 +68,7 @@ class Body:
         Raises:
             RequestError: "too_much".
         """
-        self._budget.add(count, spare=self._held + count <= self._limits.max_bytes)
+        self._inbox.hold(count, spare=self._held + count <= self._limits.max_bytes)
         self._held += count
 
     def hand_over(self, count: int) -> None:
@@ -108,7 +77,7 @@ class Body:
 
     def release(self) -> None:
         """Let its bytes count no longer."""
-        self._budget.remove(self._held)
+        self._inbox.let_go(self._held)
         self._held = 0
 
 

@@ -8,10 +8,10 @@ import contextvars
 import logging
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from page.errors import RequestError, busy, internal
+from page.errors import RequestError
 
 T = TypeVar("T")
 log = logging.getLogger("faceattr")
@@ -52,9 +52,8 @@ class Gate:
                 goes on and keeps its worker until it ends.
         """
         if self.full:
-            raise busy()
+            raise RequestError("busy")
         loop, came = asyncio.get_running_loop(), time.monotonic()
-        answer: asyncio.Future[T] = loop.create_future()
         began: list[float] = []
 
         def turn() -> T:
@@ -65,11 +64,12 @@ class Gate:
         def done(_: object) -> None:
             # Work may outlive a server that was stopped in the middle of it.
             with contextlib.suppress(RuntimeError):
-                loop.call_soon_threadsafe(self._end, future, answer)
+                loop.call_soon_threadsafe(self._release)
 
         self.pending += 1
         future = self._pool.submit(contextvars.copy_context().run, turn)
         future.add_done_callback(done)
+        answer = asyncio.wrap_future(future)
         try:
             while not answer.done():
                 since = began[0] if began else max(came, self._moved)
@@ -80,20 +80,17 @@ class Gate:
                     )
                 await asyncio.wait([answer], timeout=left)
             return answer.result()
+        except asyncio.CancelledError:
+            if self.closed:
+                raise RequestError("busy", "the server is stopping") from None
+            raise
         finally:
+            # Of a cancelled one nothing is told to a loop that may be closed by then.
             answer.cancel()
             future.cancel()
 
-    def _end(self, future: Future[T], answer: asyncio.Future[T]) -> None:
+    def _release(self) -> None:
         self.pending -= 1
-        if answer.done():
-            return
-        if future.cancelled():
-            answer.cancel()
-        elif error := future.exception():
-            answer.set_exception(error)
-        else:
-            answer.set_result(future.result())
 
     async def drained(self, limit: float) -> bool:
         """Admit nothing more and wait for what runs, at most `limit` seconds."""
@@ -117,4 +114,4 @@ def _guarded(work: Callable[[], T]) -> T:
     # The boundary to strangers: an error of ours must not carry its text to them.
     except Exception:
         log.exception("a request failed")
-        raise internal() from None
+        raise RequestError("internal") from None

@@ -6,11 +6,12 @@ import re
 import sys
 import time
 from copy import copy
+from operator import attrgetter
 from typing import Any
 from urllib.parse import parse_qs
 
 import gradio as gr
-from fastapi import FastAPI
+from starlette.applications import Starlette
 
 TESTED = "6.31"
 """The minor version of Gradio that this file was written for."""
@@ -45,15 +46,12 @@ def check(demo: gr.Blocks) -> None:
     Raises:
         RuntimeError: naming what is not there, and the version that has it.
     """
-    for owner, names in (
-        (demo, ("_queue", "default_config")),
-        (getattr(demo, "_queue", None), _QUEUE),
-        (StateHolder(), ("set_blocks", "session_data", "__getitem__")),
-        (SessionState, ("__getitem__", "_update_value_in_config")),
-    ):
-        for name in names:
-            if not hasattr(owner, name):
-                raise _moved(f"{getattr(owner, '__name__', type(owner).__name__)}.{name}")
+    try:
+        attrgetter("default_config", *(f"_queue.{name}" for name in _QUEUE))(demo)
+        attrgetter("set_blocks", "session_data", "__getitem__")(StateHolder())
+        attrgetter("__getitem__", "_update_value_in_config")(SessionState)
+    except AttributeError as error:
+        raise _moved(f"such name ({error})") from error
     ours, theirs = vars(_Stateless(demo)), vars(SessionState(demo))
     for name in theirs.keys() - ours.keys():
         raise _moved(f"SessionState without {name}")
@@ -62,7 +60,7 @@ def check(demo: gr.Blocks) -> None:
 class Inside:
     """Gradio's application and queue within ours."""
 
-    def __init__(self, app: FastAPI, demo: gr.Blocks) -> None:
+    def __init__(self, app: Starlette, demo: gr.Blocks) -> None:
         """Let Gradio keep nothing of a request, and count nothing.
 
         Args:

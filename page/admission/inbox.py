@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import unquote
 
-from page.admission.body import Budget
 from page.errors import RequestError
 from page.limits import Limits
 from page.service import Source
@@ -40,23 +39,43 @@ class _Entry:
 
 
 class Inbox:
-    """Uploads by token; each is an image's bytes, or why there are none. Thread-safe."""
+    """Uploads by token; each is an image's bytes, or why there are none. Thread-safe.
 
-    def __init__(self, limits: Limits, budget: Budget) -> None:
-        """Hold nothing yet.
+    Attributes:
+        held: bytes of images that are here, or come and go with a request, in all.
+    """
 
-        Args:
-            limits: of one image.
-            budget: in which images count while they are here.
-        """
+    def __init__(self, limits: Limits) -> None:
+        """Hold nothing yet."""
+        self.held = 0
         self._limits = limits
-        self._budget = budget
         self._entries: dict[str, _Entry] = {}
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
         """Uploads that wait."""
         return len(self._entries)
+
+    def hold(self, count: int, *, spare: bool = True) -> None:
+        """Let so many bytes more count.
+
+        Args:
+            count: bytes.
+            spare: whether they may take the last quarter, which is kept for small requests.
+
+        Raises:
+            RequestError: "too_much", when that would be over the limit.
+        """
+        limit = self._limits.max_held_bytes * (4 if spare else 3) // 4
+        with self._lock:
+            if self.held + count > limit:
+                raise RequestError("too_much")
+            self.held += count
+
+    def let_go(self, count: int) -> None:
+        """Let so many bytes count no longer."""
+        with self._lock:
+            self.held -= count
 
     @property
     def longest_url(self) -> int:
@@ -68,7 +87,7 @@ class Inbox:
 
         Args:
             content: bytes of a file, or of the text of a `data:` URL without its scheme.
-            counted: how many of them the budget counts already; the inbox lets them go.
+            counted: how many of them count already; the inbox lets them go.
             is_url: which of both it is.
 
         Raises:
@@ -79,10 +98,10 @@ class Inbox:
             self._limits.check(size)
         size = max(size, LEAST)
         try:
-            self._budget.add(size - counted)
+            self.hold(size - counted)
         except RequestError:
             self.sweep(older_than=SAFE_S)
-            self._budget.add(size - counted)
+            self.hold(size - counted)
         token = f"upload-{secrets.token_hex(16)}"
         with self._lock:
             self._entries[token] = _Entry(content, is_url, size, time.monotonic())
@@ -173,7 +192,7 @@ class Inbox:
         with self._lock:
             entry = self._entries.pop(token, None)
         if entry is not None:
-            self._budget.remove(entry.counted)
+            self.let_go(entry.counted)
         return entry
 
 

@@ -28,7 +28,6 @@ _PLAIN = re.compile(rb'(?:[^"]+|"(?!data:)(?:[^"\\]|\\.)*")*', re.S)
 """What lies before an image: anything between strings, and whole strings of another kind."""
 _AT_ONCE = 16_000
 """Bytes that are gathered before they are looked at: a client may send them one by one."""
-_NO_BASE64 = "the data: URL is not valid base64"
 
 
 class JsonBody:
@@ -83,7 +82,7 @@ class JsonBody:
         rest = self._rest
         while True:
             if self._image is None:
-                self._place = self._before_image()
+                self._place = _PLAIN.match(rest, self._place).end()  # type: ignore[union-attr]
                 if not rest.startswith(_START, self._place):
                     break
                 del rest[self._place + 1 : self._place + len(_START)]
@@ -102,11 +101,6 @@ class JsonBody:
             self._check(self._place)
         self._check(len(rest))
 
-    def _before_image(self) -> int:
-        match = _PLAIN.match(self._rest, self._place)
-        assert match is not None
-        return match.end()
-
     def _check(self, count: int) -> None:
         if count > MAX_REST:
             raise RequestError(
@@ -114,25 +108,22 @@ class JsonBody:
                 f"expected at most {MAX_REST:,} bytes of JSON beside its pictures, came more",
             )
 
-    @property
-    def _is_full(self) -> bool:
-        return len(self.tokens) >= self._most
-
     def _add(self, text: bytearray) -> None:
         """More of an image; what is too large anyway need not be held, its length is enough."""
         assert self._image is not None
-        room = 0 if self._is_full else self._inbox.longest_url + 1 - len(self._image)
+        is_surplus = len(self.tokens) >= self._most
+        room = 0 if is_surplus else self._inbox.longest_url + 1 - len(self._image)
         self._body.hold(len(text[:room]))
         self._image += text[:room]
 
     def _end(self, image: bytearray) -> str:
         """The image that came last, as a token."""
-        if self._is_full:
+        if len(self.tokens) >= self._most:
             return SURPLUS
         # Some writers of JSON escape slashes; nothing else is escaped in base64.
         text = bytes(image) if b"\\" not in image else bytes(image).replace(b"\\/", b"/")
         if b"\\" in text:
-            raise RequestError("bad_request", _NO_BASE64)
+            raise RequestError("bad_request", "the data: URL is not valid base64")
         token = self._inbox.put(text, len(text), is_url=True)
         self._body.hand_over(len(text))
         self.tokens.append(token)
@@ -149,7 +140,12 @@ class JsonBody:
         Raises:
             RequestError: when the body is no JSON object, or "data" no list of that length.
         """
-        values = _object(body)
+        try:
+            values = orjson.loads(body)
+        except orjson.JSONDecodeError:
+            raise RequestError("bad_request", "the body is not JSON") from None
+        if not isinstance(values, dict):
+            raise RequestError("bad_request", "expected a JSON object")
         data = values.get("data")
         if defaults is not None:
             if not isinstance(data, list) or len(data) > len(defaults):
@@ -169,16 +165,6 @@ class JsonBody:
         self.tokens = [token]
         values["data"] = [{"url": REFERENCE + token}, *[None] * (len(data) - 1)]
         return orjson.dumps(values)
-
-
-def _object(body: bytes) -> dict[str, Any]:
-    try:
-        values = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        raise RequestError("bad_request", "the body is not JSON") from None
-    if not isinstance(values, dict):
-        raise RequestError("bad_request", "expected a JSON object")
-    return values
 
 
 def _referring(value: Any, depth: int, addresses: list[str]) -> Any:

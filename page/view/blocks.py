@@ -2,8 +2,8 @@
 
 # No postponed annotations here: Gradio reads the types of the endpoints' parameters.
 
-import html
 import inspect
+import os
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -14,14 +14,15 @@ from page.calls import Calls
 from page.endpoints import ENDPOINTS, SCHEMAS, Endpoint
 from page.errors import RequestError
 from page.service import FaceService, Found, Source
+from page.view import examples
 from page.view.collection import collection_tab
-from page.view.examples import Examples
 from page.view.model_tab import card_markdown, model_html
 from page.view.render import DETECTORS, describe, render_message, rendered
-from page.view.texts import ADDRESS, LIMITS, TITLE, WAITING, intro, use
+from page.view.texts import ADDRESS, TITLE, filled
 
 FRESH = "async (picture, ...rest) => [await window.faceattr.fresh(picture), ...rest]"
 OWN_ADDRESS = f"(text) => text.replaceAll('{ADDRESS}', window.faceattr.root())"
+WAITING = render_message("waiting")
 PRIVATE: dict[str, Any] = {"api_visibility": "private", "concurrency_limit": None}
 """Of the page's own events; the gate limits them."""
 
@@ -38,8 +39,7 @@ def build_page(calls: Calls, has_tools: bool = False) -> gr.Blocks:
     """The page and the named endpoints; `has_tools` is said on the page."""
     service = calls.service
     with gr.Blocks(title=TITLE, analytics_enabled=False) as demo:
-        info = service.pipeline.info
-        gr.HTML(intro(info.model, info.revision))
+        gr.HTML(filled("intro.html", info=service.pipeline.info, space=os.environ.get("SPACE_ID")))
         with gr.Tabs():
             with gr.Tab("Try it"):
                 _try_tab(calls)
@@ -51,11 +51,10 @@ def build_page(calls: Calls, has_tools: bool = False) -> gr.Blocks:
                     with gr.Accordion("The weights' card: by group, training", open=False):
                         gr.Markdown(card, elem_id="card", elem_classes="fa-prose")
             with gr.Tab("Use it"):
-                words = gr.Markdown(
-                    use(service.limits, has_tools), elem_id="use", elem_classes="fa-prose"
-                )
+                text = filled("use.md", limits=service.limits, endpoints=ENDPOINTS, tools=has_tools)
+                words = gr.Markdown(text, elem_id="use", elem_classes="fa-prose")
             with gr.Tab("Limits"):
-                gr.Markdown(LIMITS, elem_id="limits", elem_classes="fa-prose")
+                gr.Markdown(filled("limits.md"), elem_id="limits", elem_classes="fa-prose")
         demo.load(None, words, words, js=OWN_ADDRESS)
         for endpoint in ENDPOINTS.values():
             gr.api(
@@ -69,7 +68,7 @@ def build_page(calls: Calls, has_tools: bool = False) -> gr.Blocks:
 
 
 def _try_tab(calls: Calls) -> None:
-    service, examples = calls.service, Examples(calls.service)
+    service = calls.service
     with gr.Row():
         with gr.Column(scale=3, min_width=300):
             picture = gr.Image(
@@ -90,21 +89,22 @@ def _try_tab(calls: Calls) -> None:
             samples = gr.Dataset(
                 label="No photo at hand?",
                 components=["html"],
-                samples=examples.samples,
+                samples=examples.samples(),
                 type="index",
                 layout="gallery",
                 elem_id="examples",
             )
-            gr.HTML(f'<p class="fa-small">{html.escape(examples.credit)}</p>')
+            gr.Markdown(examples.LISTED["credit"], elem_classes="fa-small")
             options = _options(service)
     result = gr.HTML(WAITING, elem_id="result", min_height=60)
     whole = gr.Button("Treat the whole picture as one face", visible=False, elem_id="whole")
     gr.HTML(describe(service.pipeline.info, service.note), elem_id="in-use")
     result.change(None, js="() => window.faceattr.shown()")
     _wire(calls, (picture, *options), (result, whole))
+    ready = examples.results(service)
 
     async def example(index: int) -> tuple[str, Any]:
-        return await _shown(calls.gate.run(lambda: (examples.html(index), False)))
+        return await _shown(calls.gate.run(lambda: (ready[index].result(), False)))
 
     samples.click(example, [samples], [result, whole], show_progress_on=result, **PRIVATE)
 
@@ -124,7 +124,8 @@ def _options(service: FaceService) -> tuple[gr.Radio, gr.Number, gr.Radio, gr.Bu
         detect = gr.Radio(
             SCHEMAS["detect"]["enum"],
             value="fast",
-            label="Search; thorough finds small faces in large pictures, and takes longer",
+            label="Search",
+            info="Thorough finds small faces in large pictures, and takes longer.",
             elem_id="detect",
         )
         button = gr.Button("Find faces again", size="sm", elem_id="find")
@@ -140,12 +141,12 @@ def _wire(
     *fields, button = inputs
     picture, service = fields[0], calls.service
 
-    def answered(payload: Any, find: Callable[[Source], Found]) -> Awaitable[tuple[str, bool]]:
+    def answered(payload: Any, find: Callable[[Source], Found]) -> Awaitable[tuple[str, Any]]:
         def work(sources: list[Source]) -> tuple[str, bool]:
             found = find(sources[0])
             return rendered(service, found), not found.faces
 
-        return calls.run(payload, work)
+        return _shown(calls.run(payload, work) if payload else nothing())
 
     async def show(
         picture: Any,
@@ -154,19 +155,17 @@ def _wire(
         detect: str,
         progress: gr.Progress = gr.Progress(),  # noqa: B008
     ) -> tuple[str, Any]:
-        if picture is None:
-            return WAITING, gr.update(visible=False)
         progress(0.2, desc="Finding and classifying faces")
         options: Any = {"detector": detector, "min_face": min_face or 0.0, "detect": detect}
-        return await _shown(answered(picture, lambda source: service.find(source, **options)))
+        return await answered(picture, lambda source: service.find(source, **options))
 
     async def show_whole(picture: Any) -> tuple[str, Any]:
-        if picture is None:
-            return WAITING, gr.update(visible=False)
-        return await _shown(answered(picture, service.whole))
+        return await answered(picture, service.whole)
 
-    shared: dict[str, Any] = {"outputs": outputs, "show_progress_on": outputs[0], **PRIVATE}
-    shared["outputs"] = list(outputs)
+    async def nothing() -> tuple[str, bool]:
+        return WAITING, False
+
+    shared: Any = {"outputs": list(outputs), "show_progress_on": outputs[0], **PRIVATE}
     gr.on(
         [button.click, picture.input],
         show,

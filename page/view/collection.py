@@ -26,7 +26,8 @@ from page.errors import RequestError
 from page.limits import Limits
 from page.service import Source
 from page.view.encode import text_url
-from page.view.render import downloads, render_message
+from page.view.render import render_message
+from page.view.texts import TEMPLATES
 
 INTRO = f"""<div class="fa-prose"><p>Drop up to {{most}} images, or a zip of them, to see the
 shares of perceived gender, age group and race among their faces: as the classifier counted them,
@@ -84,6 +85,7 @@ def collection_tab(calls: Calls) -> None:
         finally:
             calls.inbox.drop(payloads)
 
+    result.change(None, js="() => window.faceattr.reveal('#collection-result')")
     button.click(
         show,
         [files, crops],
@@ -202,4 +204,5 @@ def _downloads(values: Mapping[str, Any], gathered: Gathered) -> str:
         ("faces.csv", text_url(gathered.faces_csv(), "text/csv"), "faces"),
         ("images.csv", text_url(gathered.images_csv(), "text/csv"), "images"),
     )
-    return downloads(links)
+    macros: Any = TEMPLATES.get_template("downloads.html").module
+    return str(macros.downloads(links))

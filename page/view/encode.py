@@ -5,14 +5,17 @@ from __future__ import annotations
 import base64
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from faceattr import labels
-from faceattr.results import FaceResult
+from faceattr.audit.faces import face_values
+
+if TYPE_CHECKING:
+    from page.service import Found
 
 
 def data_url(image: NDArray[np.uint8], *, lossless: bool = False) -> str:
@@ -22,31 +25,33 @@ def data_url(image: NDArray[np.uint8], *, lossless: bool = False) -> str:
         Image.fromarray(image).save(buffer, "PNG", compress_level=1)
     else:
         Image.fromarray(image).save(buffer, "JPEG", quality=92, subsampling=0)
-    kind = "png" if lossless else "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return _url(buffer.getvalue(), "image/png" if lossless else "image/jpeg")
 
 
 def text_url(text: str, kind: str) -> str:
     """A `data:` URL of text, e.g. of kind "text/csv"."""
-    encoded = base64.b64encode(text.encode("utf-8")).decode()
-    return f"data:{kind};charset=utf-8;base64,{encoded}"
+    return _url(text.encode("utf-8"), f"{kind};charset=utf-8")
 
 
-def to_csv(faces: Sequence[FaceResult]) -> str:
-    """One row a face: number, box, score, and for each task label, flag and all probabilities."""
-    header = ["face", "x", "y", "width", "height", "score", "detector"]
-    for task in labels.TASKS:
-        header += [task.name, f"{task.name}_probability", f"{task.name}_unsure"]
-        header += [f"{task.name}:{name}" for name in task.classes]
+def _url(content: bytes, kind: str) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows of the same columns as CSV with a header; empty without any."""
     stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(header)
-    for number, face in enumerate(faces, start=1):
-        values = face.to_dict()
-        row = [number, *values["box"].values(), values["score"], values["detector"]]
-        for task in labels.TASKS:
-            answer = values[task.name]
-            row += [answer["label"], answer["probability"], answer["unsure"]]
-            row += [answer["probabilities"][name] for name in task.classes]
-        writer.writerow(row)
+    if rows:
+        writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
     return stream.getvalue()
+
+
+def to_csv(found: Found) -> str:
+    """One row a face, as the audit's table has it, with the probability of each answer."""
+    rows = [
+        face_values(number, face, found.width, found.height)
+        | {f"{answer.task}_probability": answer.probability for answer in face.attributes}
+        for number, face in enumerate(found.faces, start=1)
+    ]
+    return csv_text(rows)

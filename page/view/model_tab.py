@@ -7,21 +7,20 @@ from typing import Any
 
 from faceattr import labels
 from page.service import FaceService
-from page.view.render import BACKENDS, TITLES
-from page.view.report import dig, read_beside
+from page.view.render import TITLES
+from page.view.report import dig, measured, read_beside
 from page.view.texts import filled
 
 
 def model_html(service: FaceService) -> str:
     """Facts and accuracy; what the report lacks is left out, and said where there is no report."""
     report = service.report or {}
-    dataset = report.get("dataset") or {}
     return filled(
         "model.html",
-        facts=_facts(service.model_info()),
+        info=service.model_info(),
         has_report=service.report is not None,
+        dataset={"id": "an unnamed data set", "split": ""} | (report.get("dataset") or {}),
         accuracy=_accuracy(report),
-        where=f"{dataset.get('id', 'an unnamed data set')}, {dataset.get('split', '')} rows",
         classes=_classes(report),
     )
 
@@ -37,55 +36,44 @@ def card_markdown(service: FaceService) -> str:
     return re.sub(r"<(?=[A-Za-z/!])", "&lt;", text)
 
 
-def _facts(info: dict[str, Any]) -> list[tuple[str, ...]]:
-    size = "" if info["parameters"] is None else f", {info['parameters']:,} parameters"
-    return [
-        ("Weights", info["model"]),
-        ("Revision", info["revision"] or "as in the repository"),
-        ("Network", info["architecture"] + size),
-        ("Runs in", BACKENDS[info["backend"]]),
-        ("Input", f"{info['image_size']} × {info['image_size']} pixels"),
-        ("Licence of the weights", info["licence"]["weights"] or "not stated with them"),
-    ]
-
-
-def _accuracy(report: dict[str, Any]) -> list[tuple[str, ...]]:
+def _accuracy(report: dict[str, Any]) -> list[list[str]]:
     """A row for each task that the report knows."""
     rows = []
-    for name in (task.name for task in labels.TASKS):
-        cell, stored = dig(report, "overall", name), dig(report, "selective", name, "stored")
-        if not _is_cell(cell):
-            continue
-        row = _measured(cell)
-        threshold, given, right = (dig(stored, k) for k in ("threshold", "coverage", "accuracy"))
-        if isinstance(threshold, float) and _is_cell(given) and _is_cell(right):
-            row += [f"{threshold:.0%}".replace("%", "\u00a0%"), *_measured(given)[:1]]
-            row += _measured(right)[:1]
-        rows.append((TITLES[name], *row, *["not measured"] * (6 - len(row))))
+    for task in labels.TASKS:
+        row = _shown(dig(report, "overall", task.name))
+        stored = dig(report, "selective", task.name, "stored")
+        threshold = dig(stored, "threshold")
+        given, right = (_shown(dig(stored, name))[:1] for name in ("coverage", "accuracy"))
+        if row and given and right and isinstance(threshold, float):
+            row += [_percent(threshold, 0), *given, *right]
+        if row:
+            rows.append([TITLES[task.name], *row, *["not measured"] * (6 - len(row))])
     return rows
 
 
-def _classes(report: dict[str, Any]) -> list[tuple[str, list[tuple[str, ...]]]]:
+def _classes(report: dict[str, Any]) -> list[tuple[str, list[list[str]]]]:
     """How often each answer of the annotators is found, a title and rows for each task."""
     tables = []
     for task in labels.TASKS:
         cells = dig(report, "per_class", task.name)
         rows = [
-            (task.display_name(str(cell["class"])), *_measured(cell))
+            [task.display_name(cell["class"]), *_shown(cell)]
             for cell in (cells if isinstance(cells, list) else ())
-            if _is_cell(cell) and cell.get("class") in task.classes
+            if _shown(cell) and cell.get("class") in task.classes
         ]
         if rows:
             tables.append((TITLES[task.name], rows))
     return tables
 
 
-def _measured(cell: dict[str, Any]) -> list[str]:
-    interval = f"{100 * cell['low']:.1f} to {cell['high']:.1%}"
-    values = f"{cell['accuracy']:.1%}", interval, f"{cell['n']:,}"
-    return [value.replace("%", "\u00a0%") for value in values]
+def _percent(share: float, digits: int = 1) -> str:
+    return f"{share:.{digits}%}".replace("%", "\u00a0%")
 
 
-def _is_cell(cell: Any) -> bool:
-    names = ("accuracy", "low", "high", "n")
-    return isinstance(cell, dict) and all(isinstance(cell.get(n), (int, float)) for n in names)
+def _shown(cell: Any) -> list[str]:
+    """Share, interval and count of a cell of the report; empty for what is none."""
+    known = measured(cell)
+    if known is None:
+        return []
+    interval = f"{100 * known['low']:.1f} to {_percent(known['high'])}"
+    return [_percent(known["accuracy"]), interval, f"{known['n']:,}"]

@@ -49,10 +49,15 @@ def read_licence(files: WeightsFiles | None) -> str | None:
 def dig(values: Any, *keys: str) -> Any:
     """The value under nested keys, or None."""
     for key in keys:
-        if not isinstance(values, dict) or key not in values:
-            return None
-        values = values[key]
+        values = values.get(key) if isinstance(values, dict) else None
     return values
+
+
+def measured(cell: Any) -> dict[str, Any] | None:
+    """A share with its interval and count, or None for what is none."""
+    names = ("accuracy", "low", "high", "n")
+    known = isinstance(cell, dict) and all(isinstance(cell.get(n), (int, float)) for n in names)
+    return {name: cell[name] for name in names} if known else None
 
 
 def parameters(pipeline: FacePipeline, report: dict[str, Any] | None) -> int | None:
@@ -64,15 +69,6 @@ def parameters(pipeline: FacePipeline, report: dict[str, Any] | None) -> int | N
         return counted if isinstance(counted, int) else None
 
 
-def accuracy(report: dict[str, Any] | None, task: str) -> dict[str, Any] | None:
-    """Share of right answers with its interval and count, or None."""
-    overall = dig(report, "overall", task)
-    names = ("accuracy", "low", "high", "n")
-    if not isinstance(overall, dict) or not all(name in overall for name in names):
-        return None
-    return {name: overall[name] for name in names}
-
-
 def task_info(config: ModelConfig, report: dict[str, Any] | None) -> dict[str, Any]:
     """Classes, names for people, threshold and accuracy of every task."""
     return {
@@ -81,7 +77,7 @@ def task_info(config: ModelConfig, report: dict[str, Any] | None) -> dict[str, A
             "display": {name: task.display_name(name) for name in task.classes},
             "ordered": task.ordinal,
             "unsure_below": config.thresholds[task.name],
-            "accuracy": accuracy(report, task.name),
+            "accuracy": measured(dig(report, "overall", task.name)),
         }
         for task in labels.TASKS
     }

@@ -24,8 +24,8 @@ window.faceattr = {
     return { ...picture, path: (await answer.json())[0], url: null };
   },
   // A result below the fold would look like nothing had happened.
-  reveal() {
-    const result = document.querySelector("#result");
+  reveal(what = "#result") {
+    const result = document.querySelector(what);
     const { top } = result.getBoundingClientRect();
     if (top >= 0 && top < innerHeight / 2) return;
     const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
