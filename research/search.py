@@ -63,7 +63,7 @@ def objective(trial: optuna.Trial, settings: Settings, side: int) -> float:
 
     def tell(entry: dict[str, Any]) -> None:
         nonlocal loss
-        loss = trainer.measure(entry["image_size"]).score()
+        loss = entry["score"]
         trial.report(loss, entry["epoch"])
         if entry["epoch"] < EPOCHS and trial.should_prune():
             raise optuna.TrialPruned

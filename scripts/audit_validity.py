@@ -62,7 +62,7 @@ def predict(data: str, weights: str | None, cache: Path) -> None:
     Nothing is done where the cache holds those of these weights.
     """
     from faceattr.backends.onnx import OnnxClassifier
-    from train.data.batches import decode_row
+    from train.data.batches import decode
     from train.data.source import Rows, Source, sha256
     from train.evaluate.corruptions import CORRUPTIONS
 
@@ -76,9 +76,9 @@ def predict(data: str, weights: str | None, cache: Path) -> None:
     targets: list[tuple[int, ...]] = []
     rows = Rows(Source(data), "validation")
     for start in tqdm(range(0, len(rows), _BATCH), unit="batch"):
-        some = rows[start : start + _BATCH]
+        some = [rows[place] for place in range(start, min(start + _BATCH, len(rows)))]
         targets += [row.targets for row in some]
-        chips = [decode_row(row) for row in some]
+        chips = [decode(row.image) for row in some]
         for kind, level in (CLEAN, *WORSE):
             worse = chips
             if kind != "clean":

@@ -15,6 +15,7 @@ sys.path.insert(0, str(ROOT))
 from huggingface_hub import HfApi, SpaceCard  # noqa: E402
 
 from faceattr.config import CONFIG_NAME, ONNX_NAME, WEIGHTS_NAME  # noqa: E402
+from faceattr.errors import FaceAttrError  # noqa: E402
 from faceattr.hub import DEFAULT_MODEL  # noqa: E402
 from faceattr.publishing import (  # noqa: E402
     CARD_NAME,
@@ -25,7 +26,7 @@ from faceattr.publishing import (  # noqa: E402
     push,
     stage,
 )
-from train.publish import guarded, log_plan  # noqa: E402
+from train.publish import log_plan  # noqa: E402
 
 TOP_LEVEL = ("app.py", "requirements.txt", "LICENSE")
 PACKAGES = ("faceattr", "page")
@@ -139,9 +140,15 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("--revision belongs to --model, which is missing")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("httpx2").setLevel(logging.WARNING)
-    if args.dry_run:
-        return guarded(lambda: log_plan(space_files(ROOT)))
-    return guarded(lambda: deploy(ROOT, args.repo_id, model=args.model, revision=args.revision))
+    try:
+        if args.dry_run:
+            log_plan(space_files(ROOT))
+        else:
+            deploy(ROOT, args.repo_id, model=args.model, revision=args.revision)
+    except FaceAttrError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    return 0
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from faceattr.config import WEIGHTS_NAME
 from faceattr.labels import TASKS
 from faceattr.pipeline import FacePipeline
 from faceattr.results import Detection, FaceBox, FaceResult
-from train.data.batches import decode_row
+from train.data.batches import decode
 from train.data.source import Row, Rows, add_data_arguments, sha256, source_of
 from train.tables import rounded, write_json
 
@@ -114,7 +114,7 @@ def pasted(
     """Each row with its chip and a scene; the chip before it may make the background."""
     previous = np.full((224, 224, 3), 128, np.uint8)
     for row in rows:
-        chip = decode_row(row)
+        chip = decode(row.image)
         yield row, chip, paste(chip, previous, rng)
         previous = chip
 

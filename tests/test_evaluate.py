@@ -12,7 +12,7 @@ from faceattr.labels import AGE, GENDER, RACE, TASKS
 from train.__main__ import main
 from train.evaluate.cells import Cell, wilson_interval
 from train.evaluate.predictions import Predictions, read_predictions
-from train.evaluate.reliability import brier_score, calibration, risk_coverage
+from train.evaluate.reliability import brier_score, calibration, reliability, risk_coverage
 from train.evaluate.report import SCHEMA, evaluate
 from train.report import reference as published
 from train.tables import TableError
@@ -163,9 +163,10 @@ def test_recall_by_class_counts_the_faces_of_that_label(report, data):
 def test_calibration_error_agrees_with_a_hand_count():
     # Two faces at 0.95, one of them right; two at 0.65, both right: (0.45 + 0.35) / 2.
     top = np.array([0.95, 0.95, 0.65, 0.65])
-    found = calibration(np.stack([top, 1 - top], axis=1), np.array([0, 1, 0, 0]))
-    assert found["expected_calibration_error"] == pytest.approx(0.4)
-    assert [(b["n"], b["accuracy"]) for b in found["reliability"] if b["n"]] == [(2, 1.0), (2, 0.5)]
+    faces = np.stack([top, 1 - top], axis=1), np.array([0, 1, 0, 0])
+    assert calibration(*faces)["expected_calibration_error"] == pytest.approx(0.4)
+    bins = [(b["n"], b["accuracy"]) for b in reliability(*faces) if b["n"]]
+    assert bins == [(2, 1.0), (2, 0.5)]
 
 
 def test_calibration_error_agrees_with_plain_loops(data):
@@ -176,15 +177,14 @@ def test_calibration_error_agrees_with_plain_loops(data):
         top = max(row)
         bins.setdefault(math.ceil(top * 15), []).append((top, row.index(top) == label))
     expected = sum(abs(sum(p for p, _ in b) - sum(c for _, c in b)) for b in bins.values()) / 400
-    found = calibration(values, true)
-    assert found["expected_calibration_error"] == pytest.approx(expected)
-    assert sum(b["n"] for b in found["reliability"]) == 400
+    assert calibration(values, true)["expected_calibration_error"] == pytest.approx(expected)
+    assert sum(b["n"] for b in reliability(values, true)) == 400
 
 
 def test_certain_and_right_predictions_are_perfectly_calibrated_and_in_the_last_bin():
-    found = calibration(np.eye(2), np.array([0, 1]))
-    assert found["expected_calibration_error"] == 0.0
-    assert found["reliability"][-1]["n"] == 2
+    faces = np.eye(2), np.array([0, 1])
+    assert calibration(*faces)["expected_calibration_error"] == 0.0
+    assert reliability(*faces)[-1]["n"] == 2
 
 
 def test_equal_probabilities_mean_the_first_class():

@@ -283,12 +283,13 @@ def test_provenance_is_a_flat_list_of_runs_by_digest(finished, answers, tmp_path
 
 def test_what_a_recipe_needs_and_is_given_must_go_together(finished, answers, tmp_path, data):
     for recipe, given, words in (
-        (TAUGHT, {}, "learns from stored answers"),
-        (smoke(), {"answers": answers}, "has no distillation"),
-        (replace(smoke(), start="run"), {}, "starts from a run"),
-        (smoke(), {"start": finished / "model"}, "starts random"),
+        (TAUGHT, {}, "needs --answers"),
+        (smoke(), {"answers": answers}, "does not take --answers"),
+        (replace(smoke(), start="run"), {}, "needs --start"),
+        (smoke(), {"start": finished / "model"}, "does not take --start"),
         (replace(smoke(), batch_size=7), {"world": 2}, "evenly"),
         (smoke(), {"limit": 0}, "--limit"),
+        (smoke(), {"checkpoint_every": 0}, "--checkpoint-every"),
         (replace(smoke(), batch_size=65), {}, "do not fill one batch"),
     ):
         with pytest.raises(TrainingError, match=words):

@@ -11,7 +11,7 @@ from faceattr import labels
 from faceattr.model import LightweightMTLNet224, ModelConfig
 from faceattr.preprocessing import Preprocessing
 from train.__main__ import main
-from train.data.batches import decode_row
+from train.data.batches import decode
 from train.data.source import Rows, Source
 from train.evaluate.corruptions import (
     CORRUPTIONS,
@@ -128,7 +128,7 @@ def test_the_command_counts_what_a_plain_loop_counts(tmp_path, weights, tiny_fai
     model = LightweightMTLNet224.from_pretrained(weights)
 
     def right(change):
-        worse = [change(decode_row(row)) for row in rows]
+        worse = [change(decode(row.image)) for row in rows]
         with torch.inference_mode():
             logits = model(model.config.preprocessing.to_tensor(worse))
         return {

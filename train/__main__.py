@@ -20,21 +20,12 @@ COMMANDS = {
     "robustness": ("train.evaluate.robustness", "accuracy on images made worse in steps"),
     "duplicates": ("train.evaluate.duplicates", "the same image twice, within and across splits"),
     "evaluate": ("train.evaluate.report", "predictions -> report.json"),
-    "audit-table": (
-        "train.evaluate.audit_table",
-        "predictions of the holdout -> audit.json, by which audits correct what they count",
-    ),
+    "audit-table": ("train.evaluate.audit_table", "predictions of the holdout -> audit.json"),
     "imbalance": ("train.report.imbalance", "how unevenly labels are spread"),
     "card": ("train.report.card", "report.json -> model card"),
     "results": ("train.report.results", "reports -> comparison table in a Markdown file"),
-    "figures": (
-        "train.report.pages",
-        "report.json, history and labels -> figures and docs/results.md",
-    ),
-    "mitigation": (
-        "train.report.mitigation",
-        "reports of mitigated weights -> what it gains and costs",
-    ),
+    "figures": ("train.report.pages", "report.json and labels -> figures and docs/results.md"),
+    "mitigation": ("train.report.mitigation", "reports of fairer weights -> docs/fairness.md"),
     "publish": ("train.publish", "weights folder -> Hub repository"),
 }
 

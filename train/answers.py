@@ -67,21 +67,13 @@ def facts_of(
 
 
 class Answers:
-    """Finished answers, mapped into memory.
+    """Finished answers, mapped into memory: `views` of each row, drawn with `seed`.
 
-    Attributes:
-        facts: see `facts_of`.
-        runs: provenance of the teachers and of what is behind them.
-        views: how many views each row has.
-        seed: of the views.
+    `facts` are those of `facts_of`, `runs` the provenance of the teachers and what is behind them.
     """
 
     def __init__(self, folder: Path) -> None:
-        """Open a folder.
-
-        Raises:
-            AnswersError: when it holds no answers, or not all of them.
-        """
+        """Open a folder; `AnswersError` when it holds no answers, or not all of them."""
         try:
             stored = json.loads((folder / FACTS_NAME).read_text())
         except (OSError, ValueError) as error:
@@ -127,12 +119,9 @@ def _numbers(folder: Path, views: int, rows: int, mode: Any) -> NDArray[np.float
 def _mean_answer(
     teachers: Sequence[FaceAttributeModel], pixels: Sequence[Tensor], device: torch.device
 ) -> NDArray[np.float16]:
-    """Mean probabilities `(N, 18)` over teachers, views and mirror images.
+    """Mean probabilities `(N, 18)` over teachers and mirror images.
 
-    Args:
-        teachers: ready to answer.
-        pixels: uint8 `(N, S, S, 3)` for each teacher, in its own size.
-        device: of the teachers.
+    From uint8 pixels `(N, S, S, 3)` for each teacher, in its own size.
     """
     parts = []
     with torch.inference_mode():
@@ -188,9 +177,8 @@ def store(
     models = [model.to(memory_format=torch.channels_last) for model in models]
     mode = "r+" if (output / NUMBERS_NAME).is_file() and stored["done"] else "w+"
     numbers = _numbers(output, views, len(rows), mode)
-    _answer_rest(
-        models, Views(rows, augmentation, seed, plain=True), numbers, stored, place, device
-    )
+    source = Views(rows, augmentation, seed, plain=True)
+    _answer_rest(models, source, numbers, stored, place, device)
     return True
 
 
@@ -210,13 +198,10 @@ def _answer_rest(
         for start in range(0, rows, _BATCH)
         if view * rows + start >= stored["done"]
     ]
-    sides = [model.config.preprocessing.image_size for model in models]
-    loaders = [
-        load(
-            source, [[Wanted(row, view, side) for view, row in batch] for batch in batches], device
-        )
-        for side in sides
-    ]
+    loaders = []
+    for side in (model.config.preprocessing.image_size for model in models):
+        wanted = [[Wanted(row, view, side) for view, row in batch] for batch in batches]
+        loaders.append(load(source, wanted, device))
     title = f"{views} views of {rows} rows"
     started, before = time.monotonic(), stored["seconds"]
 
@@ -225,11 +210,8 @@ def _answer_rest(
         stored["seconds"] = round(before + time.monotonic() - started, 1)
         write_atomically(place, json.dumps(stored).encode())
 
-    hidden = not sys.stderr.isatty()
-    with (
-        collected_signals() as signals,
-        tqdm(total=len(batches), desc=title, disable=hidden) as bar,
-    ):
+    bar = tqdm(total=len(batches), desc=title, disable=not sys.stderr.isatty())
+    with collected_signals() as signals, bar:
         for count, (batch, *found) in enumerate(zip(batches, *loaders, strict=True), start=1):
             view, row = batch[0]
             answers = _mean_answer(models, [one.pixels for one in found], device)
@@ -246,9 +228,7 @@ def _answer_rest(
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `python -m train answers`."""
     parser.add_argument("teachers", type=Path, nargs="+", help="model/ folders of finished runs")
-    parser.add_argument(
-        "--recipe", choices=sorted(RECIPES), required=True, help="whose augmentation to answer"
-    )
+    parser.add_argument("--recipe", choices=sorted(RECIPES), required=True, help="whose views")
     parser.add_argument("--output", type=Path, required=True, help="folder for the answers")
     parser.add_argument("--seed", type=int, default=0, help="of the views (%(default)s)")
     parser.add_argument("--views", type=int, default=8, help="of each row (%(default)s)")
@@ -262,14 +242,8 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError("--views and --limit must be at least 1")
     keep_freed_memory()
     rows = Rows(source_of(args), "train", args.limit)
+    views = RECIPES[args.recipe]().augmentation
+    more = {"seed": args.seed, "views": args.views, "device": choose_device(args.device)}
     with only_run(args.output):
-        done = store(
-            args.teachers,
-            rows,
-            RECIPES[args.recipe]().augmentation,
-            args.output,
-            seed=args.seed,
-            views=args.views,
-            device=choose_device(args.device),
-        )
+        done = store(args.teachers, rows, views, args.output, **more)
     log.info("%s -> %s", "answers" if done else "nothing to do: all answers", args.output)

@@ -204,19 +204,18 @@ class Recipe:
     def _check_ranges(self) -> None:
         if min(self.epochs, self.batch_size, 1 if self.views is None else self.views) < 1:
             raise ValueError("epochs, batch_size and views must be at least 1")
-        if not self.learning_rate > 0 or self.weight_decay < 0 or self.warmup_epochs < 0:
-            raise ValueError("learning_rate must be above 0, weight_decay and warm-up not below")
-        if not 0 <= self.label_smoothing < 1:
-            raise ValueError(f"label_smoothing must lie in [0, 1), came {self.label_smoothing}")
-        if not 0 <= self.age_spread <= 5 or self.mixup < 0:
-            raise ValueError(
-                "age_spread must lie in 0 to 5 and mixup not below 0, came "
-                f"{self.age_spread} and {self.mixup}"
-            )
-        if not 0 < self.child_gender <= 20:
-            raise ValueError(f"child_gender must lie in (0, 20], came {self.child_gender}")
-        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
-            raise ValueError(f"ema_decay must lie in (0, 1), came {self.ema_decay}")
+        for name, fits, wanted in (
+            ("learning_rate", self.learning_rate > 0, "be above 0"),
+            ("weight_decay", self.weight_decay >= 0, "not be below 0"),
+            ("warmup_epochs", self.warmup_epochs >= 0, "not be below 0"),
+            ("label_smoothing", 0 <= self.label_smoothing < 1, "lie in [0, 1)"),
+            ("age_spread", 0 <= self.age_spread <= 5, "lie in 0 to 5"),
+            ("mixup", self.mixup >= 0, "not be below 0"),
+            ("child_gender", 0 < self.child_gender <= 20, "lie in (0, 20]"),
+            ("ema_decay", self.ema_decay is None or 0 < self.ema_decay < 1, "lie in (0, 1)"),
+        ):
+            if not fits:
+                raise ValueError(f"{name} must {wanted}, came {getattr(self, name)}")
 
     @property
     def image_size(self) -> int:

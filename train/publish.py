@@ -6,15 +6,15 @@ import argparse
 import json
 import logging
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import ModelCard
 
 from faceattr.audit.calibration import AUDIT_NAME, read_table
 from faceattr.backends.onnx import OnnxClassifier
 from faceattr.config import CONFIG_NAME, ONNX_NAME, WEIGHTS_NAME
-from faceattr.errors import FaceAttrError
 from faceattr.hub import find_weights
 from faceattr.model import load_model
 from faceattr.publishing import (
@@ -106,40 +106,19 @@ def _check_report(report: Path, weights: Path) -> str:
     return found
 
 
-def publish(
-    folder: str | Path,
-    repo_id: str,
-    *,
-    revision: str = "main",
-    private: bool = False,
-    message: str = MESSAGE,
-    endpoint: str | None = None,
-    token: str | None = None,
-) -> PublishResult:
+def publish(folder: str | Path, repo_id: str, **options: Any) -> PublishResult:
     """Publish a folder of weights that `check_folder` finds in order.
 
     Args:
         folder: holds the files that `check_folder` asks for.
-        repo_id: as `publish_files`, as are the others.
-        revision: branch.
-        private: make a new repository private.
-        message: first line of the commit.
-        endpoint: URL of the Hub.
-        token: Hub token.
+        repo_id: as `publish_files`.
+        options: as `publish_files`.
 
     Raises:
         PublishError: saying what to do next. A failed upload leaves no half commit.
         WeightsError: when the folder's weights do not load strictly.
     """
-    return publish_files(
-        check_folder(Path(folder)),
-        repo_id,
-        revision=revision,
-        private=private,
-        message=message,
-        endpoint=endpoint,
-        token=token,
-    )
+    return publish_files(check_folder(Path(folder)), repo_id, **{"message": MESSAGE} | options)
 
 
 def log_plan(files: Mapping[str, Path]) -> None:
@@ -149,59 +128,29 @@ def log_plan(files: Mapping[str, Path]) -> None:
         log.info("%12s  %s", f"{size:,}", path)
 
 
-def guarded(action: Callable[[], object]) -> int:
-    """Run a command line's action; a known failure becomes one message on stderr.
-
-    Returns:
-        The exit status: 0, 1 for a failure, 130 when interrupted.
-    """
-    try:
-        action()
-    except FaceAttrError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
-    except KeyboardInterrupt:
-        sys.stderr.write(f"Interrupted. {AGAIN}\n")
-        return 130
-    return 0
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `python -m train publish`."""
-    parser.add_argument(
-        "folder", type=Path, help=f"folder with {', '.join(REQUIRED)} and, if any, figures/"
-    )
+    parser.add_argument("folder", type=Path, help=f"with {', '.join(REQUIRED)}")
     parser.add_argument("--repo-id", required=True, metavar="USER/NAME", help="model repository")
     parser.add_argument("--private", action="store_true", help="make a new repository private")
-    parser.add_argument(
-        "--revision", default="main", metavar="BRANCH", help="branch to commit to (default: main)"
-    )
-    parser.add_argument(
-        "--message", default=MESSAGE, help="first line of the commit (default: %(default)r)"
-    )
-    parser.add_argument(
-        "--dry-run",
-        action="store_true",
-        help="do the local checks and list what would be uploaded; nothing is sent",
-    )
+    parser.add_argument("--revision", default="main", metavar="BRANCH", help="(%(default)s)")
+    parser.add_argument("--message", default=MESSAGE, help="of the commit (%(default)r)")
+    dry = "do the local checks and list what would be uploaded; nothing is sent"
+    parser.add_argument("--dry-run", action="store_true", help=dry)
 
 
 def run(args: argparse.Namespace) -> int:
     """Carry out `python -m train publish`; returns the exit status."""
-
-    def action() -> None:
-        if args.dry_run:
-            log_plan(check_folder(args.folder))
-            log.info("dry run: the folder is in order; nothing was sent to %s", args.repo_id)
-            return
-        result = publish(
-            args.folder,
-            args.repo_id,
-            revision=args.revision,
-            private=args.private,
-            message=args.message,
-        )
-        log.info("%s", result.url)
-        log.info("pin it: from_pretrained(%r, revision=%r)", result.repo_id, result.commit)
-
-    return guarded(action)
+    if args.dry_run:
+        log_plan(check_folder(args.folder))
+        log.info("dry run: the folder is in order; nothing was sent to %s", args.repo_id)
+        return 0
+    chosen = {name: getattr(args, name) for name in ("revision", "private", "message")}
+    try:
+        result = publish(args.folder, args.repo_id, **chosen)
+    except KeyboardInterrupt:
+        sys.stderr.write(f"Interrupted. {AGAIN}\n")
+        return 130
+    log.info("%s", result.url)
+    log.info("pin it: from_pretrained(%r, revision=%r)", result.repo_id, result.commit)
+    return 0

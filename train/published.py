@@ -17,6 +17,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -47,12 +48,9 @@ REPORT_NAME, CARD_NAME = "report.json", "README.md"
 
 @dataclass(frozen=True)
 class Run:
-    """One training run.
+    """One training run, in the folder `name`.
 
     Attributes:
-        name: of its folder.
-        recipe: what to do.
-        seed: of the run.
         hours: about what it takes on two CPU cores with AVX2.
         answers: name of the stored answers that it learns from.
         start: name of the run whose weights it starts from.
@@ -70,13 +68,11 @@ class Run:
 
 @dataclass(frozen=True)
 class Teach:
-    """Answers of finished runs to be stored.
+    """Answers of finished runs to be stored in the folder `name`.
 
     Attributes:
-        name: of their folder.
         teachers: names of runs.
         recipe: whose views are answered.
-        seed: of the views.
         views: of each row.
         hours: about what it takes on two CPU cores with AVX2.
     """
@@ -96,14 +92,7 @@ TABLE: Table = (
     Run("teacher", teacher, 1, hours=5.0),
     Teach("answers", ("large", "teacher"), faceattrnet, seed=0, views=8, hours=5.0),
     Run("faceattrnet", faceattrnet, 0, hours=6.5, answers="answers", publish="FaceAttrNet"),
-    Run(
-        "lightweight",
-        lightweight,
-        0,
-        hours=6.0,
-        answers="answers",
-        publish="LightweightMTLNet224",
-    ),
+    Run("lightweight", lightweight, 0, 6.0, answers="answers", publish="LightweightMTLNet224"),
 )
 
 
@@ -145,26 +134,22 @@ class Chain:
 
     def carry_out(self, step: Run | Teach) -> None:
         """Do a step, or go on with it."""
+        output = self.folder / step.name
         if isinstance(step, Teach):
             teachers = [self.model(name) for name in step.teachers]
-            rows = Rows(self.source, "train")
-            views = step.recipe().augmentation
-            target = self.folder / step.name
-            more = {"seed": step.seed, "views": step.views}
-            with only_run(target):
-                store(teachers, rows, views, target, device=self.device, **more)
+            rows, changes = Rows(self.source, "train"), step.recipe().augmentation
+            views = {"seed": step.seed, "views": step.views}
+            with only_run(output):
+                store(teachers, rows, changes, output, device=self.device, **views)
             return
-        output = self.folder / step.name
-        settings = Settings(
-            output=output,
-            source=self.source,
-            seed=step.seed,
-            device=self.device,
-            resume=bool(checkpoints(output)),
-            answers=None if step.answers is None else self.folder / step.answers,
-            start=None if step.start is None else self.model(step.start),
-        )
-        fit(step.recipe(), settings)
+        answers = None if step.answers is None else self.folder / step.answers
+        start = None if step.start is None else self.model(step.start)
+        more: dict[str, Any] = {
+            "answers": answers,
+            "start": start,
+            "resume": bool(checkpoints(output)),
+        }
+        fit(step.recipe(), Settings(output, self.source, step.seed, self.device, **more))
         if step.publish is not None:
             self._publish(step)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 from train.config import Augmentation, Distillation, Mitigation, Recipe, Stage
 
@@ -101,47 +103,24 @@ def lightweight() -> Recipe:
     )
 
 
-def _compared(name: str, **changes: object) -> Recipe:
-    """`faceattrnet`, a tenth as long, with one change for fairness: what the holdout decides on."""
+FAIR: dict[str, dict[str, Any]] = {
+    "fair-none": {},
+    "fair-adjusted": {"logit_adjustment": {"race": 1.0, "age": 0.5}},
+    "fair-balanced-age": {"logit_adjustment": {"age": 1.0}},
+    "fair-race": {"mitigation": Mitigation(("race",), 0.01)},
+    "fair-groups": {"mitigation": Mitigation(("gender", "race", "child"), 0.01)},
+    "fair-soft-age": {"age_spread": 0.6},
+    "fair-children": {"child_gender": 3.0},
+}
+"""By recipe, what it changes for fairness: the first nothing, to compare the others with."""
+
+
+def fair(name: str) -> Recipe:
+    """A short `faceattrnet` with one change for fairness; the holdout decides between them."""
     base = replace(
         faceattrnet(), name=name, epochs=12, mixup=0.0, stages=(Stage(0, 64), Stage(9, 96))
     )
-    return replace(base, **changes)  # type: ignore[arg-type]
-
-
-def fair_none() -> Recipe:
-    """A short `faceattrnet` without a change: what the fairness recipes are compared with."""
-    return _compared("fair-none")
-
-
-def fair_adjusted() -> Recipe:
-    """A short `faceattrnet` with logit adjustment in race and age (Menon et al., 2021)."""
-    return _compared("fair-adjusted", logit_adjustment={"race": 1.0, "age": 0.5})
-
-
-def fair_balanced_age() -> Recipe:
-    """A short `faceattrnet` with balanced softmax in age (Ren et al., 2020)."""
-    return _compared("fair-balanced-age", logit_adjustment={"age": 1.0})
-
-
-def fair_race() -> Recipe:
-    """A short `faceattrnet` by group DRO over race."""
-    return _compared("fair-race", mitigation=Mitigation(("race",), 0.01))
-
-
-def fair_groups() -> Recipe:
-    """A short `faceattrnet` by group DRO over gender × race × child or adult."""
-    return _compared("fair-groups", mitigation=Mitigation(("gender", "race", "child"), 0.01))
-
-
-def fair_soft_age() -> Recipe:
-    """A short `faceattrnet` whose age labels are shared with their neighbours."""
-    return _compared("fair-soft-age", age_spread=0.6)
-
-
-def fair_children() -> Recipe:
-    """A short `faceattrnet` in which the gender of children weighs three times as much."""
-    return _compared("fair-children", child_gender=3.0)
+    return replace(base, **FAIR[name])
 
 
 def smoke() -> Recipe:
@@ -165,20 +144,6 @@ def smoke() -> Recipe:
 
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
-    recipe().name: recipe
-    for recipe in (
-        report,
-        large,
-        teacher,
-        faceattrnet,
-        lightweight,
-        fair_none,
-        fair_adjusted,
-        fair_balanced_age,
-        fair_race,
-        fair_groups,
-        fair_soft_age,
-        fair_children,
-        smoke,
-    )
+    **{f.__name__: f for f in (report, large, teacher, faceattrnet, lightweight, smoke)},
+    **{name: partial(fair, name) for name in FAIR},
 }

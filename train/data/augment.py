@@ -50,14 +50,7 @@ class Changes:
 
 
 def draw(augmentation: Augmentation, seed: int, row: int, view: int) -> Changes:
-    """Draw the changes of a view.
-
-    Args:
-        augmentation: how much may change.
-        seed: of the run, or of the stored answers.
-        row: place among the training rows.
-        view: its number.
-    """
+    """Draw the changes of a row's view; `seed` is the run's, or the stored answers'."""
     aug = augmentation
     rng = np.random.default_rng((seed, row, view))
 
@@ -144,11 +137,9 @@ def _shrunk(chip: Chip, side: int) -> Chip:
 
 def _moved(chip: Chip, side: int, move: NDArray[np.float64]) -> Chip:
     chip = _shrunk(chip, side)
-    matrix = _sampling(move, chip, side)
-    return np.asarray(
-        cv2.warpAffine(chip, matrix, (side, side), flags=_WARP, borderMode=cv2.BORDER_REPLICATE),
-        np.uint8,
-    )
+    matrix, size = _sampling(move, chip, side), (side, side)
+    view = cv2.warpAffine(chip, matrix, size, flags=_WARP, borderMode=cv2.BORDER_REPLICATE)
+    return np.asarray(view, np.uint8)
 
 
 def _colour_matrix(colours: tuple[float, float, float], view: Chip) -> NDArray[np.float64]:
@@ -164,13 +155,8 @@ def _laid(view: Chip, chip: Chip, move: NDArray[np.float64], corners: NDArray[np
     """The view on made-up colours, in place of the border that was repeated."""
     side = len(view)
     white = np.full(_shrunk(chip, side).shape[:2], 255, np.uint8)
-    inside = cv2.warpAffine(
-        white,
-        _sampling(move, white, side),
-        (side, side),
-        flags=_WARP,
-        borderMode=cv2.BORDER_CONSTANT,
-    )
+    matrix, size = _sampling(move, white, side), (side, side)
+    inside = cv2.warpAffine(white, matrix, size, flags=_WARP, borderMode=cv2.BORDER_CONSTANT)
     share = inside[..., None].astype(np.float32) / 255
     # Corners at the outer pixels: the middle of an enlargement by bilinear interpolation.
     canvas = cv2.resize(corners, (2 * side, 2 * side), interpolation=cv2.INTER_LINEAR)
@@ -180,12 +166,7 @@ def _laid(view: Chip, chip: Chip, move: NDArray[np.float64], corners: NDArray[np
 
 
 def degrade(chip: Chip, losses: tuple[float | None, float | None, float | None]) -> Chip:
-    """Lose detail as images on the web do: low resolution, blur, JPEG.
-
-    Args:
-        chip: RGB uint8, square; brought to `DEGRADED_SIDE` first.
-        losses: as `Changes.losses`.
-    """
+    """Lose detail as images on the web do, at `DEGRADED_SIDE`; losses as `Changes.losses`."""
     low, blur, quality = losses
     side = DEGRADED_SIDE
     chip = resize_chip(chip, side)

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from faceattr.images import JPEG_FLAGS
 from train.config import Augmentation
 from train.data.augment import DEGRADED_SIDE, Chip, apply, draw
-from train.data.source import DataError, Row, Rows
+from train.data.source import DataError, Rows
 
 _SEEDS_APART = 100_003
 """The sampler adds epoch to seed: runs of neighbouring seeds must not share orders."""
@@ -71,11 +71,6 @@ def decode(image: bytes | memoryview, side: int | None = None) -> Chip:
     if chip is None:
         raise DataError(f"an image of {encoded.size} bytes does not decode")
     return np.asarray(chip, np.uint8)
-
-
-def decode_row(row: Row) -> Chip:
-    """A row's image as RGB uint8 `(H, W, 3)`."""
-    return decode(row.image)
 
 
 def _jpeg_side(content: bytes | memoryview) -> int:

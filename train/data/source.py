@@ -13,10 +13,10 @@ import logging
 import mmap
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, overload
+from typing import Any, Literal, NamedTuple
 
 import cv2
 import httpx2
@@ -122,16 +122,11 @@ class Source:
         Raises:
             DataError: when it cannot be opened.
         """
-        options = {} if columns is None else {"columns": columns}
+        options: dict[str, Any] = {"split": split, "revision": self.revision}
+        if columns is not None:
+            options["columns"] = columns
         try:
-            return load_dataset(
-                self.path,
-                self.config,
-                split=split,
-                streaming=True,
-                revision=self.revision,
-                **options,
-            )
+            return load_dataset(self.path, self.config, streaming=True, **options)
         except (OSError, ValueError) as error:
             raise DataError(
                 f"cannot open split {split!r} of {self.path!r}: {error}; expected the Hub id "
@@ -240,8 +235,8 @@ def _store(source: Source, split: str, target: Path) -> None:
     """Stream a split into `target.bin` and `target.json`, the index last."""
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_suffix(".new")
-    digest, place, skipped = hashlib.sha256(), 0, []
-    files, offsets, targets, marks = [], [0], [], []
+    digest, offsets, skipped = hashlib.sha256(), [0], []
+    kept: list[Row] = []
     log.info("reading split %r of %s once, into %s", split, source.path, target.parent)
     with (
         temporary.open("wb") as out,
@@ -255,28 +250,25 @@ def _store(source: Source, split: str, target: Path) -> None:
                 continue
             out.write(row.image)
             digest.update(row.image)
-            place += len(row.image)
-            files.append(row.file)
-            offsets.append(place)
-            targets.append(row.targets)
-            marks.append(row.service_test)
+            offsets.append(offsets[-1] + len(row.image))
+            kept.append(row._replace(image=b""))
         out.flush()
         os.fsync(out.fileno())
     index = {
         "layout": _STORED,
         "sha256": digest.hexdigest(),
         "skipped": skipped,
-        "files": files,
+        "files": [row.file for row in kept],
         "offsets": offsets,
-        "targets": targets,
-        "service_test": marks,
+        "targets": [row.targets for row in kept],
+        "service_test": [row.service_test for row in kept],
     }
     temporary.replace(target.with_suffix(".bin"))
     temporary.write_text(json.dumps(index))
     temporary.replace(target.with_suffix(".json"))
 
 
-class Rows(Sequence[Row]):
+class Rows:
     """One part of the data set, in stored order, from the file on disk.
 
     Attributes:
@@ -342,6 +334,10 @@ class Rows(Sequence[Row]):
         """Rows of this part."""
         return len(self._places)
 
+    def __iter__(self) -> Iterator[Row]:
+        """All rows in order."""
+        return map(self.__getitem__, range(len(self)))
+
     def image(self, index: int) -> memoryview:
         """The encoded image of a row."""
         if self._mapped is None:
@@ -350,14 +346,8 @@ class Rows(Sequence[Row]):
         place = self._places[index]
         return memoryview(self._mapped)[self._offsets[place] : self._offsets[place + 1]]
 
-    @overload
-    def __getitem__(self, index: int) -> Row: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Row]: ...
-    def __getitem__(self, index: int | slice) -> Row | list[Row]:
-        """A row, or some of them."""
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
+    def __getitem__(self, index: int) -> Row:
+        """A row."""
         if not -len(self) <= index < len(self):
             raise IndexError(f"row {index} of {len(self)}")
         place = self._places[index]
@@ -389,15 +379,10 @@ def add_data_arguments(parser: argparse.ArgumentParser, *, positional: bool = Fa
     else:
         parser.add_argument("--data", default=default.path, help="Hub id or folder (%(default)s)")
     parser.add_argument("--data-config", default=default.config, help="margin (%(default)s)")
+    parser.add_argument("--data-revision", help="commit of a Hub data set")
+    words = "rows of a split whose image does not decode that may be left out (%(default)s)"
     parser.add_argument(
-        "--data-revision", default=default.revision, help="commit of a Hub data set"
-    )
-    parser.add_argument(
-        "--max-skipped",
-        type=int,
-        default=default.max_skipped,
-        metavar="N",
-        help="rows of a split whose image does not decode that may be left out (%(default)s)",
+        "--max-skipped", type=int, default=default.max_skipped, metavar="N", help=words
     )
     parser.add_argument("--device", help="cpu or cuda; by default a GPU where there is one")
 

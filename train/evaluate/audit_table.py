@@ -43,12 +43,8 @@ def audit_table(predictions: Predictions) -> CalibrationTable:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `python -m train audit-table`."""
-    parser.add_argument(
-        "predictions", type=Path, help="of `python -m train predict --part holdout`"
-    )
-    parser.add_argument(
-        "--output", type=Path, required=True, metavar="JSON", help="audit.json beside the weights"
-    )
+    parser.add_argument("predictions", type=Path, help="of `train predict --part holdout`")
+    parser.add_argument("--output", type=Path, required=True, metavar="JSON", help="audit.json")
 
 
 def run(args: argparse.Namespace) -> None:

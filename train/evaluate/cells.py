@@ -41,12 +41,7 @@ def wilson_interval(
 
 @dataclass(frozen=True)
 class Cell:
-    """How many of a group's faces were labelled rightly.
-
-    Attributes:
-        count: faces in the group.
-        correct: of these, predicted as labelled.
-    """
+    """How many of a group's `count` faces were labelled rightly."""
 
     count: int
     correct: int
@@ -72,48 +67,33 @@ class Cell:
 
 @dataclass(frozen=True)
 class SubgroupTable:
-    """Which accuracy by which two attributes.
-
-    Attributes:
-        number: of the table in the report.
-        task: whose accuracy.
-        rows: attribute down the side.
-        columns: attribute across the top.
-    """
+    """The report's table `number`: accuracy of `task` by two attributes."""
 
     number: str
     task: Task
     rows: Task
     columns: Task
 
-    def cells(
+    def to_dict(
         self, correct: NDArray[np.bool_], true: Mapping[str, NDArray[np.int64]]
-    ) -> list[list[Cell]]:
-        """Count every combination of the two attributes' true classes.
+    ) -> dict[str, Any]:
+        """The table with its class names; `cells[row][column]` as in `Cell.to_dict`.
 
         Args:
             correct: for each face, whether `task` was predicted as labelled; shape `(n,)`.
             true: by task, class positions of shape `(n,)`.
         """
         down, across = true[self.rows.name], true[self.columns.name]
-        return [
+        cells = [
             [
-                Cell.of(correct[(down == row) & (across == column)])
+                Cell.of(correct[(down == row) & (across == column)]).to_dict()
                 for column in range(len(self.columns.classes))
             ]
             for row in range(len(self.rows.classes))
         ]
-
-    def to_dict(
-        self, correct: NDArray[np.bool_], true: Mapping[str, NDArray[np.int64]]
-    ) -> dict[str, Any]:
-        """The table with its class names; `cells[row][column]` as in `Cell.to_dict`."""
-        return {
-            "task": self.task.name,
-            "rows": {"task": self.rows.name, "classes": list(self.rows.classes)},
-            "columns": {"task": self.columns.name, "classes": list(self.columns.classes)},
-            "cells": [[cell.to_dict() for cell in row] for row in self.cells(correct, true)],
-        }
+        sides = {"rows": self.rows, "columns": self.columns}
+        named = {k: {"task": t.name, "classes": list(t.classes)} for k, t in sides.items()}
+        return {"task": self.task.name, **named, "cells": cells}
 
 
 REPORT_TABLES = (

@@ -86,14 +86,7 @@ def eyes(chip: Chip, percent: float) -> Chip:
 
 @dataclass(frozen=True)
 class Corruption:
-    """One way to make pictures worse.
-
-    Attributes:
-        title: for people.
-        unit: what a level counts.
-        levels: from mild to severe.
-        apply: the function.
-    """
+    """One way to make pictures worse, at levels from mild to severe, counted in `unit`."""
 
     title: str
     unit: str

@@ -45,7 +45,7 @@ def duplicates(source: Source) -> dict[str, Any]:
                 {
                     "first": one,
                     "second": other,
-                    "pictures": len(set(digests[one]) & set(digests[other])),
+                    "pictures": len({*digests[one]} & {*digests[other]}),
                 }
                 for one, other in combinations(digests, 2)
             ],

@@ -57,12 +57,12 @@ def group_counts(
     task: Task,
     true: Mapping[str, NDArray[np.int64]],
     predicted: NDArray[np.int64],
-) -> tuple[list[tuple[int, ...]], NDArray[np.int64]]:
+) -> tuple[list[tuple[int, ...]], NDArray[np.int64], NDArray[np.int64]]:
     """Confusion counts of every group that has faces.
 
     Returns:
-        The groups' class positions, in canonical order, and counts `(groups, classes, classes)`
-        with labels down and answers across.
+        The groups' class positions, in canonical order; counts `(groups, classes, classes)` with
+        labels down and answers across; and each face's place among the groups `(n,)`.
     """
     size = len(task.classes)
     shape = tuple(len(t.classes) for t in grouping)
@@ -71,7 +71,7 @@ def group_counts(
     counts = np.bincount(cells, minlength=int(np.prod(shape)) * size**2).reshape(-1, size, size)
     present = np.flatnonzero(counts.sum(axis=(1, 2)))
     groups = [tuple(map(int, np.unravel_index(flat, shape))) for flat in present]
-    return groups, counts[present]
+    return groups, counts[present], np.searchsorted(present, place)
 
 
 def _spread(rates: Floats, enough: NDArray[np.bool_]) -> tuple[Floats, Floats]:
@@ -219,22 +219,12 @@ def _accuracy(
     }
 
 
-def _codes(
-    grouping: Sequence[Task], true: Mapping[str, NDArray[np.int64]], groups: list[tuple[int, ...]]
-) -> NDArray[np.int64]:
-    """Position in `groups` of each face's group, shape `(n,)`."""
-    known = {group: index for index, group in enumerate(groups)}
-    columns = np.stack([true[task.name] for task in grouping], axis=1)
-    return np.array([known[tuple(row)] for row in columns.tolist()], dtype=np.int64)
-
-
 def _of_grouping(
     predictions: Predictions, task: Task, grouping: Sequence[Task], resamples: Resamples
 ) -> dict[str, Any]:
     true, predicted = predictions.true, predictions.predicted(task)
     size = len(task.classes)
-    groups, counts = group_counts(grouping, task, true, predicted)
-    code = _codes(grouping, true, groups)
+    groups, counts, code = group_counts(grouping, task, true, predicted)
     answers = resamples.counts(code * 2 + predictions.correct(task), (len(groups), 2))
     found: dict[str, Any] = {"accuracy": _accuracy(grouping, groups, counts, answers)}
     if task not in grouping:

@@ -78,11 +78,9 @@ def _metadata(table: pa.Table) -> dict[str, Any]:
     if stored is None:
         raise TableError("the schema's metadata has no key 'faceattr'")
     try:
-        facts = json.loads(stored)
-    except ValueError as error:
-        raise TableError(f"the metadata 'faceattr' is no JSON: {error}") from error
-    if not isinstance(facts, dict):
-        raise TableError("the metadata 'faceattr' is no JSON object")
+        facts = dict(json.loads(stored))
+    except (ValueError, TypeError) as error:
+        raise TableError(f"the metadata 'faceattr' holds no JSON object: {error}") from error
     for where, keys in (
         ("", METADATA_KEYS),
         ("dataset", DATASET_KEYS),

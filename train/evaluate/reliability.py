@@ -67,42 +67,10 @@ def brier_score(probabilities: NDArray[np.float64], true: NDArray[np.int64]) -> 
 def calibration(
     probabilities: NDArray[np.float64], true: NDArray[np.int64], bins: int = BINS
 ) -> dict[str, Any]:
-    """Calibration error, Brier score and reliability diagram of one head.
+    """Calibration error, Brier score and accuracy of one head; null for no faces.
 
-    Args:
-        probabilities: shape `(n, classes)`.
-        true: class positions, shape `(n,)`.
-        bins: number of bins between 0 and 1.
+    From probabilities `(n, classes)`, class positions `(n,)` and the number of bins in 0 to 1.
     """
-    top = probabilities.max(axis=1)
-    correct = probabilities.argmax(axis=1) == true
-    place = _bin(top, bins)
-    reliability = []
-    for index in range(bins):
-        inside = place == index
-        entry: dict[str, Any] = {"from": index / bins, "to": (index + 1) / bins}
-        entry |= {"n": int(inside.sum()), "confidence": None, "accuracy": None}
-        if inside.any():
-            entry["confidence"] = float(top[inside].mean())
-            entry["accuracy"] = float(correct[inside].mean())
-        reliability.append(entry)
-    return {
-        "expected_calibration_error": calibration_error(top, correct, bins),
-        "if_calibrated": _error_if_calibrated(top, bins),
-        "brier": brier_score(probabilities, true),
-        "confidence": float(top.mean()),
-        "reliability": reliability,
-    }
-
-
-def _members(predictions: Predictions, attribute: Task) -> list[tuple[str, NDArray[np.bool_]]]:
-    labels = predictions.true[attribute.name]
-    return [(name, labels == index) for index, name in enumerate(attribute.classes)]
-
-
-def _calibration_of_group(
-    probabilities: NDArray[np.float64], true: NDArray[np.int64]
-) -> dict[str, Any]:
     if len(true) == 0:
         names = ("accuracy", "confidence", "expected_calibration_error", "if_calibrated", "brier")
         return {"n": 0, **dict.fromkeys(names)}
@@ -111,35 +79,49 @@ def _calibration_of_group(
         "n": len(true),
         "accuracy": float(correct.mean()),
         "confidence": float(top.mean()),
-        "expected_calibration_error": calibration_error(top, correct),
-        "if_calibrated": _error_if_calibrated(top, BINS),
+        "expected_calibration_error": calibration_error(top, correct, bins),
+        "if_calibrated": _error_if_calibrated(top, bins),
         "brier": brier_score(probabilities, true),
     }
 
 
+def reliability(
+    probabilities: NDArray[np.float64], true: NDArray[np.int64], bins: int = BINS
+) -> list[dict[str, Any]]:
+    """The reliability diagram of one head: accuracy and mean top probability of each bin."""
+    top, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == true
+    place, found = _bin(top, bins), []
+    for index in range(bins):
+        inside = place == index
+        entry: dict[str, Any] = {"from": index / bins, "to": (index + 1) / bins}
+        entry |= {"n": int(inside.sum()), "confidence": None, "accuracy": None}
+        if inside.any():
+            entry["confidence"] = float(top[inside].mean())
+            entry["accuracy"] = float(correct[inside].mean())
+        found.append(entry)
+    return found
+
+
+def _members(predictions: Predictions, attribute: Task) -> list[tuple[str, NDArray[np.bool_]]]:
+    labels = predictions.true[attribute.name]
+    return [(name, labels == index) for index, name in enumerate(attribute.classes)]
+
+
 def calibrations(predictions: Predictions) -> dict[str, Any]:
     """Each head's calibration on all faces, and by gender, age and race of their labels."""
-
-    def by_group(task: Task) -> dict[str, Any]:
+    found: dict[str, Any] = {"bins": BINS}
+    for task in TASKS:
         values, true = predictions.probabilities[task.name], predictions.true[task.name]
-        return {
+        by_group = {
             attribute.name: [
-                {"class": name, **_calibration_of_group(values[rows], true[rows])}
+                {"class": name, **calibration(values[rows], true[rows])}
                 for name, rows in _members(predictions, attribute)
             ]
             for attribute in TASKS
         }
-
-    return {
-        "bins": BINS,
-        **{
-            task.name: {
-                **calibration(predictions.probabilities[task.name], predictions.true[task.name]),
-                "by_group": by_group(task),
-            }
-            for task in TASKS
-        },
-    }
+        whole = {**calibration(values, true), "reliability": reliability(values, true)}
+        found[task.name] = {**whole, "by_group": by_group}
+    return found
 
 
 def risk_coverage(top: NDArray[np.float64], correct: NDArray[np.bool_]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import confusion_matrix, f1_score, recall_score
+from sklearn.metrics import f1_score, recall_score
 
 from faceattr import __version__
 from faceattr.labels import AGE, GENDER, RACE, TASKS, Task
@@ -67,17 +67,11 @@ def _resampled(counts: Floats) -> dict[str, Floats]:
 def summary(
     task: Task, true: NDArray[np.int64], predicted: NDArray[np.int64], draws: int = DRAWS
 ) -> dict[str, Any]:
-    """Accuracy, balanced accuracy and macro F1 of one task.
+    """Accuracy, balanced accuracy and macro F1 of one task from class positions `(n,)`.
 
     Balanced accuracy is the mean recall of the classes that occur among the labels; macro F1
     the mean over the classes that occur among labels or predictions. `low` and `high` are
     Wilson's for the accuracy; `bootstrap` holds the intervals of all three over resampled rows.
-
-    Args:
-        task: whose classes.
-        true: class positions, shape `(n,)`.
-        predicted: likewise.
-        draws: resamples.
     """
     found: dict[str, Any] = Cell.of(predicted == true).to_dict()
     if len(true) == 0:
@@ -96,26 +90,15 @@ def summary(
 def _confusion(task: Task, true: NDArray[np.int64], predicted: NDArray[np.int64]) -> dict[str, Any]:
     """Counts and shares of each line, with true classes down and predicted ones across."""
     size = len(task.classes)
-    # scikit-learn refuses to count nothing when labels are given.
-    counts = (
-        confusion_matrix(true, predicted, labels=range(size))
-        if len(true)
-        else np.zeros((size, size), dtype=np.int64)
-    )
-    return {
-        "classes": list(task.classes),
-        "counts": counts.tolist(),
-        "shares": [
-            [n / sum(line) if sum(line) else None for n in line] for line in counts.tolist()
-        ],
-    }
+    counts = np.bincount(true * size + predicted, minlength=size**2).reshape(size, size).tolist()
+    shares = [[n / sum(line) if sum(line) else None for n in line] for line in counts]
+    return {"classes": list(task.classes), "counts": counts, "shares": shares}
 
 
 def _confusions(predictions: Predictions) -> dict[str, Any]:
     def of(task: Task, rows: NDArray[np.bool_]) -> dict[str, Any]:
-        return _confusion(
-            task, predictions.true[task.name][rows], predictions.predicted(task)[rows]
-        )
+        true, predicted = predictions.true[task.name], predictions.predicted(task)
+        return _confusion(task, true[rows], predicted[rows])
 
     everyone = np.ones(predictions.rows, dtype=np.bool_)
     gender = predictions.true[GENDER.name]
@@ -142,15 +125,11 @@ def _compared_cell(cell: Mapping[str, Any], printed: float) -> dict[str, Any]:
     `outside` says that the printed figure lies outside our interval, its last digit's rounding
     allowed for; the report's own uncertainty is not in it.
     """
+    found = {"n": cell["n"], "here": cell["accuracy"], "report": printed}
     if cell["n"] == 0:
-        return {"n": 0, "here": None, "report": printed, "difference": None, "outside": None}
-    return {
-        "n": cell["n"],
-        "here": cell["accuracy"],
-        "report": printed,
-        "difference": cell["accuracy"] - printed,
-        "outside": not cell["low"] - 0.005 <= printed <= cell["high"] + 0.005,
-    }
+        return {**found, "difference": None, "outside": None}
+    outside = not cell["low"] - 0.005 <= printed <= cell["high"] + 0.005
+    return {**found, "difference": cell["accuracy"] - printed, "outside": outside}
 
 
 def _comparison(overall: Mapping[str, Any], subgroups: Mapping[str, Any]) -> dict[str, Any]:
@@ -174,12 +153,9 @@ def _comparison(overall: Mapping[str, Any], subgroups: Mapping[str, Any]) -> dic
         "source": f"{published.NAME}, section 4",
         "rows": published.VALIDATION_ROWS,
         "accuracy": {
-            name: {
-                "report": accuracy,
-                "here": overall[name]["accuracy"],
-                "difference": overall[name]["accuracy"] - accuracy,
-            }
-            for name, accuracy in published.ACCURACY.items()
+            name: {"report": printed, "here": here, "difference": here - printed}
+            for name, printed in published.ACCURACY.items()
+            for here in [overall[name]["accuracy"]]
         },
         "tables": tables,
     }
@@ -209,12 +185,8 @@ def measured(predictions: Predictions, draws: int = DRAWS) -> dict[str, Any]:
     """Everything that a table of predictions tells, floats not rounded."""
 
     def summaries(rows: NDArray[np.bool_]) -> dict[str, Any]:
-        return {
-            task.name: summary(
-                task, predictions.true[task.name][rows], predictions.predicted(task)[rows], draws
-            )
-            for task in TASKS
-        }
+        pairs = {t: (predictions.true[t.name][rows], predictions.predicted(t)[rows]) for t in TASKS}
+        return {task.name: summary(task, *pair, draws) for task, pair in pairs.items()}
 
     overall = summaries(np.ones(predictions.rows, dtype=np.bool_))
     subgroups = {
@@ -317,30 +289,14 @@ def read_history(path: Path) -> list[dict[str, Any]]:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `python -m train evaluate`."""
-    parser.add_argument(
-        "predictions",
-        type=Path,
-        metavar="PREDICTIONS.parquet",
-        help="table written by `python -m train predict`",
-    )
-    parser.add_argument(
-        "--output", type=Path, required=True, metavar="REPORT.json", help="file to write"
-    )
-    parser.add_argument(
-        "--robustness",
-        type=Path,
-        metavar="JSON",
-        help="results of `python -m train robustness` for the same weights, to take in",
-    )
-    parser.add_argument(
-        "--duplicates",
-        type=Path,
-        metavar="JSON",
-        help="results of `python -m train duplicates`, to take in",
-    )
-    parser.add_argument(
-        "--history", type=Path, metavar="JSONL", help="history.jsonl of the run, to take in"
-    )
+    parser.add_argument("predictions", type=Path, help="table of `python -m train predict`")
+    parser.add_argument("--output", type=Path, required=True, metavar="REPORT.json")
+    for name, words in (
+        ("robustness", "of `python -m train robustness` for the same weights, to take in"),
+        ("duplicates", "of `python -m train duplicates`, to take in"),
+        ("history", "history.jsonl of the run, to take in"),
+    ):
+        parser.add_argument(f"--{name}", type=Path, metavar="FILE", help=words)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -354,11 +310,6 @@ def run(args: argparse.Namespace) -> None:
     write_report(args.output, report)
     for task in TASKS:
         found = report["overall"][task.name]
-        log.info(
-            "%-6s %.2f %% (%.2f to %.2f) of %d faces; the report's network %.2f %%",
-            task.name,
-            *(100 * found[key] for key in ("accuracy", "low", "high")),
-            found["n"],
-            100 * published.ACCURACY[task.name],
-        )
+        shares = [100 * found[key] for key in ("accuracy", "low", "high")]
+        log.info("%-6s %.2f %% (%.2f to %.2f) of %d faces", task.name, *shares, found["n"])
     log.info("-> %s", args.output)

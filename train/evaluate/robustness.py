@@ -22,7 +22,7 @@ from faceattr import __version__
 from faceattr.hub import find_weights
 from faceattr.labels import TASKS
 from faceattr.model import FaceAttributeModel, load_files
-from train.data.batches import decode_row
+from train.data.batches import decode
 from train.data.source import Rows, Source, add_data_arguments, sha256, source_of
 from train.evaluate.cells import CONFIDENCE, Cell
 from train.evaluate.corruptions import CORRUPTIONS, Chip
@@ -55,9 +55,9 @@ def _correct(model: FaceAttributeModel, rows: Rows, device: torch.device) -> NDA
     found = []
     with tqdm(total=len(rows), unit="face", disable=not sys.stderr.isatty()) as bar:
         for start in range(0, len(rows), _BATCH):
-            batch = rows[start : start + _BATCH]
+            batch = [rows[place] for place in range(start, min(start + _BATCH, len(rows)))]
             targets = np.array([row.targets for row in batch])
-            chips = [decode_row(row) for row in batch]
+            chips = [decode(row.image) for row in batch]
             answers = [_answers(model, chips, device)]
             for name, level in STEPS:
                 worse = [CORRUPTIONS[name].apply(chip, level) for chip in chips]
@@ -76,11 +76,7 @@ def robustness(
 ) -> dict[str, Any]:
     """Accuracies of some weights under every corruption, JSON-ready.
 
-    Args:
-        weights: folder or Hub id; None for the default ones.
-        source: the data set; its validation split is used.
-        device: where to compute.
-        rows: faces to use, evenly spread over the split; all of them where it has fewer.
+    On so many validation rows, evenly spread over the split; all of them where it has fewer.
     """
     files = find_weights(weights)
     model = load_files(files).to(device).to(memory_format=torch.channels_last).eval()
@@ -109,16 +105,9 @@ def robustness(
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `python -m train robustness`."""
-    parser.add_argument(
-        "--weights", help="folder or Hub id; by default the weights in the repository"
-    )
-    parser.add_argument(
-        "--rows",
-        type=int,
-        default=ROWS,
-        help="validation faces to use, evenly spread over the split (%(default)s)",
-    )
-    parser.add_argument("--output", type=Path, required=True, metavar="JSON", help="file to write")
+    parser.add_argument("--weights", help="folder or Hub id; by default the repository's own")
+    parser.add_argument("--rows", type=int, default=ROWS, help="faces, evenly spread (%(default)s)")
+    parser.add_argument("--output", type=Path, required=True, metavar="JSON")
     add_data_arguments(parser)
 
 
@@ -129,12 +118,4 @@ def run(args: argparse.Namespace) -> None:
     keep_freed_memory()
     found = robustness(args.weights, source_of(args), choose_device(args.device), args.rows)
     write_report(args.output, rounded(found))
-    for name, corruption in found["corruptions"].items():
-        worst = corruption["levels"][-1]
-        drops = {
-            t.name: 100 * (worst[t.name]["accuracy"] - found["clean"][t.name]["accuracy"])
-            for t in TASKS
-        }
-        words = ", ".join(f"{task} {drop:+.1f}" for task, drop in drops.items())
-        log.info("%s at %g %s: %s points", name, worst["level"], corruption["unit"], words)
     log.info("-> %s", args.output)

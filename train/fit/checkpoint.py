@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import io
 import os
 import pickle
@@ -52,13 +51,7 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def save_checkpoint(folder: Path, state: dict[str, Any], *, epoch: int, batch: int) -> Path:
-    """Write a checkpoint, then drop all but the last two.
-
-    Args:
-        folder: of the run.
-        state: tensors and plain values.
-        epoch: whole epochs done.
-        batch: batches done after them.
+    """Write a checkpoint of tensors and plain values, then drop all but the last two.
 
     Raises:
         CheckpointError: when it cannot be written; those before it are untouched.
@@ -69,11 +62,9 @@ def save_checkpoint(folder: Path, state: dict[str, Any], *, epoch: int, batch: i
     try:
         write_atomically(path, buffer.getvalue())
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         raise CheckpointError(
-            f"cannot write {path} ({error.strerror or type(error).__name__}); "
-            f"{'make room' if full else 'see to the disk'}, then --resume goes on from the "
-            "checkpoint before"
+            f"cannot write {path} ({error.strerror or type(error).__name__}); make room or see to "
+            "the disk, then --resume goes on from the checkpoint before"
         ) from error
     for old in checkpoints(folder)[:-KEEP]:
         old.unlink(missing_ok=True)
@@ -101,14 +92,11 @@ def only_run(folder: Path) -> Iterator[None]:
     The system lets go of the lock when its holder ends, however it ends: none is ever stale.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / LOCK_NAME)
     try:
-        lock.acquire(timeout=0)
+        held = FileLock(folder / LOCK_NAME).acquire(timeout=0)
     except Timeout as error:
         raise CheckpointError(
             f"another process is at work in {folder}; wait for it, or choose another folder"
         ) from error
-    try:
+    with held:
         yield
-    finally:
-        lock.release()

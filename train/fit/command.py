@@ -9,8 +9,10 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+from contextlib import nullcontext
+from dataclasses import fields
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 import torch.distributed as dist
@@ -28,42 +30,23 @@ log = logging.getLogger("train")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `python -m train fit`."""
-    described = "; ".join(
-        f"{name}: {(recipe.__doc__ or '').splitlines()[0]}" for name, recipe in RECIPES.items()
-    )
+    docs = {name: getattr(recipe, "func", recipe).__doc__ for name, recipe in RECIPES.items()}
+    described = "; ".join(f"{name}: {(text or '').splitlines()[0]}" for name, text in docs.items())
     parser.add_argument("--recipe", choices=sorted(RECIPES), required=True, help=described)
     parser.add_argument("--output", type=Path, required=True, help="folder of this run")
-    parser.add_argument(
-        "--seed", type=int, default=0, help="of weights, order and augmentation (%(default)s)"
-    )
+    parser.add_argument("--seed", type=int, default=0, help="of all that is drawn (%(default)s)")
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
-    parser.add_argument(
-        "--checkpoint-every", type=int, default=200, metavar="STEPS", help="(%(default)s)"
-    )
-    parser.add_argument(
-        "--answers",
-        type=Path,
-        metavar="FOLDER",
-        help="of `python -m train answers`, for recipes that learn from teachers",
-    )
-    parser.add_argument(
-        "--start", type=Path, metavar="FOLDER", help="weights, for recipes that start from a run"
-    )
-    parser.add_argument(
-        "--limit", type=int, metavar="N", help="only so many rows, evenly spread, for trying"
-    )
-    parser.add_argument(
-        "--precision",
-        choices=get_args(Precision),
-        help="of the forward pass; by default bfloat16 where the device multiplies it natively",
-    )
+    parser.add_argument("--checkpoint-every", type=int, default=200, metavar="STEPS", help="(200)")
+    parser.add_argument("--answers", type=Path, metavar="FOLDER", help="of teachers, where needed")
+    parser.add_argument("--start", type=Path, metavar="FOLDER", help="a run's model/, where needed")
+    parser.add_argument("--limit", type=int, metavar="N", help="only so many rows, for trying")
+    parser.add_argument("--precision", choices=get_args(Precision), help="of the forward pass")
     add_data_arguments(parser)
 
 
 def join(device: torch.device) -> tuple[int, int, torch.device]:
     """Join the processes that torchrun started: own place, number, and own device."""
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if world == 1:
+    if (world := int(os.environ.get("WORLD_SIZE", "1"))) == 1:
         return 0, 1, device
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
@@ -78,47 +61,26 @@ def fit(recipe: Recipe, settings: Settings) -> Path:
     Raises:
         CheckpointError: when `output` holds a run and `resume` is off, when it does not fit, or
             while another process trains there.
-        TrainingError: see `Settings.check` and `Trainer.run`.
         Stopped: when a signal ended the run; `resume` goes on.
     """
-
-    def train() -> Path:
+    with only_run(settings.output) if settings.is_first else nullcontext():
+        if settings.is_first and checkpoints(settings.output) and not settings.resume:
+            raise CheckpointError(
+                f"{settings.output} already holds a run; add --resume to go on, or choose another"
+            )
         trainer = Trainer(recipe, settings)
         if settings.resume:
             trainer.resume()
         return trainer.run()
 
-    if not settings.is_first:
-        return train()
-    with only_run(settings.output):
-        if checkpoints(settings.output) and not settings.resume:
-            raise CheckpointError(
-                f"{settings.output} already holds a run; add --resume to go on, or choose another"
-            )
-        return train()
-
 
 def run(args: argparse.Namespace) -> None:
     """Carry out `python -m train fit`."""
-    if args.checkpoint_every < 1:
-        raise ValueError(f"--checkpoint-every must be at least 1, came {args.checkpoint_every}")
     rank, world, device = join(choose_device(args.device))
+    given: dict[str, Any] = {f.name: getattr(args, f.name, None) for f in fields(Settings)}
     try:
-        settings = Settings(
-            output=args.output,
-            source=source_of(args),
-            seed=args.seed,
-            device=device,
-            checkpoint_every=args.checkpoint_every,
-            resume=args.resume,
-            answers=args.answers,
-            start=args.start,
-            precision=args.precision,
-            limit=args.limit,
-            rank=rank,
-            world=world,
-        )
-        folder = fit(RECIPES[args.recipe](), settings)
+        given |= {"source": source_of(args), "device": device, "rank": rank, "world": world}
+        folder = fit(RECIPES[args.recipe](), Settings(**given))
     finally:
         if world > 1:
             dist.destroy_process_group()

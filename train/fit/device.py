@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import platform
-import sys
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 import torch
@@ -43,19 +41,12 @@ def choose_precision(device: torch.device) -> Precision:
     return "bfloat16" if capabilities.get("amx_bf16") else "float32"
 
 
-def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
-    """Mixed precision for a forward pass; nothing for float32."""
-    if precision == "float32":
-        return nullcontext()
-    return torch.autocast(device.type, dtype=torch.bfloat16)
-
-
 def keep_freed_memory() -> None:
     """Tell glibc not to hand large freed blocks back to the system after each batch.
 
     Otherwise every batch faults its large temporaries in anew. Has no effect elsewhere.
     """
-    if not sys.platform.startswith("linux") or platform.libc_ver()[0] != "glibc":
+    if platform.libc_ver()[0] != "glibc":
         return
     libc = ctypes.CDLL("libc.so.6")
     trim_threshold, mmap_max, unlimited = -1, -4, 2**31 - 1

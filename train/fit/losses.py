@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -11,20 +12,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from faceattr import labels
-from train.config import Recipe
+from train.config import Mitigation, Recipe
 
 CHILD_CLASSES = 2
 """Age groups below ten years, the first of `labels.AGE`."""
 _SMALLEST = 1e-7
 """Of a stored probability; float16 keeps none below 6e-8."""
-
-
-def task_losses(logits: Mapping[str, Tensor], targets: Tensor) -> dict[str, Tensor]:
-    """Mean cross-entropy in nats by task; targets `(N, tasks)` in `labels.TASKS` order."""
-    return {
-        task.name: F.cross_entropy(logits[task.name].float(), targets[:, column])
-        for column, task in enumerate(labels.TASKS)
-    }
+_COLUMNS = {task.name: column for column, task in enumerate(labels.TASKS)}
+_SIZES = {**{task.name: len(task.classes) for task in labels.TASKS}, "child": 2}
 
 
 def target_tables(recipe: Recipe) -> dict[str, Tensor]:
@@ -39,7 +34,7 @@ def target_tables(recipe: Recipe) -> dict[str, Tensor]:
         table = torch.eye(size)
         if task is labels.AGE and recipe.age_spread > 0:
             steps = torch.arange(size, dtype=torch.float32)
-            distance = steps.view(1, -1) - steps.view(-1, 1)
+            distance = steps - steps[:, None]
             table = (-0.5 * (distance / recipe.age_spread) ** 2).softmax(1)
         tables[task.name] = table * (1 - recipe.label_smoothing) + recipe.label_smoothing / size
     return tables
@@ -48,9 +43,7 @@ def target_tables(recipe: Recipe) -> dict[str, Tensor]:
 def log_shares(targets: NDArray[np.int64], recipe: Recipe) -> dict[str, Tensor]:
     """What is added to the logits in the loss `(classes,)`, of the tasks that are adjusted.
 
-    Args:
-        targets: labels of the training rows `(rows, tasks)`; each class counts one row more.
-        recipe: gives by task how much of the log frequency it is.
+    Frequencies are those of the training rows' `targets`, one row more for each class.
     """
     found = {}
     for column, task in enumerate(labels.TASKS):
@@ -74,10 +67,8 @@ class RowLosses:
         By task the distribution for the label, by "task answers" the teachers' softened one, and
         by "weight" that of the gender loss.
         """
-        age = [task.name for task in labels.TASKS].index(labels.AGE.name)
-        child = targets[:, age] < CHILD_CLASSES
-        weight = torch.where(child, self.recipe.child_gender, 1.0)[:, None]
-        found = {"weight": weight}
+        child = targets[:, _COLUMNS[labels.AGE.name]] < CHILD_CLASSES
+        found = {"weight": torch.where(child, self.recipe.child_gender, 1.0)[:, None]}
         for column, task in enumerate(labels.TASKS):
             found[task.name] = self.tables[task.name][targets[:, column]]
             if answers is not None and self.recipe.distillation is not None:
@@ -104,6 +95,48 @@ class RowLosses:
                 loss = loss * soft["weight"][:, 0]
             result[task.name] = loss
         return result
+
+
+class GroupLosses:
+    """Group DRO (Sagawa, Koh, Hashimoto and Liang, ICLR 2020, algorithm 1).
+
+    The loss is the sum over groups, combinations of labels such as gender × race, of q_g times the
+    group's mean loss; before each step q_g grows by exp(step × the group's loss) and is scaled to a
+    sum of 1. The paper's generalisation adjustment is left out.
+
+    Attributes:
+        shares: q_g, remembered from step to step.
+    """
+
+    def __init__(self, settings: Mitigation, loss_weights: Mapping[str, float]) -> None:
+        self.settings = settings
+        self.loss_weights = loss_weights
+        count = math.prod(_SIZES[name] for name in settings.groups)
+        self.shares = torch.full((count,), 1 / count, dtype=torch.float64)
+
+    def place(self, targets: Tensor) -> Tensor:
+        """Group of each row `(N,)`, from targets `(N, tasks)` in `labels.TASKS` order."""
+        place = torch.zeros(len(targets), dtype=torch.int64, device=targets.device)
+        child = (targets[:, _COLUMNS[labels.AGE.name]] < CHILD_CLASSES).long()
+        for name in self.settings.groups:
+            own = child if name == "child" else targets[:, _COLUMNS[name]]
+            place = place * _SIZES[name] + own
+        return place
+
+    def __call__(self, rows: Mapping[str, Tensor], targets: Tensor) -> dict[str, Tensor]:
+        """Losses by task, from the rows' losses `(N,)` by task and targets `(N, tasks)`."""
+        place = self.place(targets)
+        member = F.one_hot(place, len(self.shares)).double()
+        means = member / member.sum(0).clamp(min=1)
+        by_group = {name: means.T @ loss.double() for name, loss in rows.items()}
+        total = sum(self.loss_weights.get(n, 1.0) * loss.detach() for n, loss in by_group.items())
+        # A group without rows in the batch has a loss of 0, so its weight is only rescaled.
+        shares = self.shares * torch.exp(self.settings.step * torch.as_tensor(total).cpu())
+        self.shares = shares / shares.sum()
+        return {
+            name: (self.shares.to(loss.device) * loss).sum().float()
+            for name, loss in by_group.items()
+        }
 
 
 def mix(

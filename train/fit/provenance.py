@@ -7,9 +7,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from faceattr import __version__
 from faceattr.hub import find_weights, read_config
 from train.data.source import sha256
 
@@ -35,20 +32,13 @@ def git_commit() -> str | None:
     """The commit of this checkout, with "-dirty" where files differ from it; None without git."""
     git = ["git", "-C", str(Path(__file__).parent)]
     try:
-        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)
-        changes = subprocess.run(
-            [*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True
+        head, changes = (
+            subprocess.check_output([*git, *words], text=True, stderr=subprocess.DEVNULL)
+            for words in (("rev-parse", "HEAD"), ("status", "--porcelain", "--untracked-files=no"))
         )
-    except OSError:
+    except (OSError, subprocess.CalledProcessError):
         return None
-    if head.returncode:
-        return None
-    return head.stdout.strip() + ("-dirty" if changes.stdout else "")
-
-
-def versions() -> dict[str, str]:
-    """Versions that a result depends on."""
-    return {"faceattr": __version__, "torch": str(torch.__version__)}
+    return head.strip() + ("-dirty" if changes else "")
 
 
 def runs_behind(folders: Iterable[Path]) -> dict[str, Run]:
@@ -57,8 +47,7 @@ def runs_behind(folders: Iterable[Path]) -> dict[str, Run]:
     for folder in folders:
         files = find_weights(folder)
         config = read_config(files)
-        training = config.training
-        found |= training.get("runs", {})
-        own = {name: training.get(name) for name in KEPT}
+        found |= config.training.get("runs", {})
+        own = {name: config.training.get(name) for name in KEPT}
         found[sha256(files.weights)] = {"architecture": config.architecture, **own}
     return found

@@ -59,27 +59,17 @@ class Settings:
         Raises:
             TrainingError: saying what the recipe needs.
         """
-        if (recipe.distillation is not None) != (self.answers is not None):
-            wants = "learns from stored answers" if self.answers is None else "has no distillation"
-            raise TrainingError(
-                f"recipe {recipe.name!r} {wants}, but --answers was "
-                f"{'not given' if self.answers is None else 'given'}; it names a folder of "
-                "`python -m train answers`"
-            )
-        if (recipe.start == "run") != (self.start is not None):
-            wants = "starts from a run" if recipe.start == "run" else f"starts {recipe.start}"
-            raise TrainingError(
-                f"recipe {recipe.name!r} {wants}, but --start was "
-                f"{'not given' if self.start is None else 'given'}; it names the model/ folder of "
-                "a finished run"
-            )
+        taught, goes_on = recipe.distillation is not None, recipe.start == "run"
+        for option, value, needed, folder in (
+            ("--answers", self.answers, taught, "a folder of `python -m train answers`"),
+            ("--start", self.start, goes_on, "the model/ folder of a finished run"),
+        ):
+            if needed != (value is not None):
+                words = f"needs {option}, {folder}" if needed else f"does not take {option}"
+                raise TrainingError(f"recipe {recipe.name!r} {words}")
         if self.world > 1 and recipe.mitigation is not None:
-            raise TrainingError(
-                f"recipe {recipe.name!r} weighs groups by what one process sees; run it with one"
-            )
-        if recipe.batch_size % self.world:
-            raise TrainingError(
-                f"{self.world} processes cannot share batches of {recipe.batch_size} rows evenly"
-            )
-        if self.limit is not None and self.limit < 1:
-            raise TrainingError(f"--limit must be at least 1, came {self.limit}")
+            raise TrainingError("group DRO weighs groups by what one process sees: run it with one")
+        if (size := recipe.batch_size) % self.world:
+            raise TrainingError(f"{self.world} processes cannot share batches of {size} evenly")
+        if min(self.checkpoint_every, 1 if self.limit is None else self.limit) < 1:
+            raise TrainingError("--checkpoint-every and --limit must be at least 1")

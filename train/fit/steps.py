@@ -16,9 +16,8 @@ from faceattr.model import FaceAttributeModel
 from train.config import Recipe
 from train.data.batches import Batch
 from train.data.source import Rows
-from train.fit.device import Precision, autocast
-from train.fit.losses import RowLosses, mix
-from train.fit.mitigation import GroupLosses
+from train.fit.device import choose_precision
+from train.fit.losses import GroupLosses, RowLosses, mix
 from train.fit.settings import Settings, TrainingError
 
 Tensors: TypeAlias = tuple[Tensor, ...] | list[Tensor]
@@ -26,21 +25,13 @@ MOMENTUM = 0.9
 
 
 class Stepper:
-    """Everything that a step changes.
-
-    Attributes:
-        model: the network that learns.
-    """
+    """Everything that a step changes; `model` is the network that learns."""
 
     def __init__(
-        self,
-        model: FaceAttributeModel,
-        recipe: Recipe,
-        settings: Settings,
-        rows: Rows,
-        precision: Precision,
+        self, model: FaceAttributeModel, recipe: Recipe, settings: Settings, rows: Rows
     ) -> None:
-        self.recipe, self.device, self.precision = recipe, settings.device, precision
+        self.recipe, self.device = recipe, settings.device
+        self.precision = settings.precision or choose_precision(self.device)
         self.model = model.to(self.device).to(memory_format=torch.channels_last)
         self._network: nn.Module = self.model
         if settings.world > 1:
@@ -82,17 +73,15 @@ class Stepper:
             group["lr"] = learning_rate(self.recipe, progress)
         self._optimizer.zero_grad(set_to_none=True)
         losses = self._losses_of(batch, answers, rng)
-        weights = self.recipe.loss_weights
-        weighted = [weights.get(name, 1.0) * loss for name, loss in losses.items()]
+        weighted = [self.recipe.loss_weights.get(n, 1.0) * loss for n, loss in losses.items()]
         torch.stack(weighted).sum().backward()  # type: ignore[no-untyped-call]
         values = {name: float(loss.detach()) for name, loss in losses.items()}
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         norm = float(torch.nn.utils.get_total_norm(gradients))
         if not math.isfinite(sum(values.values()) + norm):
             raise TrainingError(
-                f"the loss or its gradient is not finite after {progress:.3f} epochs: {values}, "
-                f"gradient norm {norm}; the weights were not changed by it. Lower the recipe's "
-                "learning_rate and start in a new folder"
+                f"loss {values} or gradient norm {norm} is not finite after {progress:.3f} epochs, "
+                "and changed no weights; lower the learning_rate and start in a new folder"
             )
         self._optimizer.step()
         if self._average is not None:
@@ -109,7 +98,8 @@ class Stepper:
         soft = self._losses.soft(targets, given)
         if self.recipe.mixup > 0:
             images, soft = mix(images, soft, self.recipe.mixup, rng)
-        with autocast(self.device, self.precision):
+        mixed = self.precision == "bfloat16"
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=mixed):
             logits = self._network(images)
         rows = self._losses(logits, soft)
         if self._groups is not None:
@@ -137,11 +127,9 @@ class Stepper:
 
 def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """The recipe's optimiser; biases and batch norms are not decayed."""
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    others = [p for p in model.parameters() if p.ndim <= 1]
     groups = [
-        {"params": decayed, "weight_decay": recipe.weight_decay},
-        {"params": others, "weight_decay": 0.0},
+        {"params": [p for p in model.parameters() if (p.ndim > 1) == wide], "weight_decay": decay}
+        for wide, decay in ((True, recipe.weight_decay), (False, 0.0))
     ]
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(groups, recipe.learning_rate, MOMENTUM, nesterov=True)
@@ -155,23 +143,21 @@ def learning_rate(recipe: Recipe, progress: float) -> float:
         return recipe.learning_rate * max(progress, 1e-3) / recipe.warmup_epochs
     if recipe.schedule == "constant":
         return recipe.learning_rate
-    span = recipe.epochs - recipe.warmup_epochs
-    done = min(1.0, (progress - recipe.warmup_epochs) / span) if span > 0 else 1.0
+    span = max(recipe.epochs - recipe.warmup_epochs, 1e-9)
+    done = min(1.0, (progress - recipe.warmup_epochs) / span)
     return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
 
 
 def make_average(model: nn.Module, decay: float) -> AveragedModel:
     """Exponential moving average of weights and batch-norm statistics.
 
-    The decay starts low, `(1 + n) / (10 + n)` after n steps, so that the random start is
-    forgotten (as tf.train.ExponentialMovingAverage does with `num_updates`).
+    The decay starts low, `(1 + n) / (10 + n)` after n steps, so that the random start is forgotten.
     Counters of batch norms are copied: PyTorch's own functions would divide whole numbers.
     """
 
     def average(averaged: Tensors, current: Sequence[Tensor], steps: Tensor | int) -> None:
         if averaged[0].is_floating_point():
-            n = float(steps)
-            share = 1 - min(decay, (1 + n) / (10 + n))
+            share = 1 - min(decay, (1 + float(steps)) / (10 + float(steps)))
             torch._foreach_lerp_(list(averaged), list(current), share)
         else:
             torch._foreach_copy_(list(averaged), list(current))

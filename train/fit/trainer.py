@@ -16,18 +16,14 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from faceattr import __version__
 from train.answers import Answers
 from train.config import TASKS, Recipe
 from train.data.batches import Batch, Order, Views, Wanted, load
 from train.data.source import HOLDOUT_EVERY, Rows
-from train.fit import provenance
-from train.fit.checkpoint import (
-    CheckpointError,
-    load_checkpoint,
-    save_checkpoint,
-    write_atomically,
-)
-from train.fit.device import choose_precision, hardware, keep_freed_memory
+from train.fit.checkpoint import CheckpointError, load_checkpoint, save_checkpoint, write_atomically
+from train.fit.device import hardware, keep_freed_memory
+from train.fit.provenance import git_commit
 from train.fit.select import Measured, best_size, keep, measure
 from train.fit.settings import Settings, TrainingError
 from train.fit.signals import Stopped, collected_signals
@@ -41,15 +37,10 @@ _LOG_SECONDS = 60.0
 
 @dataclass
 class Progress:
-    """Where a run stands: everything but tensors.
+    """Where a run stands: `epoch` whole epochs and `batch` batches are done.
 
-    Attributes:
-        epoch: whole epochs done.
-        batch: batches done after them.
-        seconds: of training and measuring so far.
-        loss_sums: over the batches of this epoch, by task.
-        best: score on the holdout of the weights kept, see `Measured.score`.
-        finished: whether there is nothing left to do.
+    `loss_sums` are over the batches of this epoch by task, `best` is the `Measured.score` of the
+    weights kept.
     """
 
     epoch: int = 0
@@ -68,7 +59,6 @@ class Trainer:
         keep_freed_memory()
         torch.manual_seed(settings.seed)
         self.recipe, self.settings, self.device = recipe, settings, settings.device
-        self.precision = settings.precision or choose_precision(self.device)
         self.rows = Rows(settings.source, "train", settings.limit)
         self.holdout = Rows(settings.source, "holdout", settings.limit)
         self._check_counts()
@@ -81,25 +71,23 @@ class Trainer:
             "teachers": answers.facts["teachers"] if answers else [],
             "answers": answers and {key: answers.facts[key] for key in ("views", "seed")},
         }
-        self.stepper = Stepper(model, recipe, settings, self.rows, self.precision)
+        self.stepper = Stepper(model, recipe, settings, self.rows)
         self.progress = Progress()
-        self.git_commit = provenance.git_commit()
+        self.git_commit = git_commit()
         self.history: list[dict[str, Any]] = []
 
     def _check_counts(self) -> None:
         if len(self.rows) < (size := self.recipe.batch_size):
             raise TrainingError(f"{len(self.rows)} training rows do not fill one batch of {size}")
-        if len(self.holdout) == 0:
-            raise TrainingError(
-                f"no row is left for the holdout; expected at least {HOLDOUT_EVERY} training rows"
-            )
+        if not self.holdout:
+            raise TrainingError(f"no row is held out: fewer than {HOLDOUT_EVERY} training rows")
 
     def _open_views(self) -> None:
         """The rows' views, their order, and stored answers where the recipe learns from them."""
         recipe, settings = self.recipe, self.settings
-        self.answers = None if settings.answers is None else Answers(settings.answers)
+        self.answers = Answers(settings.answers) if settings.answers else None
         self.view_count, seed = recipe.views, settings.seed
-        if self.answers is not None:
+        if self.answers:
             self.answers.check(self.rows, recipe.augmentation)
             self.view_count, seed = self.answers.views, self.answers.seed
         self.views = Views(self.rows, recipe.augmentation, seed)
@@ -112,7 +100,7 @@ class Trainer:
             "recipe": self.recipe.to_dict(),
             "seed": self.settings.seed,
             "data": [self.rows.sha256, len(self.rows), len(self.holdout)],
-            "precision": self.precision,
+            "precision": self.stepper.precision,
             "processes": self.settings.world,
             **self.origins,
         }
@@ -120,8 +108,6 @@ class Trainer:
 
     def save(self) -> None:
         """Write a checkpoint; of several processes the first does."""
-        if not self.settings.is_first:
-            return
         state = {
             "identity": self._identity(),
             "progress": dict(vars(self.progress)),
@@ -130,8 +116,9 @@ class Trainer:
             "torch_rng": torch.get_rng_state(),
             **self.stepper.state_dict(),
         }
-        epoch, batch = self.progress.epoch, self.progress.batch
-        save_checkpoint(self.settings.output, state, epoch=epoch, batch=batch)
+        done = {"epoch": self.progress.epoch, "batch": self.progress.batch}
+        if self.settings.is_first:
+            save_checkpoint(self.settings.output, state, **done)
 
     def resume(self) -> None:
         """Go back to the state of the newest checkpoint.
@@ -155,13 +142,10 @@ class Trainer:
     def _batches(self) -> list[list[Wanted]]:
         """The rest of the epoch: which views make up which batch."""
         epoch, side = self.progress.epoch, self.recipe.size_at(self.progress.epoch)
-        view = epoch if self.view_count is None else epoch % self.view_count
-        mirrored = np.zeros(len(self.rows), bool)
-        if self.answers is not None:
-            # The stored answer is the mean of the view's and its mirror image's.
-            mirrored = (
-                np.random.default_rng((self.settings.seed, epoch)).random(len(mirrored)) < 0.5
-            )
+        view = epoch % (self.view_count or epoch + 1)
+        drawn = np.random.default_rng((self.settings.seed, epoch)).random(len(self.rows))
+        # A stored answer is the mean of the view's and its mirror image's.
+        mirrored = (drawn < 0.5) & (self.answers is not None)
         return [
             [Wanted(row, view, side, bool(mirrored[row])) for row in rows]
             for rows in self.order.epoch(epoch, self.progress.batch)
@@ -170,12 +154,9 @@ class Trainer:
     def _step(self, batch: Batch) -> None:
         progress = self.progress
         place = (self.settings.seed, progress.epoch, progress.batch, self.settings.rank)
-        values = self.stepper.step(
-            batch,
-            self.answers.of(batch.rows, batch.views) if self.answers else None,
-            progress.epoch + progress.batch / self.order.batches,
-            np.random.default_rng(place),
-        )
+        answers = self.answers.of(batch.rows, batch.views) if self.answers else None
+        done = progress.epoch + progress.batch / self.order.batches
+        values = self.stepper.step(batch, answers, done, np.random.default_rng(place))
         sums = progress.loss_sums or dict.fromkeys(TASKS, 0.0)
         progress.loss_sums = {name: sums[name] + values[name] for name in TASKS}
         progress.batch += 1
@@ -184,11 +165,10 @@ class Trainer:
         """Train the rest of the current epoch, from `progress.batch` on."""
         progress, batches = self.progress, self.order.batches
         self.stepper.model.train()
-        side = self.recipe.size_at(progress.epoch)
-        title = f"epoch {progress.epoch + 1}/{self.recipe.epochs} at {side} px"
+        title = f"epoch {progress.epoch + 1}/{self.recipe.epochs}"
         quiet = not (self.settings.is_first and sys.stderr.isatty())
-        before, started = progress.seconds, time.monotonic()
-        said = started
+        before = progress.seconds
+        said = started = time.monotonic()
         with tqdm(total=batches, initial=progress.batch, desc=title, disable=quiet) as bar:
             for batch in load(self.views, self._batches(), self.device):
                 self._step(batch)
@@ -213,14 +193,10 @@ class Trainer:
         progress, recipe, settings = self.progress, self.recipe, self.settings
         started = time.monotonic()
         side = recipe.size_at(progress.epoch)
-        measured = self.measure(side)
-        entry = {
-            "epoch": progress.epoch + 1,
-            "image_size": side,
-            "train_loss": self._means(),
-            "holdout_loss": measured.loss,
-            "holdout_accuracy": measured.accuracy,
-        }
+        measured = measure(self.stepper.evaluated, self.holdout, side, self.device)
+        entry = {"epoch": progress.epoch + 1, "image_size": side, "train_loss": self._means()}
+        entry |= {"holdout_loss": measured.loss, "holdout_accuracy": measured.accuracy}
+        entry["score"] = measured.score()
         self.history.append(entry)
         if side == recipe.image_size:
             evaluated = self.stepper.evaluated
@@ -244,10 +220,6 @@ class Trainer:
         least = self.recipe.min_gain
         return least is not None and len(sums) == 2 and bool(sums[0] - sums[1] < least)
 
-    def measure(self, side: int) -> Measured:
-        """The evaluated weights on the holdout, with images of `side` pixels."""
-        return measure(self.stepper.evaluated, self.holdout, side, self.device)
-
     def _facts(self, best: Measured) -> dict[str, Any]:
         """What `config.json` says of the run whose weights are kept now."""
         described = self.settings.source.describe("train", len(self.rows))
@@ -261,13 +233,13 @@ class Trainer:
             "dataset": {**described, "holdout_rows": len(self.holdout)},
             "holdout_accuracy": best.accuracy,
             **self.origins,
-            "precision": self.precision,
+            "precision": self.stepper.precision,
             "hardware": hardware(self.device, self.settings.world),
             "processes": self.settings.world,
             "skipped_rows": len(self.rows.skipped),
             "wall_seconds": round(self.progress.seconds),
             "git_commit": self.git_commit,
-            "versions": provenance.versions(),
+            "versions": {"faceattr": __version__, "torch": str(torch.__version__)},
             "runs": self.runs,
         }
 
@@ -279,15 +251,13 @@ class Trainer:
 
         Raises:
             Stopped: on SIGTERM or SIGINT, with the checkpoint written.
-            TrainingError: for a loss that is not finite.
         """
         with collected_signals() as signals:
 
             def stop() -> bool:
-                if self.settings.world == 1:
-                    return bool(signals)
                 told = torch.tensor(float(bool(signals)), device=self.device)
-                torch.distributed.all_reduce(told)
+                if self.settings.world > 1:
+                    torch.distributed.all_reduce(told)
                 return bool(told)
 
             while not self.progress.finished:

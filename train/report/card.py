@@ -29,23 +29,11 @@ FIGURES = "figures"
 """Folder beside the card that its pictures go to."""
 
 FAIRFACE = "HuggingFaceM4/FairFace"
-
 FULL_ROWS = {"train": 86_744, "validation": 10_954}
 """Rows of FairFace's splits, as on the data set's page on the Hub."""
 
-TRAINING_KEYS = (
-    "settings",
-    "recipe",
-    "seed",
-    "epoch",
-    "epochs",
-    "dataset",
-    "image_size",
-    "hardware",
-    "wall_seconds",
-    "git_commit",
-    "versions",
-)
+TRAINING_KEYS: tuple[str, ...] = ("settings", "recipe", "seed", "epoch", "epochs", "dataset")
+TRAINING_KEYS += ("image_size", "hardware", "wall_seconds", "git_commit", "versions")
 
 
 def check(report: Json, config: Json) -> None:
@@ -179,12 +167,7 @@ def _metadata(report: Json, model_name: str) -> ModelCardData:
 
 
 def make_card(report: Json, config: Json, repo_id: str | None = None) -> ModelCard:
-    """Fill the template.
-
-    Args:
-        report: content of report.json.
-        config: content of the same weights' config.json.
-        repo_id: "user/name" of the Hub repository that the card is for, where there is one.
+    """Fill the template, for the Hub repository `repo_id` ("user/name") where there is one.
 
     Raises:
         TableError: when the two do not belong together or lack something,
@@ -205,18 +188,10 @@ def make_card(report: Json, config: Json, repo_id: str | None = None) -> ModelCa
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `python -m train card`."""
-    parser.add_argument(
-        "--report", type=Path, required=True, help="written by `python -m train evaluate`"
-    )
-    parser.add_argument(
-        "--config", type=Path, required=True, help="config.json beside the evaluated weights"
-    )
-    parser.add_argument(
-        "--output", type=Path, required=True, metavar="README.md", help="file to write"
-    )
-    parser.add_argument(
-        "--repo-id", metavar="USER/NAME", help="Hub repository that the card is for"
-    )
+    parser.add_argument("--report", type=Path, required=True, help="of `python -m train evaluate`")
+    parser.add_argument("--config", type=Path, required=True, help="config.json of these weights")
+    parser.add_argument("--output", type=Path, required=True, metavar="README.md")
+    parser.add_argument("--repo-id", metavar="USER/NAME", help="repository that the card is for")
 
 
 def run(args: argparse.Namespace) -> None:

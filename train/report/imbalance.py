@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import argparse
 import csv
+import functools
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
 from pathlib import Path
@@ -52,12 +53,9 @@ def imbalance(counts: Mapping[str, int]) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Labels:
-    """How often each combination of labels occurs in one split.
+    """How often each combination of labels occurs in the split `name`.
 
-    Attributes:
-        name: of the split.
-        joint: faces by (age, gender, race), canonical class names.
-        service_test: faces with the `service_test` mark.
+    `joint` holds faces by (age, gender, race), `service_test` those with that mark.
     """
 
     name: str
@@ -79,23 +77,6 @@ class Labels:
         return {" × ".join(cell): found[cell] for cell in cells}
 
 
-def _flag(text: str) -> bool:
-    if text not in ("True", "False"):
-        raise TableError(f"service_test must be True or False, came {text!r}")
-    return text == "True"
-
-
-def _canonical(row: Mapping[str, str | None], known: dict[tuple[str, str], str]) -> tuple[str, ...]:
-    """Canonical (age, gender, race) of a line; `known` remembers the spellings met so far."""
-    cell = []
-    for task in ATTRIBUTES:
-        key = (task.name, row[task.name] or "")
-        if key not in known:
-            known[key] = task.classes[task.index(key[1])]
-        cell.append(known[key])
-    return tuple(cell)
-
-
 def read_labels(path: Path) -> Labels:
     """Count the labels of a CSV file with the columns of `COLUMNS`.
 
@@ -103,7 +84,7 @@ def read_labels(path: Path) -> Labels:
         TableError: naming a missing column, or the line of an unknown label or repeated file.
     """
     joint: Counter[tuple[str, ...]] = Counter()
-    known: dict[tuple[str, str], str] = {}
+    canonical = {task.name: functools.cache(_canonical(task)) for task in ATTRIBUTES}
     files: set[str] = set()
     marked = 0
     with path.open(newline="", encoding="utf-8") as stream:
@@ -111,17 +92,24 @@ def read_labels(path: Path) -> Labels:
         if missing := [name for name in COLUMNS if name not in (reader.fieldnames or ())]:
             raise TableError(f"{path}: expected the columns {list(COLUMNS)}, {missing} missing")
         for row in reader:
+            line = f"{path}, line {reader.line_num}"
             try:
-                joint[_canonical(row, known)] += 1
-                marked += _flag(row["service_test"])
-            except (LabelError, TableError) as error:
-                raise TableError(f"{path}, line {reader.line_num}: {error}") from error
+                joint[tuple(of(row[name] or "") for name, of in canonical.items())] += 1
+            except LabelError as error:
+                raise TableError(f"{line}: {error}") from error
+            if (mark := row["service_test"]) not in ("True", "False"):
+                raise TableError(f"{line}: service_test must be True or False, came {mark!r}")
             if row["file"] in files:
-                raise TableError(f"{path}, line {reader.line_num}: {row['file']!r} came before")
+                raise TableError(f"{line}: {row['file']!r} came before")
             files.add(row["file"])
+            marked += mark == "True"
     if not joint:
         raise TableError(f"{path}: no rows below the header")
     return Labels(path.stem, joint, marked)
+
+
+def _canonical(task: Task) -> Callable[[str], str]:
+    return lambda spelling: task.classes[task.index(spelling)]
 
 
 def stream_labels(path: str, config: str, revision: str | None, split: str) -> Labels:
@@ -130,13 +118,11 @@ def stream_labels(path: str, config: str, revision: str | None, split: str) -> L
     from train.data.source import Source
 
     rows = Source(path, config, revision).pinned().stream(split, columns=list(COLUMNS[1:]))
-    names = [rows.features[task.name].names for task in ATTRIBUTES]
-    maps = [task.indices(found) for task, found in zip(ATTRIBUTES, names, strict=True)]
+    maps = {t.name: t.indices(rows.features[t.name].names) for t in ATTRIBUTES}
     joint: Counter[tuple[str, ...]] = Counter()
     marked = 0
     for row in rows:
-        cell = zip(ATTRIBUTES, maps, strict=True)
-        joint[tuple(task.classes[mapping[row[task.name]]] for task, mapping in cell)] += 1
+        joint[tuple(t.classes[maps[t.name][row[t.name]]] for t in ATTRIBUTES)] += 1
         marked += bool(row["service_test"])
     return Labels(split, joint, marked)
 
@@ -181,11 +167,9 @@ def figures_table(labels: Labels, groups: Iterable[Sequence[Task]]) -> str:
     rows = []
     for tasks in groups:
         counts = labels.counts(*tasks)
-        found = imbalance(counts)
         sizes = (len(counts), min(counts.values()), max(counts.values()))
-        rows.append(
-            [_title(tasks), *(f"{n:,}" for n in sizes), *(f"{found[k]:.6f}" for k in MEASURES)]
-        )
+        found = imbalance(counts).values()
+        rows.append([_title(tasks), *(f"{n:,}" for n in sizes), *(f"{v:.6f}" for v in found)])
     header = ["", "Cells", "Smallest", "Largest", *MEASURES.values()]
     return markdown_table(header, rows)
 
@@ -227,12 +211,8 @@ def document(splits: Sequence[Labels], sources: Sequence[str], command: str) -> 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `python -m train imbalance`."""
-    parser.add_argument(
-        "labels", nargs="*", type=Path, metavar="LABELS.csv", help="one file for each split"
-    )
-    parser.add_argument(
-        "--data", metavar="DATASET", help="instead of files: Hub id or folder, both splits"
-    )
+    parser.add_argument("labels", nargs="*", type=Path, help="CSV files, one for each split")
+    parser.add_argument("--data", help="instead of files: Hub id or folder, both splits")
     parser.add_argument("--data-config", default="0.25", help="margin (%(default)s)")
     parser.add_argument("--data-revision", help="commit of a Hub data set")
     parser.add_argument("--json", type=Path, metavar="OUT", help="write counts and figures")

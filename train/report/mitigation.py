@@ -132,12 +132,7 @@ def _recipes(reports: Sequence[Json]) -> list[str]:
 
 
 def document(holdout: Sequence[Json], validation: Sequence[Json], note: str = "") -> str:
-    """The page.
-
-    Args:
-        holdout: reports on the holdout rows, the control first.
-        validation: of the same weights on the validation rows.
-        note: a paragraph for its beginning.
+    """The page, with a note at its beginning.
 
     Raises:
         TableError: when the reports do not belong together.

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
-from faceattr.labels import TASKS
+from faceattr.labels import RACE, TASKS
 from train.evaluate.cells import FEW_FACES
 from train.evaluate.report import check_schema
 from train.report import sections
@@ -65,12 +66,15 @@ def page(report: Json, labels: Json) -> str:
         draws=f"{report['bootstrap']['draws']:,}",
         overall_table=sections.overall_table(report),
         service_table=sections.service_table(report),
-        remarks=sections.remark_lines(report),
+        titles=TITLES,
+        display=sections.display,
+        percent=percent,
+        accuracy=sections.accuracy,
+        pairs_of_races=math.comb(len(RACE.classes), 2),
         class_table=sections.class_table(report),
         subgroups=_comparisons(report),
         duplicates=sections.duplicate_sentence(report),
         calibration_table=sections.calibration_table(report),
-        group_calibration=[sections.group_calibration_table(report, n) for n in TITLES],
         selective_table=sections.selective_table(report),
         selective_spread=sections.selective_spread(report),
         robustness_table=sections.robustness_table(report) if "robustness" in report else "",
@@ -81,15 +85,9 @@ def page(report: Json, labels: Json) -> str:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `python -m train figures`."""
-    parser.add_argument(
-        "--report", type=Path, required=True, help="written by `python -m train evaluate`"
-    )
-    parser.add_argument(
-        "--labels", type=Path, required=True, help="written by `python -m train imbalance --json`"
-    )
-    parser.add_argument(
-        "--output", type=Path, required=True, metavar="RESULTS.md", help="page to write"
-    )
+    parser.add_argument("--report", type=Path, required=True, help="of `python -m train evaluate`")
+    parser.add_argument("--labels", type=Path, required=True, help="of `train imbalance --json`")
+    parser.add_argument("--output", type=Path, required=True, metavar="RESULTS.md")
 
 
 def run(args: argparse.Namespace) -> None:

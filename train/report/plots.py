@@ -26,14 +26,8 @@ from faceattr.labels import Task
 from train.report.sections import display
 
 COLOURS = {"gender": "#0072B2", "age": "#D55E00", "race": "#009E73"}
-
-
 MARKERS = {"gender": "o", "age": "s", "race": "^"}
-
-
 INK, FAINT, PANEL = "#222222", "#D9D9D9", "#FFFFFF"
-
-
 STYLE = {
     "figure.facecolor": PANEL,
     "axes.facecolor": PANEL,
@@ -53,11 +47,7 @@ STYLE = {
     "font.size": 9,
     "legend.frameon": False,
 }
-
-
 PNG_DPI = 110
-
-
 PNG_COLOURS = 96
 
 

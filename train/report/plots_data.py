@@ -75,18 +75,13 @@ def gender_by_age_and_race(split: str, facts: Json) -> Figure:
         for axes, task in zip(canvas.subplots(1, 2), (AGE, RACE), strict=True):
             shares = np.array([np.array(line) / sum(line) for line in data[task.name]])
             left = np.zeros(len(shares))
-            names = [
-                f"{n} ({sum(line):,})"
-                for n, line in zip(names_of(task), data[task.name], strict=True)
-            ]
+            pairs = zip(names_of(task), data[task.name], strict=True)
+            names = [f"{n} ({sum(line):,})" for n, line in pairs]
             for index, gender in enumerate(GENDER.classes):
-                bars = axes.barh(
-                    names, shares[:, index], left=left, color=GENDER_COLOURS[index], label=gender
-                )
-                axes.bar_label(
-                    bars, [f"{s:.0%}" for s in shares[:, index]], label_type="center", size=8
-                )
-                left += shares[:, index]
+                part, colour = shares[:, index], GENDER_COLOURS[index]
+                bars = axes.barh(names, part, left=left, color=colour, label=gender)
+                axes.bar_label(bars, [f"{s:.0%}" for s in part], label_type="center", size=8)
+                left += part
             axes.invert_yaxis()
             axes.axvline(0.5, color=INK, linewidth=0.8, linestyle=":")
             axes.set_xlim(0, 1)

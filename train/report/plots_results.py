@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
@@ -18,6 +20,19 @@ from train.report.plots import (
     shades,
 )
 from train.report.sections import TITLES, Json, display, percent
+
+
+def _look(task: str) -> dict[str, Any]:
+    """What tells a task's lines apart."""
+    return {"color": COLOURS[task], "marker": MARKERS[task]}
+
+
+def _finish(axes: Axes, across: str, up: str = "", legend: str | None = None) -> None:
+    axes.set_xlabel(across)
+    axes.set_ylabel(up)
+    axes.grid(alpha=0.6)
+    if legend:
+        axes.legend(loc=legend)
 
 
 def _confusion(axes: Axes, matrix: Json, task: str, title: str) -> None:
@@ -112,30 +127,17 @@ def reliability(report: Json) -> Figure:
                 label="share of faces",
             )
             axes.plot([0, 1], [0, 1], color="#888888", linestyle="--", label="perfect")
-            axes.plot(
-                [e["confidence"] for e in filled],
-                [e["accuracy"] for e in filled],
-                color=COLOURS[name],
-                marker=MARKERS[name],
-                label="accuracy",
-            )
-            few = [entry for entry in filled if entry["n"] < FEW_FACES]
-            axes.plot(
-                [e["confidence"] for e in few],
-                [e["accuracy"] for e in few],
-                color=COLOURS[name],
-                marker=MARKERS[name],
-                markerfacecolor=PANEL,
-                linestyle="",
-                label=f"fewer than {FEW_FACES} faces",
-            )
+            points = [(e["confidence"], e["accuracy"]) for e in filled]
+            axes.plot(*zip(*points, strict=True), **_look(name), label="accuracy")
+            few = [e for e in filled if e["n"] < FEW_FACES]
+            places = [e["confidence"] for e in few], [e["accuracy"] for e in few]
+            look: dict[str, Any] = {**_look(name), "markerfacecolor": PANEL, "linestyle": ""}
+            axes.plot(*places, **look, label=f"fewer than {FEW_FACES} faces")
             error = data[name]["expected_calibration_error"]
             axes.set_title(f"{TITLES[name]}, error {error:.3f}")
-            axes.set_xlabel("probability of the answer")
-            axes.grid(alpha=0.6)
+            _finish(axes, "probability of the answer", legend="upper left")
             axes.set_xlim(0, 1)
             axes.set_ylim(0, 1)
-            axes.legend(loc="upper left")
         return canvas
 
     errors = ", ".join(
@@ -160,23 +162,16 @@ def risk_coverage(report: Json) -> Figure:
         axes = canvas.subplots()
         for name, found in data.items():
             curve, stored = found["curve"], found["stored"]
-            axes.plot(
-                [p["coverage"] for p in curve],
-                [p["accuracy"] for p in curve],
-                color=COLOURS[name],
-                marker=MARKERS[name],
-                markevery=7,
-                label=f"{TITLES[name]} (aim {percent(found['aimed_accuracy'], 0)} %)",
-            )
+            points = [(p["coverage"], p["accuracy"]) for p in curve]
+            words = f"{TITLES[name]} (aim {percent(found['aimed_accuracy'], 0)} %)"
+            axes.plot(*zip(*points, strict=True), **_look(name), markevery=7, label=words)
             if stored["accuracy"]["n"]:
                 at = (stored["coverage"]["accuracy"], stored["accuracy"]["accuracy"])
                 axes.plot(*at, color=COLOURS[name], marker="*", markersize=16, linestyle="")
         axes.plot([], [], color=INK, marker="*", markersize=12, linestyle="", label="at threshold")
-        axes.set_xlabel("share of faces answered, surest first")
-        axes.set_ylabel("accuracy of the answers")
-        axes.grid(alpha=0.6)
+        across = "share of faces answered, surest first"
+        _finish(axes, across, "accuracy of the answers", "lower left")
         axes.set_xlim(0, 1.02)
-        axes.legend(loc="lower left")
         return canvas
 
     points = "; ".join(
@@ -212,9 +207,7 @@ def group_accuracy(report: Json) -> Figure:
                     few = "†" if cell["n"] < FEW_FACES else ""
                     ticks.append((place, display(attribute, cell["group"][0]) + few))
                     axes.plot([cell["low"], cell["high"]], [place, place], color=COLOURS[task.name])
-                    axes.plot(
-                        cell["accuracy"], place, color=COLOURS[task.name], marker=MARKERS[task.name]
-                    )
+                    axes.plot(cell["accuracy"], place, **_look(task.name))
                     place += 1
                 place += 1
             axes.axvline(report["overall"][task.name]["accuracy"], color="#888888", linestyle="--")
@@ -260,22 +253,14 @@ def losses(report: Json) -> Figure:
         ]
         for axes, task in zip(canvas.subplots(1, 3), TASKS, strict=True):
             for key, style, marker in (("train_loss", "-", "o"), ("holdout_loss", "--", "s")):
-                axes.plot(
-                    epochs,
-                    [entry[key][task.name] for entry in history],
-                    color=COLOURS[task.name],
-                    linestyle=style,
-                    marker=marker,
-                    markersize=3.5,
-                    label="training" if key == "train_loss" else "holdout",
-                )
+                values = [entry[key][task.name] for entry in history]
+                look: dict[str, Any] = {"linestyle": style, "marker": marker, "markersize": 3.5}
+                words = "training" if key == "train_loss" else "holdout"
+                axes.plot(epochs, values, color=COLOURS[task.name], label=words, **look)
             for epoch in changes:
                 axes.axvline(epoch - 0.5, color="#888888", linestyle=":")
             axes.set_title(TITLES[task.name])
-            axes.set_xlabel("epoch")
-            axes.set_ylabel("loss, nats")
-            axes.grid(alpha=0.6)
-            axes.legend()
+            _finish(axes, "epoch", "loss, nats", "best")
         return canvas
 
     ends = "; ".join(

@@ -17,9 +17,6 @@ PARAMETERS = 668_077
 ARCHITECTURE = "LightweightMTLNet224"
 """What it calls its network."""
 
-TRAINING_ROWS = 85_000
-"""Roughly (section 3.4.1)."""
-
 ACCURACY = {"gender": 0.8735, "age": 0.5083, "race": 0.5933}
 """Of its network (section 4)."""
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from faceattr.labels import AGE, GENDER, RACE
 from train.report import reference
-from train.report.sections import display, percent, teens_sentence
+from train.report.sections import display, percent, render, teens_sentence
 from train.tables import TableError, markdown_table, read_json, write_text
 
 log = logging.getLogger("train")
@@ -33,85 +33,52 @@ def _milliseconds(performance: Mapping[str, Any], network: str, side: int) -> st
 
 def _row(report: Mapping[str, Any], performance: Mapping[str, Any]) -> list[str]:
     network, side = report["network"], report["preprocessing"]["image_size"]
-    accuracies = [
+    name = network["architecture"]
+    accuracies = (
         f"**{percent(found['accuracy'])}** ({percent(found['low'])}–{percent(found['high'])})"
         for found in (report["overall"][task.name] for task in ORDER)
-    ]
-    name = network["architecture"]
-    return [
-        f"{name}, {side} px",
-        f"{network['parameters']:,}",
-        _milliseconds(performance, name, side),
-        *accuracies,
-    ]
+    )
+    cells = [f"{name}, {side} px", f"{network['parameters']:,}"]
+    return [*cells, _milliseconds(performance, name, side), *accuracies]
 
 
 def _published_row(other: reference.Published, performance: Mapping[str, Any]) -> list[str]:
-    accuracies = [
-        "–" if v is None else f"{100 * v:.1f}" for v in (other.accuracy[t.name] for t in ORDER)
-    ]
+    accuracies = ("–" if v is None else percent(v) for v in (other.accuracy[t.name] for t in ORDER))
     measured = _milliseconds(performance, *other.timed_as) if other.timed_as else "–"
     return [f"{other.name} [{other.source}]", other.parameters, measured, *accuracies]
 
 
-def comparison(reports: Sequence[Mapping[str, Any]], performance: Mapping[str, Any]) -> str:
-    """A Markdown table: a line for each report, then others' published figures.
+def comparison(
+    reports: Sequence[Mapping[str, Any]],
+    performance: Mapping[str, Any],
+    pipeline: Mapping[str, Any] | None = None,
+) -> str:
+    """A Markdown table with a line for each report, then others' published figures; and remarks.
 
-    Args:
-        reports: contents of report.json.
-        performance: content of docs/results/performance.json.
+    From the results of `scripts.benchmark` and, where the remarks are to say it, of
+    `scripts.measure_pipeline`.
     """
     rows = [_row(report, performance) for report in reports]
     rows += [_published_row(other, performance) for other in reference.OTHERS]
-    count = reports[0]["dataset"]["rows"]
-    return (
-        f"{markdown_table(HEADER, rows)}\n\n"
-        f"Ours: {count:,} of {reference.VALIDATION_ROWS:,} validation rows, with 95 % intervals; "
-        "the others' accuracies are published ones. Milliseconds: one aligned face, ONNX Runtime, "
-        "2 CPU cores, a network of that shape, all in one run."
-    )
-
-
-def pipeline_sentence(result: Mapping[str, Any]) -> str:
-    """What `scripts.measure_pipeline` found, in words.
-
-    Raises:
-        TableError: when the result lacks something.
-    """
-    try:
-        drops = ", ".join(
-            f"{task.name} by {percent(found['drop'], 2)} points "
-            f"({percent(found['drop_low'], 2)} to {percent(found['drop_high'], 2)})"
-            for task in ORDER
-            for found in [result["all"][task.name]]
-        )
-        return (
-            f"Of {result['pasted']:,} validation faces pasted into larger images at 60 to 400 "
-            f"pixels, turned by up to 15°, {result['detector']} found {result['found']:,}; on "
-            f"those the accuracy of {result['model']} was lower than on the bare chips: {drops}."
-        )
-    except KeyError as error:
-        raise TableError(f"no result of scripts.measure_pipeline: {error} is missing") from error
-
-
-def uneven_sentence(report: Mapping[str, Any]) -> str:
-    """How differently one network's answers are right by race, and what happens to the young."""
-    races = sorted(report["per_class"]["race"], key=lambda found: float(found["accuracy"]))
-    worst, best = races[0], races[-1]
-    return (
-        f"Errors are uneven. {report['network']['architecture']} answers race right for "
-        f"{percent(best['accuracy'], 0)} % of faces labelled {display('race', best['class'])} and "
-        f"{percent(worst['accuracy'], 0)} % of those labelled {display('race', worst['class'])}. "
-        f"{teens_sentence(report).replace('**', '')}"
+    races = sorted(reports[0]["per_class"]["race"], key=lambda found: float(found["accuracy"]))
+    return render(
+        "readme.md",
+        table=markdown_table(HEADER, rows),
+        rows=f"{reports[0]['dataset']['rows']:,}",
+        all_rows=f"{reference.VALIDATION_ROWS:,}",
+        pipeline=pipeline,
+        order=[task.name for task in ORDER],
+        best=races[-1],
+        worst=races[0],
+        name=reports[0]["network"]["architecture"],
+        teens=teens_sentence(reports[0]).replace("**", ""),
+        percent=percent,
+        display=display,
     )
 
 
 def insert(text: str, table: str) -> str:
-    """Replace what stands between the markers.
-
-    Raises:
-        TableError: when the markers are missing or out of order.
-    """
+    """Replace what stands between the markers; `TableError` when they are missing."""
     start, end = text.find(START), text.find(END)
     if not 0 <= start < end:
         raise TableError(f"expected the lines {START} and {END}, in this order")
@@ -121,31 +88,21 @@ def insert(text: str, table: str) -> str:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `python -m train results`."""
     parser.add_argument("reports", nargs="+", type=Path, metavar="REPORT.json")
-    parser.add_argument(
-        "--performance",
-        type=Path,
-        required=True,
-        metavar="JSON",
-        help="result of scripts.benchmark",
-    )
-    parser.add_argument(
-        "--pipeline", type=Path, metavar="JSON", help="result of scripts.measure_pipeline"
-    )
+    parser.add_argument("--performance", type=Path, required=True, help="of scripts.benchmark")
+    parser.add_argument("--pipeline", type=Path, help="of scripts.measure_pipeline")
     parser.add_argument("--into", type=Path, required=True, help="Markdown file with the markers")
 
 
 def run(args: argparse.Namespace) -> None:
     """Carry out `python -m train results`."""
     reports = [read_json(path) for path in args.reports]
-    table = comparison(reports, read_json(args.performance))
-    if args.pipeline:
-        pipeline = read_json(args.pipeline)
-        if pipeline.get("weights_sha256") not in [report["weights_sha256"] for report in reports]:
-            raise TableError(
-                f"{args.pipeline} was measured with other weights than these reports'; "
-                "run `python -m scripts.measure_pipeline` again"
-            )
-        table += "\n\n" + pipeline_sentence(pipeline)
-    table += "\n\n" + uneven_sentence(reports[0])
+    pipeline = read_json(args.pipeline) if args.pipeline else None
+    known = [report["weights_sha256"] for report in reports]
+    if pipeline and pipeline.get("weights_sha256") not in known:
+        raise TableError(
+            f"{args.pipeline} was measured with other weights than these reports'; "
+            "run `python -m scripts.measure_pipeline` again"
+        )
+    table = comparison(reports, read_json(args.performance), pipeline)
     write_text(args.into, insert(args.into.read_text(encoding="utf-8"), table))
     log.info("-> %s", args.into)

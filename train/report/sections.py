@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 
 from faceattr import labels
-from faceattr.labels import RACE, TASKS
+from faceattr.labels import TASKS
 from train.evaluate.cells import FEW_FACES
 from train.tables import markdown_table
 
@@ -20,11 +19,11 @@ TITLES = {"gender": "Gender", "age": "Age group", "race": "Race"}
 Json = Mapping[str, Any]
 
 
-def render(name: str, **values: Any) -> str:
+def render(template: str, /, **values: Any) -> str:
     """One of `templates/`, filled; a value that it lacks is an error."""
     environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string((TEMPLATES / name).read_text(encoding="utf-8"))
-    return template.render(**values).rstrip() + "\n"
+    text = (TEMPLATES / template).read_text(encoding="utf-8")
+    return environment.from_string(text).render(**values).rstrip() + "\n"
 
 
 def percent(value: float, digits: int = 1) -> str:
@@ -114,24 +113,6 @@ def calibration_table(report: Json) -> str:
         "Accuracy %",
     ]
     return markdown_table(header, rows)
-
-
-def group_calibration_table(report: Json, attribute: str) -> str:
-    """Mean top probability, accuracy, calibration error and Brier score by one attribute."""
-    heads = {task.name: report["calibration"][task.name]["by_group"][attribute] for task in TASKS}
-    rows = []
-    for entries in zip(*heads.values(), strict=True):
-        cells = [
-            f"{percent(e['confidence'])} / {percent(e['accuracy'])} / "
-            f"{e['expected_calibration_error']:.3f} ({e['if_calibrated']['mean']:.3f}) / "
-            f"{e['brier']:.3f}"
-            if e["n"]
-            else "no faces"
-            for e in entries
-        ]
-        name = display(attribute, entries[0]["class"]) + mark(entries[0])
-        rows.append([name, f"{entries[0]['n']:,}", *cells])
-    return markdown_table([TITLES[attribute], "Faces", *(TITLES[name] for name in heads)], rows)
 
 
 def selective_table(report: Json) -> str:
@@ -247,49 +228,6 @@ def confusions(report: Json, task: str) -> str:
     ]
     worst = sorted(mistaken, key=lambda found: -found[0])[:3]
     return "; ".join(f"{what} ({percent(s)} % of {n:,})" for s, what, n in worst) or "none"
-
-
-def remark_lines(report: Json) -> list[str]:
-    """The report's remarks on its confusion matrices with our numbers, one sentence each."""
-    found = report["remarks"]
-    ages, taken, genders = found["age_errors"], found["taken"], found["by_gender"]
-    near = ages["neighbouring"]
-    lines = []
-    if ages["errors"]:
-        lines.append(
-            f"Of the {ages['errors']:,} wrong age groups, {percent(near['share'])} % "
-            f"({_bounds(near)}) are the group just below or above the label's. Over all faces the "
-            f"answer is {ages['mean_distance']:.2f} groups away on average, over the errors "
-            f"{ages['mean_distance_of_errors']:.2f}."
-        )
-    shares = [
-        f"{percent(entry['taken']['share'])} % of {entry['taken']['n']:,} labelled {gender.lower()}"
-        f" ({_bounds(entry['taken'])})"
-        for gender, entry in genders.items()
-        if entry["taken"]["n"]
-    ]
-    if shares:
-        lines.append(f"{taken['label']} taken for {taken['answer']}: {', '.join(shares)}.")
-    pairs = "; ".join(
-        " and ".join(display("race", name) for name in entry["pair"])
-        + f" ({percent(entry['share'])} % of {entry['n']:,})"
-        for entry in found["confused_races"]
-        if entry["n"]
-    )
-    ranks = ", ".join(map(str, found["report_pairs_ranks"]))
-    pairs_of_races = math.comb(len(RACE.classes), 2)
-    lines.append(
-        f"The most confused races, by the share of both races' faces taken for the other: {pairs}. "
-        f"The pairs that the report names stand here at the places {ranks} of {pairs_of_races}."
-    )
-    for task in ("race", "age"):
-        shares = [
-            f"{percent(entry[task]['accuracy'])} % ({spanned(entry[task])}) for {gender.lower()}"
-            for gender, entry in genders.items()
-            if entry[task]["n"]
-        ]
-        lines.append(f"{TITLES[task]} by gender: {', '.join(shares)}.")
-    return lines
 
 
 def grouping_title(grouping: str) -> str:
@@ -416,12 +354,8 @@ def robustness_table(report: Json) -> str:
 def duplicate_sentence(report: Json) -> str:
     """How many images occur twice among the rows measured, and across the parts where known."""
     found = report["duplicates"]
-    text = (
-        f"{found['pictures']} image occurs"
-        if found["pictures"] == 1
-        else (f"{found['pictures']} images occur")
-    )
-    text += " twice among the rows measured"
+    what = "image occurs" if found["pictures"] == 1 else "images occur"
+    text = f"{found['pictures']} {what} twice among the rows measured"
     if "data_duplicates" in report:
         across = {(p["first"], p["second"]): p for p in report["data_duplicates"]["across"]}
         text += f", {across['train', 'validation']['pictures']} among the training rows as well"
