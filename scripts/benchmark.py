@@ -50,16 +50,14 @@ BACKENDS = {"onnx": "ONNX Runtime", "torch": "PyTorch"}
 CHUNKS = {"onnx": onnx_backend.CHUNK, "torch": torch_backend.CHUNK}
 FACES = (1, 32)
 TASKS = [task.name for task in labels.TASKS]
+CLASSES = sum(len(task.classes) for task in labels.TASKS)
 PEERS: dict[str, tuple[Callable[[], torch.nn.Module], list[str]]] = {
-    name: (
-        functools.partial(make, num_classes=sum(len(task.classes) for task in labels.TASKS)),
-        ["logits"],
+    name: (functools.partial(make, num_classes=CLASSES), ["logits"])
+    for name, make in (
+        ("ResNet-34", torchvision.models.resnet34),
+        ("MobileNetV3-small", torchvision.models.mobilenet_v3_small),
+        ("MobileNetV3-large", torchvision.models.mobilenet_v3_large),
     )
-    for name, make in {
-        "ResNet-34": torchvision.models.resnet34,
-        "MobileNetV3-small": torchvision.models.mobilenet_v3_small,
-        "MobileNetV3-large": torchvision.models.mobilenet_v3_large,
-    }.items()
 }
 PEERS["LightweightMTLNet224"] = (lambda: build_model(ModelConfig("LightweightMTLNet224")), TASKS)
 """Networks at 224 px with random weights: what makes one, and the names of its outputs."""
@@ -173,33 +171,23 @@ def image_calls() -> Iterator[tuple[str, Call]]:
         yield f"{key}|whole", lambda d=data: json.dumps([f.to_dict() for f in pipeline(d)])
 
 
-_RUN = """
-import runpy, sys
-kind, what, *sys.argv[1:] = sys.argv[1:]
-try:
-    runpy.run_module(what, run_name="__main__") if kind == "-m" else exec(what)
-except SystemExit:
-    pass
-peak = [line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")]
-print(int(peak[0]) / 1024, int("torch" in sys.modules), file=sys.stderr)
-"""
-
-
-def start_times(rounds: int) -> dict[str, dict[str, Any]]:
-    """Seconds and peak MiB of fresh processes, and whether they import PyTorch."""
-    found: dict[str, dict[str, Any]] = {c: {"seconds": [], "peak_mib": []} for c in COMMANDS}
+def start_times(rounds: int) -> dict[str, dict[str, list[float]]]:
+    """Seconds and peak MiB of fresh processes."""
+    found: dict[str, dict[str, list[float]]] = {
+        name: {"seconds": [], "peak_mib": []} for name in COMMANDS
+    }
     for _ in range(rounds):
         for name, words in COMMANDS.items():
-            photo = str(EXAMPLES / PHOTOS[0])
-            command = [photo if word == "PHOTO" else word for word in words]
+            command = [str(EXAMPLES / PHOTOS[0]) if word == "PHOTO" else word for word in words]
             started = time.perf_counter()
-            subprocess.run([sys.executable, *command], cwd=ROOT, check=True, capture_output=True)
+            process = subprocess.Popen(
+                [sys.executable, *command], cwd=ROOT, stdout=subprocess.DEVNULL
+            )
+            _, status, usage = os.wait4(process.pid, 0)
             found[name]["seconds"].append(time.perf_counter() - started)
-            watched = [sys.executable, "-c", _RUN, *command]
-            done = subprocess.run(watched, cwd=ROOT, check=True, capture_output=True, text=True)
-            peak, has_torch = done.stderr.split()[-2:]
-            found[name]["peak_mib"].append(float(peak))
-            found[name]["imports_torch"] = has_torch == "1"
+            found[name]["peak_mib"].append(usage.ru_maxrss / 1024)
+            if status:
+                raise SystemExit(f"error: {' '.join(command)} failed")
     return found
 
 
@@ -242,11 +230,8 @@ def ratios(run: Mapping[str, Any]) -> list[tuple[str, str, float]]:
         return median("networks", name, f"{kind}|{faces}")
 
     ours, start = BUNDLED_NAMES[0], run["start"]
-    slower = max(
-        network(name, kind, 32) / 32 / network(name, kind)
-        for name in BUNDLED_NAMES
-        for kind in BACKENDS
-    )
+    pairs = itertools.product(BUNDLED_NAMES, BACKENDS)
+    slower = max(network(*pair, 32) / 32 / network(*pair) for pair in pairs)
     large = network("MobileNetV3-large") / network(ours)
     small, big = (median("images", f"{PHOTOS[0]}, {width} px", "whole") for width in WIDTHS)
     once = {name: statistics.median(values["seconds"]) for name, values in start.items()}
@@ -317,12 +302,11 @@ def _image_table(runs: Sequence[Mapping[str, Any]]) -> str:
 
 def _start_table(runs: Sequence[Mapping[str, Any]]) -> str:
     rows = []
-    for name, values in runs[-1]["start"].items():
+    for name in runs[-1]["start"]:
         taken = _middle(runs, "start", name, "seconds")[0]
         peak = _middle(runs, "start", name, "peak_mib")[0]
-        has_torch = "yes" if values["imports_torch"] else "no"
-        rows.append([f"`{name}`", f"{taken:.2f}", f"{peak:.0f}", has_torch])
-    return markdown_table(["", "Seconds", "Peak MiB", "Imports PyTorch"], rows)
+        rows.append([f"`{name}`", f"{taken:.2f}", f"{peak:.0f}"])
+    return markdown_table(["", "Seconds", "Peak MiB"], rows)
 
 
 PAGE_TEXT = """# What a face costs
