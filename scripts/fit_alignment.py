@@ -14,11 +14,9 @@ of its side. `TIGHTER`, which is meant, is left out of it.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from itertools import islice
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import cv2
@@ -30,8 +28,8 @@ from tqdm import tqdm
 from faceattr.alignment import NOSE, box_transform, face_transform, similarity_transform
 from faceattr.detection import FaceDetector, load_detector
 from faceattr.results import Detection
-from scripts.measure_pipeline import match, pasted, tell
-from train.data.source import Rows, Source, add_data_arguments, source_of
+from scripts.measure_pipeline import command, match, pasted, tell
+from train.data.source import Rows, Source, source_of
 
 HAAR_EVERY = 8
 """Haar takes five times as long as YuNet, and one box needs fewer faces."""
@@ -40,12 +38,7 @@ ERRORS = ("log_scale", "turn", "shift_x", "shift_y")
 
 
 class Found(NamedTuple):
-    """A face and the truth about it.
-
-    Attributes:
-        face: as the detector found it.
-        chip: `(2, 3)`, from pixels of the picture to 0..1 of the chip.
-    """
+    """A face as the detector found it, and where its chip truly lies (see `Scene.chip`)."""
 
     face: Detection
     chip: NDArray[np.float64]
@@ -54,16 +47,9 @@ class Found(NamedTuple):
 def find(
     detectors: Mapping[FaceDetector, int], rows: Rows, limit: int, seed: int
 ) -> dict[str, list[Found]]:
-    """Paste chips and find them.
+    """Paste chips and find them, by name of the detector, without the faces that it missed.
 
-    Args:
-        detectors: which, and every how manieth picture each looks at.
-        rows: whose chips.
-        limit: pictures.
-        seed: of sizes and places.
-
-    Returns:
-        By name of the detector, without the faces that it missed.
+    `detectors` says which, and every how manieth picture each looks at.
     """
     rng = np.random.default_rng(seed)
     found: dict[str, list[Found]] = {detector.name: [] for detector in detectors}
@@ -176,22 +162,9 @@ def measure(source: Source, limit: int, seed: int) -> dict[str, Any]:
 
 def main() -> int:
     """Fit and write JSON."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--limit", type=int, default=4_000, help="faces a part (%(default)s)")
-    parser.add_argument("--seed", type=int, default=7, help="of sizes and places (%(default)s)")
-    parser.add_argument("--output", type=Path, help="JSON file; by default only printed")
-    add_data_arguments(parser)
-    args = parser.parse_args()
-    source = source_of(args)
-    result = {
-        "command": "python -m scripts.fit_alignment",
-        "limit": args.limit,
-        "seed": args.seed,
-        **measure(source, args.limit, args.seed),
-    }
-    tell(result, args.output)
+    args = command(__doc__, limit=4_000, seed=7).parse_args()
+    facts = {"command": "python -m scripts.fit_alignment", "limit": args.limit, "seed": args.seed}
+    tell({**facts, **measure(source_of(args), args.limit, args.seed)}, args.output)
     return 0
 
 

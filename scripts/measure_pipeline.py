@@ -40,20 +40,15 @@ TURN = 15.0
 MATCH_IOU = 0.3
 FACE_IN_CHIP = (0.110, 0.003, 0.787, 0.962)
 """Median face box in a FairFace chip: left, top, width, height as fractions of its side."""
-Item = TypeVar("Item")
 Face = TypeVar("Face", Detection, FaceResult)
 BANDS = ((60, 100), (100, 200), (200, 400))
 
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """A picture with one pasted chip.
+    """A picture `(480, 640, 3)` with one pasted chip of `side` pixels, its face at `box`.
 
-    Attributes:
-        image: RGB uint8 `(480, 640, 3)`.
-        side: of the pasted chip in pixels.
-        box: where its face is.
-        chip: `(2, 3)`, from pixels of the picture to 0..1 of the chip.
+    `chip` `(2, 3)` leads from pixels of the picture to 0..1 of the chip.
     """
 
     image: NDArray[np.uint8]
@@ -74,12 +69,9 @@ def _background(other: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[n
 
 
 def paste(chip: NDArray[np.uint8], other: NDArray[np.uint8], rng: np.random.Generator) -> Scene:
-    """Put a chip somewhere into a picture; a corner of the largest may reach past the edge.
+    """Put a square chip somewhere into a picture, whose background may be made of another.
 
-    Args:
-        chip: RGB uint8, square.
-        other: another chip, of which the background may be made.
-        rng: source of all draws.
+    A corner of the largest may reach past the edge.
     """
     side = float(rng.uniform(*SIZES))
     angle = float(rng.uniform(-TURN, TURN))
@@ -148,47 +140,29 @@ def _compare(sides: NDArray[Any], chips: NDArray[Any], scenes: NDArray[Any]) -> 
     return result
 
 
-def _groups(items: Iterator[Item], size: int) -> Iterator[list[Item]]:
-    while group := list(islice(items, size)):
-        yield group
-
-
 def measure(pipeline: FacePipeline, rows: Rows, limit: int, seed: int) -> dict[str, Any]:
     """Accuracy on chips and on the same chips pasted, found and cut out again."""
-    rng = np.random.default_rng(seed)
-    sides: list[float] = []
-    chips: list[list[bool]] = []
-    scenes: list[list[bool]] = []
-    total = 0
-    made = pasted(islice(rows, limit), rng)
+    made = pasted(islice(rows, limit), np.random.default_rng(seed))
+    seen: list[tuple[float, list[bool], list[bool]]] = []
     bar = tqdm(total=limit, unit="face", mininterval=0.1 if sys.stderr.isatty() else 30.0)
-    for group in _groups(made, 32):
+    while group := list(islice(made, 32)):
         alone = pipeline.classify_crops([chip for _, chip, _ in group])
         found = pipeline.predict_batch([scene.image for _, _, scene in group])
         for (row, _, scene), answer, faces in zip(group, alone, found, strict=True):
-            total += 1
             if face := match(faces, scene.box):
-                sides.append(scene.side)
-                chips.append(_right(answer, row))
-                scenes.append(_right(face, row))
+                seen.append((scene.side, _right(answer, row), _right(face, row)))
         bar.update(len(group))
-    if len(sides) < 2:
-        raise SystemExit(
-            f"error: only {len(sides)} of {total} faces were found; nothing to compare"
-        )
-    side, chip, scene = np.array(sides), np.array(chips), np.array(scenes)
+    if len(seen) < 2:
+        raise SystemExit(f"error: only {len(seen)} of {bar.n} faces were found; nothing to compare")
+    side, chips, scenes = map(np.array, zip(*seen, strict=True))
     bands = {
-        f"{low} to {high} px": _compare(side[inside], chip[inside], scene[inside])
+        f"{low} to {high} px": _compare(side[inside], chips[inside], scenes[inside])
         for low, high in BANDS
         for inside in [(side >= low) & (side < high)]
         if inside.sum() > 1
     }
-    return {
-        "pasted": total,
-        "found": len(sides),
-        "all": _compare(side, chip, scene),
-        "by_side": bands,
-    }
+    whole = _compare(side, chips, scenes)
+    return {"pasted": bar.n, "found": len(seen), "all": whole, "by_side": bands}
 
 
 def tell(result: Mapping[str, Any], output: Path | None) -> None:
@@ -198,23 +172,27 @@ def tell(result: Mapping[str, Any], output: Path | None) -> None:
     print(json.dumps(result, indent=2))
 
 
+def command(doc: str | None, limit: int, seed: int) -> argparse.ArgumentParser:
+    """The options of a command that pastes chips."""
+    parser = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--limit", type=int, default=limit, help="faces (%(default)s)")
+    parser.add_argument("--seed", type=int, default=seed, help="of sizes and places (%(default)s)")
+    parser.add_argument("--output", type=Path, help="JSON file; by default only printed")
+    add_data_arguments(parser)
+    return parser
+
+
 def main() -> int:
     """Measure and write JSON."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command(__doc__, limit=5_000, seed=0)
     parser.add_argument("--weights", help="folder, Hub id or bundled name; by default the best")
     parser.add_argument("--detector", default="auto", help="yunet, haar or auto (%(default)s)")
     parser.add_argument("--part", choices=["validation", "holdout"], default="validation")
-    parser.add_argument("--limit", type=int, default=5_000, help="faces (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of sizes and places (%(default)s)")
-    parser.add_argument("--output", type=Path, help="JSON file; by default only printed")
-    add_data_arguments(parser)
     args = parser.parse_args()
-    pipeline = FacePipeline.from_pretrained(
-        args.weights, detector=args.detector, device=args.device
-    )
-    source = source_of(args)
+    model, source = args.weights, source_of(args)
+    pipeline = FacePipeline.from_pretrained(model, detector=args.detector, device=args.device)
     assert pipeline.files is not None
     result = {
         "command": "python -m scripts.measure_pipeline",

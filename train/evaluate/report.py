@@ -185,8 +185,8 @@ def measured(predictions: Predictions, draws: int = DRAWS) -> dict[str, Any]:
     """Everything that a table of predictions tells, floats not rounded."""
 
     def summaries(rows: NDArray[np.bool_]) -> dict[str, Any]:
-        pairs = {t: (predictions.true[t.name][rows], predictions.predicted(t)[rows]) for t in TASKS}
-        return {task.name: summary(task, *pair, draws) for task, pair in pairs.items()}
+        true, answers = predictions.true, predictions.predicted
+        return {t.name: summary(t, true[t.name][rows], answers(t)[rows], draws) for t in TASKS}
 
     overall = summaries(np.ones(predictions.rows, dtype=np.bool_))
     subgroups = {
