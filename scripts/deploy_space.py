@@ -17,15 +17,7 @@ from huggingface_hub import HfApi, SpaceCard  # noqa: E402
 from faceattr.config import CONFIG_NAME, ONNX_NAME, WEIGHTS_NAME  # noqa: E402
 from faceattr.errors import FaceAttrError  # noqa: E402
 from faceattr.hub import DEFAULT_MODEL  # noqa: E402
-from faceattr.publishing import (  # noqa: E402
-    CARD_NAME,
-    PublishError,
-    connect,
-    hub_errors,
-    load_card,
-    push,
-    stage,
-)
+from faceattr.publishing import CARD_NAME, PublishError, connect, hub_errors, load_card, push, stage  # noqa: E402  # noqa: E402
 from train.publish import log_plan  # noqa: E402
 
 TOP_LEVEL = ("app.py", "requirements.txt", "LICENSE")
@@ -86,14 +78,11 @@ def deploy(
         model: Hub repository of the weights; None leaves the Space's variables as they are, so
             that a new Space uses the weights in the package.
         revision: branch, tag or commit of `model`; the commit it stands for now is pinned.
-        endpoint: URL of the Hub; None for `HF_ENDPOINT` or huggingface.co.
-        token: Hub token with write permission; None for the one of this machine.
+        endpoint: as in `connect`, as is the token.
+        token: with write permission.
 
     Returns:
-        The hash of the Space's commit.
-
-    Raises:
-        PublishError: saying what to do next.
+        The hash of the Space's commit; errors say what to do next.
     """
     files = space_files(root)
     api = connect(repo_id, endpoint=endpoint, token=token)
@@ -124,17 +113,9 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repo-id", required=True, metavar="USER/NAME", help="the Space")
-    parser.add_argument(
-        "--model",
-        metavar="USER/NAME",
-        help="take the weights from this Hub repository (default: those in the package)",
-    )
-    parser.add_argument(
-        "--revision", help="branch, tag or commit of --model to pin (default: the newest commit)"
-    )
-    parser.add_argument(
-        "--dry-run", action="store_true", help="list what would be uploaded; nothing is sent"
-    )
+    parser.add_argument("--model", metavar="USER/NAME", help="whose weights, if not the package's")
+    parser.add_argument("--revision", help="of --model, to pin (default: the newest commit)")
+    parser.add_argument("--dry-run", action="store_true", help="only list what would be uploaded")
     args = parser.parse_args(argv)
     if args.revision and not args.model:
         parser.error("--revision belongs to --model, which is missing")

@@ -78,6 +78,7 @@ def test_a_chain_that_is_killed_goes_on_to_its_end_and_a_second_call_does_nothin
     folder = tmp_path / "runs" / "weights" / "FaceAttrNet"
     assert {p.name for p in folder.iterdir()} == {
         "README.md",
+        "audit.json",
         "config.json",
         "figures",
         "history.jsonl",

@@ -220,7 +220,6 @@ def _answer_rest(
             bar.update()
             if count % _SAVE_EVERY == 0 or signals or count == len(batches):
                 note()
-                log.debug("%s: %d done", title, stored["done"])
             if signals and count < len(batches):
                 raise Stopped
 

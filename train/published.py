@@ -4,8 +4,8 @@
 
 DATA is a Hub id or a folder in FairFace's layout. What is finished is left as it is and what was
 interrupted goes on, so the same command serves after a break. In the end RUNS/weights holds a
-folder for each published network: weights, config, ONNX file, report, card and figures. --dry-run
-prints what is done and what is left.
+folder for each published network: weights, config, ONNX file, report, audit table, card, figures.
+--dry-run prints what is done and what is left.
 """
 
 from __future__ import annotations
@@ -21,11 +21,13 @@ from typing import Any
 
 import torch
 
+from faceattr.audit.calibration import AUDIT_NAME, write_table
 from faceattr.backends.export import export
 from faceattr.config import CONFIG_NAME, ONNX_NAME, WEIGHTS_NAME
 from train.answers import Answers, AnswersError, store
 from train.config import Recipe
 from train.data.source import Rows, Source, add_data_arguments, sha256, source_of
+from train.evaluate.audit_table import audit_table
 from train.evaluate.predict import predict
 from train.evaluate.predictions import read_predictions
 from train.evaluate.report import evaluate, read_history
@@ -163,10 +165,14 @@ class Chain:
             shutil.copyfile(self.model(run.name) / name, new / name)
         shutil.copyfile(self.folder / run.name / HISTORY_NAME, new / HISTORY_NAME)
         export(new)
-        table = self.folder / run.name / "validation.parquet"
-        predict(str(new), self.source, "validation", table, self.device)
+        tables = {}
+        for part in ("holdout", "validation"):
+            path = self.folder / run.name / f"{part}.parquet"
+            predict(str(new), self.source, part, path, self.device)
+            tables[part] = read_predictions(path)
+        write_table(audit_table(tables["holdout"]), new / AUDIT_NAME)
         history = read_history(new / HISTORY_NAME)
-        write_report(new / REPORT_NAME, evaluate(read_predictions(table), history=history))
+        write_report(new / REPORT_NAME, evaluate(tables["validation"], history=history))
         report = read_json(new / REPORT_NAME)
         make_card(report, read_json(new / CONFIG_NAME)).save(new / CARD_NAME)
         write_figures(card_figures(report), new / FIGURES)

@@ -166,17 +166,13 @@ def class_table(report: Json) -> str:
     return markdown_table(["", "Labelled rightly % (interval), faces"], rows)
 
 
-def mark(cell: Json) -> str:
-    """A dagger behind groups of fewer than `FEW_FACES` faces."""
-    return " †" if cell["n"] < FEW_FACES else ""
-
-
 def cell_text(cell: Json) -> str:
-    """Accuracy, interval and number of faces of a group."""
+    """Accuracy, interval and number of faces of a group; a dagger marks few."""
     if cell["n"] == 0:
         return "no faces"
     low, high = (percent(cell[end], 0) for end in ("low", "high"))
-    return f"{percent(cell['accuracy'])} ({low}–{high}), {cell['n']:,}{mark(cell).strip()}"
+    few = "†" if cell["n"] < FEW_FACES else ""
+    return f"{percent(cell['accuracy'])} ({low}–{high}), {cell['n']:,}{few}"
 
 
 def subgroup(number: str, table: Json, printed: Json | None = None) -> dict[str, str]:
