@@ -41,6 +41,7 @@ from faceattr.hub import BUNDLED_NAMES, find_weights
 from faceattr.images import decode_image
 from faceattr.model import build_model, load_model
 from faceattr.pipeline import FacePipeline
+from train.report.sections import render
 from train.tables import markdown_table, read_json, rounded, write_json, write_text
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -307,46 +308,12 @@ def _start_table(runs: Sequence[Mapping[str, Any]]) -> str:
     return markdown_table(["", "Seconds", "Peak MiB"], rows)
 
 
-PAGE_TEXT = """# What a face costs
-
-Written by `python -m scripts.benchmark` from [results/performance.json](results/performance.json),
-which holds every run made with these networks on an idle machine; none was left out. Everything
-within a run is timed in turn. Cells are the median of all rounds of all runs, with the least and
-the most.
-
-{runs}
-
-## Aims
-
-Of the medians of each run.
-
-{aims}
-
-## Networks
-
-Milliseconds for 1 and for 32 faces: for ours what `FacePipeline` runs, from pixels to
-probabilities; for the others the bare network at {peer_side} px with batch norms folded, channels
-last and our chunks of {chunks} faces.
-
-{networks}
-
-## From JPEG to JSON
-
-Milliseconds with ONNX Runtime. A large JPEG is decoded at a fraction of its size.
-
-{images}
-
-## Start-up
-
-{start}
-"""
-
-
 def page(result: Mapping[str, Any]) -> str:
     """The Markdown page of a result file."""
     runs = result["runs"]
     numbers = [f"Run {number}" for number in range(1, len(runs) + 1)]
-    return PAGE_TEXT.format(
+    return render(
+        "performance.md",
         runs=_runs_table(runs, numbers),
         aims=_aims_table(runs, numbers),
         networks=_network_table(runs),

@@ -108,9 +108,7 @@ def measure(table: Predictions) -> dict[str, Any]:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("tables", nargs="+", type=Path, metavar="TABLE.parquet")
     parser.add_argument("--output", type=Path, default=Path("docs/results/age_range.json"))
     args = parser.parse_args(argv)
@@ -133,7 +131,6 @@ def main(argv: list[str] | None = None) -> int:
     }
     levels = {"level": RANGE_LEVEL, "flag_level": UNDER_20_LEVEL}
     write_json(args.output, rounded({"rules": rules, **levels, "networks": networks}, 4))
-    print(f"-> {args.output}")
     return 0
 
 

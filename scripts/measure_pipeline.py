@@ -174,9 +174,7 @@ def tell(result: Mapping[str, Any], output: Path | None) -> None:
 
 def command(doc: str | None, limit: int, seed: int) -> argparse.ArgumentParser:
     """The options of a command that pastes chips."""
-    parser = argparse.ArgumentParser(
-        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=doc)
     parser.add_argument("--limit", type=int, default=limit, help="faces (%(default)s)")
     parser.add_argument("--seed", type=int, default=seed, help="of sizes and places (%(default)s)")
     parser.add_argument("--output", type=Path, help="JSON file; by default only printed")
