@@ -35,7 +35,7 @@ from faceattr.audit.collect import Engine, Tables, collect, cores
 from faceattr.audit.places import Reader
 from faceattr.audit.sources import SourceOptions, open_collection
 from faceattr.audit.store import FACES_NAME, IMAGES_NAME
-from faceattr.audit.work import BATCH, PART_SIZE, Settings, single_thread
+from faceattr.audit.work import BATCH, PART_SIZE, SINGLE_THREAD, Settings
 from faceattr.pipeline import FacePipeline
 
 RESULT = Path("docs/results/audit_runs.json")
@@ -182,7 +182,7 @@ def rates(args: argparse.Namespace) -> dict[str, Any]:
 
 def _bare_at_once(path: Path, processes: int) -> list[tuple[float, float]]:
     """`bare` in so many fresh processes at the same time."""
-    os.environ.update(single_thread())
+    os.environ.update(SINGLE_THREAD)
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
         return pool.map(bare, [str(path)] * processes, chunksize=1)
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from faceattr.audit.places import Ref
 from faceattr.audit.store import digest_of
-from faceattr.audit.work import Settings, single_thread
+from faceattr.audit.work import SINGLE_THREAD, Settings
 from faceattr.audit.worker import send
 from faceattr.errors import AuditError
 
@@ -196,7 +196,7 @@ class _Process:
             [sys.executable, "-m", "faceattr.audit.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={**single_thread(), "PYTHONPATH": paths},
+            env={**os.environ, **SINGLE_THREAD, "PYTHONPATH": paths},
         )
         self._send(self._hello)
         kind, value = self._receive()

@@ -18,14 +18,12 @@ from typing import Any
 from faceattr.audit.engine_local import Outcome, Part
 from faceattr.audit.places import Ref
 from faceattr.audit.store import Store, digest_of
-from faceattr.audit.work import Settings, Worker, single_thread
+from faceattr.audit.work import SINGLE_THREAD, Settings, Worker
 from faceattr.audit.worker import peak_megabytes
 from faceattr.errors import AuditError, FaceAttrError, MissingPackageError
 
 WINDOW = 4_096
 """Parts that are given to Ray together: what the driver holds, about a million references."""
-
-NETWORK_NAMES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "ARROW_NUM_THREADS")
 
 
 class _Actor:
@@ -100,8 +98,7 @@ def _start(address: str | None) -> Any:
             "the engine 'ray' needs Ray; install it with pip install 'faceattr[ray]'"
         ) from error
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    variables = {name: value for name, value in single_thread().items() if name in NETWORK_NAMES}
-    variables["ORT_DISABLE_TELEMETRY"] = "1"
+    variables = dict(SINGLE_THREAD)
     if address is None:
         variables["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
     try:

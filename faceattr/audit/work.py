@@ -7,7 +7,6 @@ same bytes.
 from __future__ import annotations
 
 import io
-import os
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -221,7 +220,10 @@ def _path_or_bytes(loaded: Loaded) -> Path | bytes:
     return Path(loaded.content) if isinstance(loaded.content, str) else loaded.content
 
 
-def single_thread() -> dict[str, str]:
-    """Environment of a process that computes with one thread."""
-    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "ARROW_NUM_THREADS")
-    return {**os.environ, **dict.fromkeys(names, "1"), "ORT_DISABLE_TELEMETRY": "1"}
+SINGLE_THREAD = {
+    **dict.fromkeys(
+        ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "ARROW_NUM_THREADS"), "1"
+    ),
+    "ORT_DISABLE_TELEMETRY": "1",
+}
+"""Environment variables of a process that computes with one thread."""
