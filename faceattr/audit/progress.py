@@ -32,7 +32,7 @@ class Progress:
         self._quiet = quiet
         self._lock = threading.Lock()
         self._start = self._said = time.monotonic()
-        self._kept = self._done = 0
+        self._kept = self._done = self._shown = 0
         plain = quiet or not self._stream.isatty()
         self._bar = None if plain else tqdm(total=total, unit="image", file=self._stream)
 
@@ -49,7 +49,7 @@ class Progress:
         """Close the bar; say the last line."""
         if self._bar is not None:
             self._bar.close()
-        elif kind is None and self._done:
+        elif kind is None and self._done and self._shown != self._kept + self._done:
             self._say()
 
     @property
@@ -78,7 +78,7 @@ class Progress:
         self._said = time.monotonic()
         if self._quiet:
             return
-        there = self._kept + self._done
+        there = self._shown = self._kept + self._done
         of = "" if self._total is None else f" of {self._total:,}"
         left = ""
         if self._total is not None and there < self._total and self._done:
