@@ -18,6 +18,7 @@ from faceattr.audit.calibration import (
 )
 from faceattr.audit.prevalence import adjusted, confusion, measure
 from faceattr.audit.resampling import resampled_means
+from faceattr.audit.shift import shift_test
 from faceattr.audit.simplex import minimise
 from faceattr.errors import AuditError, LabelError
 from faceattr.hub import WeightsFiles
@@ -386,3 +387,16 @@ def test_a_class_that_was_never_seen_may_be_in_the_population(known):
     expected = binomtest(0, 40).proportion_ci(0.95, "exact").high
     assert found.value[1] == 0 and found.high[1] == pytest.approx(expected)
     assert found.low[0] == pytest.approx(1 - expected)
+
+
+def test_answers_like_those_in_a_file_are_not_taken_for_a_shift(tmp_path):
+    path = tmp_path / "audit.json"
+    # So sure that a file holds many of these answers as certain.
+    write_table(table(1500, sharpness=3.0), path)
+    stored = read_table(path)
+    found = [
+        shift_test(collection(1500, SKEWED, seed=seed, sharpness=3.0)[0], stored, draws=100)
+        for seed in range(30, 36)
+    ]
+    # One of six may warn by chance.
+    assert sum(bool(one.trusted) for one in found) >= 5

@@ -27,7 +27,7 @@ SCHEMA = 2
 _KEYS = ("schema", "weights_sha256", "source", "classes", "counts", "rows")
 _PACKED = ("labels", "likeliest", "others")
 _LEVELS = 63
-"""Steps of the square root of a probability; that of the likeliest class is what others leave."""
+"""Steps of the cube root of a probability; that of the likeliest class is what others leave."""
 _PACKING = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "lc": 0, "pb": 0}]
 _MAX_ROWS = 1_000_000
 
@@ -86,7 +86,7 @@ class CalibrationTable:
         labels = np.stack([self.true[task.name] for task in TASKS], 1)
         likeliest = np.stack([self.probabilities[task.name].argmax(1) for task in TASKS], 1)
         others = np.concatenate([_without_largest(self.probabilities[t.name]) for t in TASKS], 1)
-        coded = np.rint(np.sqrt(others) * _LEVELS)
+        coded = np.rint(np.cbrt(others) * _LEVELS)
         # Rows in the order of their content say nothing of the data set's order, and pack better.
         order = np.lexsort((*coded.T, *likeliest.T, *labels.T))
         packed = (_packed(part[order]) for part in (labels, likeliest, coded))
@@ -124,7 +124,7 @@ class CalibrationTable:
         labels = _unpacked(values["labels"], np.array(sizes))
         likeliest = _unpacked(values["likeliest"], np.array(sizes))
         coded = _unpacked(values["others"], np.full(sum(sizes), _LEVELS + 1))
-        others = np.split((coded / _LEVELS) ** 2, np.cumsum(sizes)[:-1], axis=1)
+        others = np.split((coded / _LEVELS) ** 3, np.cumsum(sizes)[:-1], axis=1)
         if not len(labels) == len(likeliest) == len(coded) == rows:
             raise AuditError(
                 f"'rows' says {rows}, packed are {len(labels)}, {len(likeliest)} and {len(coded)}"
@@ -144,6 +144,15 @@ class CalibrationTable:
         return table
 
 
+def coded(probabilities: Floats) -> Floats:
+    """Probabilities `(n, classes)` as a file holds them, which tells none below 1e-6 from 0.
+
+    What is compared with a table's levels of confidence has to be coded as it is.
+    """
+    steps = np.rint(np.cbrt(_without_largest(probabilities)) * _LEVELS)
+    return _with_largest((steps / _LEVELS) ** 3, probabilities.argmax(axis=1))
+
+
 def _without_largest(probabilities: Floats) -> Floats:
     """Probabilities `(n, classes)` with 0 for each row's likeliest class."""
     others: Floats = probabilities.copy()
@@ -151,7 +160,7 @@ def _without_largest(probabilities: Floats) -> Floats:
     return others
 
 
-def _with_largest(others: Floats, likeliest: NDArray[np.uint8]) -> Floats:
+def _with_largest(others: Floats, likeliest: NDArray[Any]) -> Floats:
     """What `_without_largest` left, completed to a sum of 1; the likeliest class stays so."""
     rows = np.arange(len(others))
     others[rows, likeliest] = 0
