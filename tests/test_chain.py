@@ -67,7 +67,8 @@ def run_until_killed(chain: Chain, seconds: float) -> bool:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 @pytest.mark.filterwarnings("ignore")
 def test_a_chain_that_is_killed_goes_on_to_its_end_and_a_second_call_does_nothing(tmp_path):
-    data = write_fairface(tmp_path / "data", train=64, validation=24, side=32)
+    # As many rows as give the holdout, and so the audit table, every class.
+    data = write_fairface(tmp_path / "data", train=500, validation=24, side=32)
     chain = Chain(TINY, Source(str(data)), tmp_path / "runs")
     rng = random.Random()
     # The first comes early: a fast machine needs little more than a second for the whole chain.
