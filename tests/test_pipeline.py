@@ -176,7 +176,8 @@ def test_bundled_weights_read_real_chips(fairface_dir):
 
     from train.data.source import Rows, Source
 
-    rows = Rows(Source(str(fairface_dir)), "validation")[:100]
+    validation = Rows(Source(str(fairface_dir)), "validation")
+    rows = [validation[i] for i in range(100)]
     pipeline = FacePipeline.from_pretrained(detector="haar")
     faces = pipeline.classify_crops([row.image for row in rows])
     right = [
