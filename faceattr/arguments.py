@@ -29,28 +29,29 @@ def _shown(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def whole_number(name: str, value: Any, least: int) -> int:
-    """A whole number from `least` on; NumPy's count, booleans do not.
+def whole_number(name: str, value: Any, least: int, most: int | None = None) -> int:
+    """A whole number from `least` on, to `most`; NumPy's count, booleans do not.
 
     Raises:
-        ArgumentError: for a smaller one.
+        ArgumentError: for another one.
         ArgumentTypeError: for anything else.
     """
-    wanted = f"{name}: expected a whole number from {least} on, came {_shown(value)}"
+    span = f"from {least} on" if most is None else f"from {least} to {most}"
+    wanted = f"{name}: expected a whole number {span}, came {_shown(value)}"
     if isinstance(value, (bool, np.bool_)):
         raise ArgumentTypeError(wanted)
     try:
         number = operator.index(value)
     except TypeError:
         raise ArgumentTypeError(wanted) from None
-    if number < least:
+    if number < least or (most is not None and number > most):
         raise ArgumentError(wanted)
     return number
 
 
-def optional_whole_number(name: str, value: Any, least: int) -> int | None:
+def optional_whole_number(name: str, value: Any, least: int, most: int | None = None) -> int | None:
     """As `whole_number`, or None."""
-    return None if value is None else whole_number(name, value, least)
+    return None if value is None else whole_number(name, value, least, most)
 
 
 def pixels(name: str, value: Any) -> float:

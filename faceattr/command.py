@@ -26,7 +26,7 @@ from faceattr.errors import (
     ImageNotFoundError,
 )
 from faceattr.images import OpenedImage, open_image
-from faceattr.limits import OWN_PIXELS
+from faceattr.limits import MOST_THREADS, OWN_PIXELS
 from faceattr.pipeline import FacePipeline
 from faceattr.results import ROW, FaceResult
 
@@ -67,8 +67,8 @@ def _checked(check: Callable[[Any], T], kind: type[int] | type[float]) -> Callab
     return parse
 
 
-def _whole(name: str, least: int) -> Callable[[str], int]:
-    return _checked(lambda value: arguments.whole_number(name, value, least), int)
+def _whole(name: str, least: int, most: int | None = None) -> Callable[[str], int]:
+    return _checked(lambda value: arguments.whole_number(name, value, least, most), int)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -140,11 +140,11 @@ def _add_network_arguments(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--mirror",
         action="store_true",
-        help="answer with the mean over each face and its mirror image; slower, see README",
+        help="answer with the mean over each face and its mirror image; twice the network's time",
     )
     group.add_argument(
         "--threads",
-        type=_whole("threads", 1),
+        type=_whole("threads", 1, MOST_THREADS),
         metavar="N",
         help="that compute together (default: one a processor)",
     )

@@ -118,7 +118,7 @@ def warn(cuts: Sequence[Cut]) -> None:
         number, note = wrong[0]
         warnings.warn(
             f"{len(wrong)} of {len(cuts)} crops differ from what the network was trained on; "
-            f"crop {number}: {note}",
+            f"crop {number}: {note}; align=True (--align) cuts faces anew",
             CropWarning,
             stacklevel=3,
         )
@@ -126,7 +126,7 @@ def warn(cuts: Sequence[Cut]) -> None:
 
 def _note(scale: float, face: Detection) -> str | None:
     """What is wrong with a crop that shows `scale` times as much as a chip."""
-    advice = "answers are less exact; align=True (--align) cuts the face anew"
+    advice = "answers are less exact"
     if not face.turn_sure:
         return "it cannot be told which side of the crop is up, so that its answers are unsure"
     if scale > LOOSE:

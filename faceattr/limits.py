@@ -32,3 +32,7 @@ def too_many_pixels(limit: int, size: tuple[int, int] | None = None) -> str:
     # Only who has set no limit is told how: strangers cannot.
     advice = ", or allow it with max_pixels" if limit == OWN_PIXELS else ""
     return f"expected at most {limit:,} pixels an image, came {came}; shrink the image{advice}"
+
+
+MOST_THREADS = 1_024
+"""Threads of a pipeline; more take minutes to start."""

@@ -22,7 +22,7 @@ from faceattr.detection import MIN_FACE, FaceDetector, YuNetDetector, load_detec
 from faceattr.errors import FaceAttrError, WeightsError
 from faceattr.hub import WeightsFiles
 from faceattr.images import ImageSource, open_image
-from faceattr.limits import OWN_PIXELS
+from faceattr.limits import MOST_THREADS, OWN_PIXELS
 from faceattr.results import Attribute, FaceResult
 
 if TYPE_CHECKING:
@@ -140,9 +140,9 @@ class FacePipeline:
                 there is that file and no device is given, otherwise "torch". Probabilities agree
                 within 1e-5.
             mirror: ask the network about each face's mirror image too and answer with the mean of
-                both logits, at twice the network's time; README, "Results", says what it gains.
+                both logits, at twice the network's time; research/LOG.md says what it gains.
                 Temperatures and thresholds are those fitted for one view.
-            threads: that compute together, at least 1. It limits ONNX Runtime for this pipeline,
+            threads: that compute together, 1 to 1,024. It limits ONNX Runtime for this pipeline,
                 PyTorch and OpenCV for the whole process; None leaves each its own choice.
             detect: "fast" finds faces from about a thirtieth of the image's longer side on;
                 "thorough" also smaller ones in large images, at up to 20 times the detector's
@@ -155,7 +155,7 @@ class FacePipeline:
             ArgumentError: for a device, length or number that cannot be.
         """
         device = arguments.device(device)
-        threads = arguments.optional_whole_number("threads", threads, 1)
+        threads = arguments.optional_whole_number("threads", threads, 1, MOST_THREADS)
         if threads is not None:
             cv2.setNumThreads(threads)
         files, classifier = load_classifier(model, revision, device, backend, threads)

@@ -72,8 +72,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=TARGET)
     output = parser.parse_args().output
-    # The cascades come with OpenCV, so that the file is the same on every machine.
-    service = FaceService(FacePipeline.from_pretrained(detector="haar"))
+    service = FaceService(FacePipeline.from_pretrained())
     output.write_text(document(service) + "\n", encoding="utf-8")
 
 

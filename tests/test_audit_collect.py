@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from synthetic import picture
 
+from faceattr.__main__ import main
 from faceattr.audit.collect import Engine, collect
 from faceattr.audit.hub_sets import open_data_set
 from faceattr.audit.places import Inline, Reader, ReadError, Ref
@@ -215,6 +216,22 @@ def test_damaged_missing_and_empty_images_become_rows_and_end_nothing(jpegs, tmp
     ]
     assert faces["image"].to_pylist() == [0, 7]
     assert all(images["message"][i].as_py() for i in range(1, 7))
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--min-face", "nan", "min_face: expected a number of pixels from 0 on, came nan"),
+        ("--seed", "-1", "seed: expected a whole number from 0 on, came -1"),
+        ("--workers", "0", "workers: expected a whole number from 1 on, came 0"),
+        ("--sample", "0", "sample: expected a whole number from 1 on, came 0"),
+    ],
+)
+def test_options_of_an_audit_are_checked_before_the_work(folder, capsys, option, value, said):
+    output = folder.parent / "refused"
+    assert main(["audit", str(folder), "--output", str(output), option, value]) == 2
+    assert said in capsys.readouterr().err
+    assert not output.exists()
 
 
 def test_a_sample_is_seeded_and_keeps_the_order(folder):

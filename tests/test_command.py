@@ -157,7 +157,7 @@ def test_the_smallest_and_surplus_faces_are_left_out(photos_dir, capsys):
         ("--max-faces", "two", "expected a whole number from 0 on, came 'two'"),
         ("--min-face", "nan", "expected a number of pixels from 0 on, came nan"),
         ("--min-face", "wide", "expected a number of pixels from 0 on, came 'wide'"),
-        ("--threads", "0", "expected a whole number from 1 on, came 0"),
+        ("--threads", "0", "expected a whole number from 1 to 1024, came 0"),
         ("--max-pixels", "0", "expected a whole number from 1 on, came 0"),
     ],
 )

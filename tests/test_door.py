@@ -68,9 +68,17 @@ def test_what_the_api_has_not_is_said_in_its_own_words(url, path, status, kind):
     assert (found, answer["error"]["kind"], answer["api_version"]) == (status, kind, "1")
 
 
+def test_an_unknown_endpoint_of_gradios_protocol_is_refused(url):
+    for way in ("run", "api", "call", "call/v2"):
+        status, answer = post_json(url, f"gradio_api/{way}/pridect", {"data": []})
+        assert (status, answer["error"]["kind"]) == (404, "not_found")
+
+
 def test_methods_that_nobody_needs_are_refused(url):
     for method in ("PUT", "DELETE", "PATCH"):
         assert headers(f"{url}api/v1/predict", method)[0] == 405
+        request = urllib.request.Request(f"{url}api/v1/predict", method=method)
+        assert send(request)[1]["error"]["kind"] == "not_allowed"
     assert headers(f"{url}login", "POST", b"x" * 1_000)[0] == 404
 
 

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from faceattr import __version__
+from faceattr import __version__, arguments
 from faceattr.audit.engine_local import Outcome, Part, run_local
 from faceattr.audit.progress import Progress
 from faceattr.audit.sources import (
@@ -46,6 +46,10 @@ class Engine:
     name: str = "local"
     workers: int | None = None
     ray_address: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a number of workers that cannot be."""
+        arguments.optional_whole_number("workers", self.workers, 1)
 
 
 @dataclass(frozen=True)

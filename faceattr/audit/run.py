@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from faceattr import arguments
 from faceattr.audit.answers import Answers, parse_merge
 from faceattr.audit.calibration import CalibrationTable, find_table
 from faceattr.audit.collect import STDIN, Engine, Tables, collect, spooled
@@ -145,6 +146,10 @@ def audit(
         return Audited(folder, notes=forgotten)
     if (truth is None) != (prediction is None):
         raise AuditError("--truth and --prediction name two columns; give both")
+    seed = arguments.whole_number("seed", seed, 0)
+    sample = arguments.optional_whole_number("sample", sample, 1)
+    label_sample = arguments.optional_whole_number("label_sample", label_sample, 1)
+    min_face = arguments.pixels("min_face", min_face)
     columns = tuple(dict.fromkeys(c for c in (*keep, by, truth, prediction) if c is not None))
     options = SourceOptions(image_column, split, config, data_revision, root, http, columns)
     settings = Settings(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import glob
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -147,7 +148,7 @@ def sampled(collection: Collection, size: int, seed: int) -> Collection:
 
 
 def _is_hub_id(text: str) -> bool:
-    return text.count("/") == 1 and not text.startswith((".", "/", "~")) and "\\" not in text
+    return re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", text) is not None
 
 
 def _ending(name: str) -> str:

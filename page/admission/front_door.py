@@ -79,6 +79,8 @@ class FrontDoor:
             if not self._inside.awaits(path, scope["query_string"]):
                 app = Response("Not Found", 404)
         elif method != "POST":
+            if path.startswith(API):
+                raise RequestError("not_allowed", f"expected GET or POST, came {method}")
             app = Response("Method Not Allowed", 405, {"Allow": "GET, POST"})
         else:
             self._check(scope)
@@ -100,6 +102,8 @@ class FrontDoor:
     async def _json(self, scope: Scope, body: Body, send: Send, call: re.Match[str] | None) -> None:
         """A call; its images stay in the inbox only as long as something may still use them."""
         way, name = (call["way"], call["name"]) if call else ("", "")
+        if name and name not in ENDPOINTS:
+            raise RequestError("not_found", f"expected an endpoint of: {', '.join(ENDPOINTS)}")
         # The arguments of `call/v2` have names, and the page's own events have no endpoint; one of
         # them describes collections.
         endpoint = ENDPOINTS.get(name) if way in ("run", "api", "call") else None

@@ -136,8 +136,8 @@ def render_collection(values: Mapping[str, Any], gathered: Gathered) -> str:
     if counts["faces"] < WORTH_FACES:
         notes.insert(
             0,
-            f"With {counts['faces']} faces the intervals are wide: they are worth something from "
-            f"about {WORTH_FACES} faces on.",
+            f"With {counts['faces']} faces the intervals are wide, and 0 to 100 % says that "
+            f"nothing is known: they are worth something from about {WORTH_FACES} faces on.",
         )
     parts += [f'<div class="fa-message"><p>{html.escape(note)}</p></div>' for note in notes]
     parts.append(_downloads(values, gathered))
