@@ -37,6 +37,7 @@ _QUEUE = (
     "event_ids_to_events",
     "ANALYTICS_MAX_EVENTS",
     "ANAYLTICS_CACHE_FREQUENCY",
+    "sleep_when_free",
 )
 
 
@@ -79,6 +80,8 @@ class Inside:
         # It makes a pandas table of the last 10,000 events after each event, for a dashboard.
         self.queue.ANALYTICS_MAX_EVENTS = 1
         self.queue.ANAYLTICS_CACHE_FREQUENCY = sys.maxsize
+        # Looking for work a thousand times a second keeps a twelfth of a core busy with nothing.
+        self.queue.sleep_when_free = 0.01
         self._idle: dict[str, float] = {}
 
     def awaits(self, path: str, query: bytes) -> bool:
