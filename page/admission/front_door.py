@@ -125,8 +125,8 @@ class FrontDoor:
             headers["Content-Length"] = str(len(content))
             await self._app(_at_prefix({**scope, "headers": headers.raw}), again, send)
         finally:
-            is_queued = call and way not in ("run", "api")
-            if not is_queued or scope.get("faceattr.status") != 200:
+            later = call and way not in ("run", "api")
+            if not later or scope.get("faceattr.status") != 200:
                 letter.drop()
 
 
