@@ -431,7 +431,7 @@ def test_a_picture_on_the_clipboard_is_classified(site, page):
 @pytest.mark.browser
 def test_examples_are_one_click_and_credited(real_site, page):
     opened(page, real_site)
-    assert "NASA" in page.locator("body").inner_text()
+    page.get_by_text("NASA").first.wait_for()
     for name, count in (("One face", 1), ("Seven faces", 7), ("Twenty-nine faces", 29)):
         page.get_by_role("button", name=name).click()
         page.wait_for_function(
@@ -500,16 +500,16 @@ def test_the_page_is_small_and_asks_no_third_party(server, page):
 @pytest.mark.browser
 def test_tabs_say_what_is_in_use_how_to_call_it_and_what_it_is_not_for(server, page):
     opened(page, server)
-    assert "Detector: colour" in page.locator("#in-use").inner_text()
+    page.locator("#in-use", has_text="Detector: colour").wait_for()
     page.get_by_role("tab", name="Model").click()
-    assert "LightweightMTLNet224" in page.locator("#model").inner_text()
+    page.locator("#model", has_text="LightweightMTLNet224").wait_for()
     page.get_by_role("tab", name="Use it").click()
     page.wait_for_selector("#use pre")
     snippets = page.locator("#use").inner_text()
     assert f'Client("{server.rstrip("/")}")' in snippets
     assert f"{server}api/v1/predict" in snippets
     page.get_by_role("tab", name="Limits").click()
-    assert "Article 5(1)(g)" in page.locator("#limits").inner_text()
+    page.locator("#limits", has_text="Article 5(1)(g)").wait_for()
 
 
 @pytest.mark.browser
