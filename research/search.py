@@ -2,10 +2,11 @@
 
     python -m train search --answers runs/answers --output runs/search.journal --data DATA
 
-The journal in --output is the study: the same command goes on where the last one ended. A trial is
-a short run of the small student on stored answers, judged by the sum of the three calibrated
-losses on the holdout, and pruned when it falls behind the median of the others. --summary gets all
-trials, the importance of each setting and a table, and a figure beside it.
+The journal in --output is the study: the same command goes on where the last one ended, and several
+at once share the trials (on CPUs one a core, with OMP_NUM_THREADS=1). A trial is a short run of the
+small student on stored answers, judged by the sum of the three calibrated losses on the holdout,
+and pruned when it falls behind the median of the others. --summary gets all trials, the importance
+of each setting and a table, and a figure beside it.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from typing import Any
 import optuna
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
+from optuna.study import MaxTrialsCallback
+from optuna.trial import TrialState
 
 from train.answers import Answers
 from train.config import Distillation, Recipe, Stage
@@ -77,7 +80,7 @@ def objective(trial: optuna.Trial, settings: Settings, side: int) -> float:
 
 def summarise(study: optuna.Study) -> dict[str, Any]:
     """Each trial's settings and result, best first, and which settings mattered."""
-    finished = [t for t in study.trials if t.state == optuna.trial.TrialState.COMPLETE]
+    finished = [t for t in study.trials if t.state == TrialState.COMPLETE]
     importance: dict[str, float] = {}
     if len(finished) >= ENOUGH:
         evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
@@ -86,7 +89,7 @@ def summarise(study: optuna.Study) -> dict[str, Any]:
         {"number": t.number, "loss": t.value, **t.params, "accuracy": t.user_attrs["accuracy"]}
         for t in sorted(finished, key=lambda t: float(t.value or 0))
     ]
-    pruned = sum(t.state == optuna.trial.TrialState.PRUNED for t in study.trials)
+    pruned = sum(t.state == TrialState.PRUNED for t in study.trials)
     facts = {**study.user_attrs, "finished": len(finished), "pruned": pruned}
     return dict(rounded({**facts, "importance": dict(importance), "trials": trials}))
 
@@ -136,8 +139,8 @@ def run(args: argparse.Namespace) -> None:
         load_if_exists=True,
         pruner=optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=1),
     )
-    # Another seed for each continuation, or its first draws would repeat those of the first.
-    study.sampler = optuna.samplers.TPESampler(n_startup_trials=8, seed=len(study.trials))
+    # Not seeded: each continuation and each process at its side must draw something else.
+    study.sampler = optuna.samplers.TPESampler(n_startup_trials=8)
     facts = {"epochs": EPOCHS, "side": args.side, "answers": Answers(args.answers).facts}
     if changed := [n for n in facts if study.user_attrs.get(n, facts[n]) != facts[n]]:
         raise ValueError(
@@ -145,11 +148,12 @@ def run(args: argparse.Namespace) -> None:
         )
     for name, value in facts.items():
         study.set_user_attr(name, value)
-    done = sum(t.state.is_finished() for t in study.trials)
+    ended = [state for state in TrialState if state.is_finished()]
     study.optimize(
         lambda trial: objective(trial, settings, args.side),
-        n_trials=max(0, args.trials - done),
+        n_trials=max(0, args.trials - len(study.get_trials(states=ended))),
         catch=(TrainingError,),
+        callbacks=[MaxTrialsCallback(args.trials, ended)],
     )
     write(summarise(study), args.summary)
     log.info("best of %d trials: %s -> %s", len(study.trials), study.best_params, args.summary)
