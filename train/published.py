@@ -37,7 +37,7 @@ from train.fit.device import choose_device, keep_freed_memory
 from train.fit.provenance import git_commit
 from train.fit.settings import Settings
 from train.fit.trainer import HISTORY_NAME
-from train.recipes import faceattrnet, large, lightweight, teacher
+from train.recipes import faceattrnet, large, lightweight
 from train.report.card import FIGURES, make_card
 from train.report.plots import write_figures
 from train.report.plots_results import card_figures
@@ -91,8 +91,7 @@ Table = Sequence[Run | Teach]
 
 TABLE: Table = (
     Run("large", large, 0, hours=5.0, publish="FaceAttrNetLarge"),
-    Run("teacher", teacher, 1, hours=5.0),
-    Teach("answers", ("large", "teacher"), faceattrnet, seed=0, views=8, hours=5.0),
+    Teach("answers", ("large",), faceattrnet, seed=0, views=8, hours=2.0),
     Run("faceattrnet", faceattrnet, 0, hours=6.5, answers="answers", publish="FaceAttrNet"),
     Run("lightweight", lightweight, 0, 6.0, answers="answers", publish="LightweightMTLNet224"),
 )

@@ -13,9 +13,6 @@ FOUND = Augmentation(0.5, 12.0, 0.15, 0.07, 0.2, 0.2, 0.2, erase=0.1, degrade=0.
 """Mirror, geometry as inexact as a detector's with colours beside the chip, slight colour, a grey
 patch now and then, lost detail."""
 
-LITE2 = {"widths": (16, 24, 48, 88, 120, 208, 352), "depths": (1, 3, 3, 4, 4, 5, 1)}
-"""`FaceAttrNetLarge.Sizes` of EfficientNet-Lite2; 4.9 M parameters."""
-
 GENDER_FIRST = {"gender": 2.5, "race": 1.2, "age": 0.7}
 """Loss weights of ours: the gender loss is a tenth of the plain sum."""
 
@@ -57,17 +54,6 @@ def large() -> Recipe:
         ema_decay=0.998,
         augmentation=FOUND,
         stages=(Stage(0, 112), Stage(5, 128), Stage(11, 160)),
-    )
-
-
-def teacher() -> Recipe:
-    """A larger network from EfficientNet-Lite2's ImageNet weights, to learn from."""
-    return replace(
-        large(),
-        name="teacher",
-        sizes=LITE2,
-        epochs=12,
-        stages=(Stage(0, 112), Stage(4, 128), Stage(8, 160)),
     )
 
 
@@ -144,6 +130,6 @@ def smoke() -> Recipe:
 
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
-    **{f.__name__: f for f in (report, large, teacher, faceattrnet, lightweight, smoke)},
+    **{f.__name__: f for f in (report, large, faceattrnet, lightweight, smoke)},
     **{name: partial(fair, name) for name in FAIR},
 }
