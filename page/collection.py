@@ -9,12 +9,13 @@ from __future__ import annotations
 import io
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 import faceattr
 from faceattr.audit.calibration import find_table
@@ -23,11 +24,9 @@ from faceattr.audit.faces import face_values
 from faceattr.audit.measured import Question
 from faceattr.audit.report import build_report
 from faceattr.labels import TASKS
-from faceattr.results import FaceResult
 from page.errors import RequestError
 from page.limits import Limits
 from page.service import FaceService, Found, Source
-from page.view.encode import csv_text
 
 WORTH_FACES = 100
 """Faces from which the page calls an interval worth something: a half is then known to ±10 %."""
@@ -126,76 +125,60 @@ class Gathered:
     """What is known of a collection while it is looked at: no pixel.
 
     Attributes:
-        names: of the images.
-        faces_of: faces of each image; -1 for one that could not be read.
-        rows: a face each, as `face_values`, with the number of its image.
-        errors: kind and message by image.
-        remarks: what is wrong with a crop that was handed in, by image.
+        images: a row each: number, name, faces, and kind and message of an error or "".
+        faces: a row each: number and name of its image, then as `face_values`.
+        remarks: names of crops that were handed in, and what is wrong with them.
     """
 
-    names: list[str] = field(default_factory=list)
-    faces_of: list[int] = field(default_factory=list)
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    errors: dict[int, tuple[str, str]] = field(default_factory=dict)
-    remarks: dict[int, str] = field(default_factory=dict)
+    images: list[dict[str, Any]] = field(default_factory=list)
+    faces: list[dict[str, Any]] = field(default_factory=list)
+    remarks: list[tuple[str, str]] = field(default_factory=list)
 
     def add(self, name: str, found: Found | RequestError) -> None:
         """Note what one image gave."""
-        number = len(self.names)
-        self.names.append(name)
+        image = {"image": len(self.images), "name": name, "faces": 0, "error": "", "message": ""}
+        self.images.append(image)
         if isinstance(found, RequestError):
-            self.faces_of.append(-1)
-            self.errors[number] = (found.kind, str(found))
+            image |= {"error": found.kind, "message": str(found)}
             return
-        faces: Sequence[FaceResult] = found.faces
-        self.faces_of.append(len(faces))
-        for place, face in enumerate(faces):
+        image["faces"] = len(found.faces)
+        for place, face in enumerate(found.faces):
             if face.crop_note:
-                self.remarks[number] = face.crop_note
-            values = face_values(place, face, found.width, found.height)
-            self.rows.append({"image": number, "name": name, **values})
+                self.remarks.append((name, face.crop_note))
+            values = face_values(place, face, *found.picture.size)
+            self.faces.append({"image": image["image"], "name": name, **values})
+
+    @property
+    def unused(self) -> list[tuple[str, str]]:
+        """Names of images that gave no face, and why: what could not be read first."""
+        failed = [(image["name"], image["message"]) for image in self.images if image["error"]]
+        empty = [i["name"] for i in self.images if not (i["faces"] or i["error"])]
+        return failed + [(name, "no face found") for name in empty]
 
     def collected(self) -> Collected:
         """As the statistics want it."""
-        kinds = [kind for kind, _ in self.errors.values()]
-        examples = {kind: (self.names[n], text) for n, (kind, text) in self.errors.items()}
+        failed = [image for image in self.images if image["error"]]
+        kinds = sorted(image["error"] for image in failed)
+        of_images = [-1 if image["error"] else image["faces"] for image in self.images]
+
+        def column(name: str, kind: Any = np.bool_) -> NDArray[Any]:
+            return np.array([face[name] for face in self.faces], kind)
+
         return Collected(
-            images=len(self.names),
-            failed={kind: kinds.count(kind) for kind in sorted(set(kinds))},
-            messages=examples,
-            faces_of=np.array(self.faces_of, np.int64),
-            image=np.array([row["image"] for row in self.rows], np.int64),
+            images=len(self.images),
+            failed=Counter(kinds),
+            messages={image["error"]: (image["name"], image["message"]) for image in failed},
+            faces_of=np.array(of_images, np.int64),
+            image=column("image", np.int64),
             probabilities={
-                task.name: np.array(
-                    [[row[f"{task.name}:{name}"] for name in task.classes] for row in self.rows],
-                    np.float32,
-                ).reshape(-1, len(task.classes))
+                task.name: np.stack(
+                    [column(f"{task.name}:{name}", np.float32) for name in task.classes], axis=1
+                )
                 for task in TASKS
             },
-            unsure={
-                task.name: np.array([row[f"{task.name}_unsure"] for row in self.rows], np.bool_)
-                for task in TASKS
-            },
-            flags={flag: np.array([row[flag] for row in self.rows], np.bool_) for flag in FLAGS},
+            unsure={task.name: column(f"{task.name}_unsure") for task in TASKS},
+            flags={flag: column(flag) for flag in FLAGS},
         )
-
-    def faces_csv(self) -> str:
-        """The table of faces."""
-        return csv_text(self.rows)
-
-    def images_csv(self) -> str:
-        """The table of images, failures included."""
-        rows = [
-            {
-                "image": number,
-                "name": name,
-                "faces": max(0, self.faces_of[number]),
-                "error": self.errors.get(number, ("", ""))[0],
-                "message": self.errors.get(number, ("", ""))[1],
-            }
-            for number, name in enumerate(self.names)
-        ]
-        return csv_text(rows)
 
 
 def look(service: FaceService, item: Item, *, crops: bool) -> Found | RequestError:
@@ -211,7 +194,7 @@ def report(service: FaceService, gathered: Gathered, *, crops: bool) -> dict[str
     info = service.pipeline.info
     files = service.pipeline.files
     facts: dict[str, Any] = {
-        "source": f"{len(gathered.names)} uploaded images",
+        "source": f"{len(gathered.images)} uploaded images",
         "kind": "upload",
         "revision": None,
         "notes": [],

@@ -36,9 +36,7 @@ class Found:
     """A picture and its faces.
 
     Attributes:
-        picture: as it came.
-        width: of the upright picture in pixels.
-        height: of the upright picture in pixels.
+        picture: as it came; its size is that of the upright one.
         faces: the largest first, at most `Limits.max_faces`.
         truncated: whether there were more.
         detector: which one looked.
@@ -47,8 +45,6 @@ class Found:
     """
 
     picture: OpenedImage
-    width: int
-    height: int
     faces: list[FaceResult]
     truncated: bool
     detector: str
@@ -58,12 +54,8 @@ class Found:
     def to_dict(self) -> dict[str, Any]:
         """Size and numbered faces, JSON-ready."""
         faces = [{"number": n, **face.to_dict()} for n, face in enumerate(self.faces, start=1)]
-        return {
-            "width": self.width,
-            "height": self.height,
-            "truncated": self.truncated,
-            "faces": faces,
-        }
+        width, height = self.picture.size
+        return {"width": width, "height": height, "truncated": self.truncated, "faces": faces}
 
 
 class FaceService:
@@ -151,12 +143,9 @@ class FaceService:
             raise RequestError("bad_picture", str(error)) from error
         decoding = picture.decode_seconds
         predicting = time.perf_counter() - opened - decoding
-        width, height = picture.size
         most = limits.max_faces
         return Found(
             picture=picture,
-            width=width,
-            height=height,
             faces=faces[:most],
             truncated=len(faces) > most,
             detector=detector,

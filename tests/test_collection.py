@@ -15,6 +15,7 @@ from page.collection import Gathered, unpack
 from page.errors import RequestError
 from page.limits import Limits
 from page.view.collection import render_collection
+from page.view.encode import csv_text
 
 LIMITS = Limits(max_bytes=20_000, max_request_bytes=60_000, max_collection=5)
 JPEG = picture(np.random.default_rng(0), 32)
@@ -70,8 +71,6 @@ def gathered():
     rng = np.random.default_rng(4)
     found = Gathered()
     found.add("broken.jpg", RequestError("bad_picture", "not <an> image"))
-    found.names += [f"{n}.jpg" for n in range(40)] + ["empty.jpg"]
-    found.faces_of += [1] * 40 + [0]
     answers = answers_for(rng, classes_for(rng, 40, 0.5))
     for n in range(40):
         row = {"image": n + 1, "name": f"{n}.jpg", "small": False, "blurred": False, "cut": False}
@@ -79,7 +78,11 @@ def gathered():
             shares = answers[task.name][n]
             row |= {f"{task.name}:{name}": s for name, s in zip(task.classes, shares, strict=True)}
             row |= {task.name: task.classes[shares.argmax()], f"{task.name}_unsure": n == 0}
-        found.rows.append(row)
+        found.faces.append(row)
+        found.images.append(
+            {"image": n + 1, "name": f"{n}.jpg", "faces": 1, "error": "", "message": ""}
+        )
+    found.images.append({"image": 41, "name": "empty.jpg", "faces": 0, "error": "", "message": ""})
     return found
 
 
@@ -95,6 +98,6 @@ def test_what_is_shown_names_failures_and_says_how_little_few_faces_tell(gathere
 
 
 def test_tables_to_download_have_a_row_for_every_face_and_image(gathered):
-    assert len(gathered.faces_csv().splitlines()) == 41
-    images = gathered.images_csv().splitlines()
+    assert len(csv_text(gathered.faces).splitlines()) == 41
+    images = csv_text(gathered.images).splitlines()
     assert len(images) == 43 and "bad_picture" in images[1]

@@ -133,7 +133,7 @@ def test_boxes_are_drawn_where_the_faces_are_in_a_picture_that_is_read_small():
     with Image.open(io.BytesIO(base64.b64decode(content))) as shown:
         assert (shown.width, shown.height) == (1_280, 914)
     sides = re.search(r"left:(.*?)%;top:(.*?)%;width:(.*?)%;height:(.*?)%", html).groups()
-    width, height = found.width, found.height
+    width, height = found.picture.size
     expected = [100 * n for n in (400 / width, 1_200 / height, 400 / width, 400 / height)]
     assert [float(side) for side in sides] == pytest.approx(expected, abs=0.01)
 

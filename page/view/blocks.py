@@ -17,7 +17,7 @@ from page.service import FaceService, Found, Source
 from page.view import examples
 from page.view.collection import collection_tab
 from page.view.model_tab import card_markdown, model_html
-from page.view.render import DETECTORS, describe, render_message, rendered
+from page.view.render import DETECTORS, describe, render_found, render_message
 from page.view.texts import ADDRESS, TITLE, filled
 
 FRESH = "async (picture, ...rest) => [await window.faceattr.fresh(picture), ...rest]"
@@ -144,7 +144,7 @@ def _wire(
     def answered(payload: Any, find: Callable[[Source], Found]) -> Awaitable[tuple[str, Any]]:
         def work(sources: list[Source]) -> tuple[str, bool]:
             found = find(sources[0])
-            return rendered(service, found), not found.faces
+            return render_found(found, service.head(found.detector)), not found.faces
 
         return _shown(calls.run(payload, work) if payload else nothing())
 

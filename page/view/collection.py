@@ -2,7 +2,6 @@
 
 # No postponed annotations here: Gradio reads the types of the functions' parameters.
 
-import html
 import json
 from collections.abc import Mapping
 from functools import partial
@@ -11,7 +10,8 @@ from typing import Any
 import gradio as gr
 from gradio.data_classes import GradioRootModel
 
-from faceattr.audit.render import figure, interval, percent, to_html
+from faceattr.audit.render import figure, interval, to_html
+from faceattr.audit.render import percent as share
 from page.calls import Calls
 from page.collection import (
     WORTH_FACES,
@@ -25,21 +25,11 @@ from page.collection import (
 from page.errors import RequestError
 from page.limits import Limits
 from page.service import Source
-from page.view.encode import text_url
+from page.view.encode import csv_text, text_url
 from page.view.render import render_message
-from page.view.texts import TEMPLATES
+from page.view.texts import TEMPLATES, filled
 
-INTRO = f"""<div class="fa-prose"><p>Drop up to {{most}} images, or a zip of them, to see the
-shares of perceived gender, age group and race among their faces: as the classifier counted them,
-and corrected for its errors, with 95&nbsp;% intervals. An interval is worth something from about
-{WORTH_FACES} faces on; with fewer it mostly says how little is known. Nothing is kept. For larger
-collections there is <code>faceattr audit</code>.</p></div>"""
-
-EMPTY = '<div class="fa-message fa-empty"><p>The shares appear here.</p></div>'
-
-
-KEY = """<p class="fa-small">In the figures a hollow square is a share as counted, a full circle the
-corrected one, a line its 95&nbsp;% interval.</p>"""
+TEMPLATES.globals |= {"figure": figure, "interval": interval, "share": share}
 
 
 class _References(GradioRootModel):  # type: ignore[misc]
@@ -56,7 +46,8 @@ def _as_it_came(payload: Any) -> list[Any]:
 
 def collection_tab(calls: Calls) -> None:
     """Fields of the tab, connected with the service."""
-    gr.HTML(INTRO.format(most=calls.service.limits.max_collection))
+    most = calls.service.limits.max_collection
+    gr.HTML(filled("collection_intro.html", most=most, worth=WORTH_FACES))
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
             files = gr.File(
@@ -71,7 +62,9 @@ def collection_tab(calls: Calls) -> None:
             crops = gr.Checkbox(False, label="Every image already is one cropped face")
             button = gr.Button("Describe the collection", variant="primary", elem_id="describe")
         with gr.Column(scale=3, min_width=300):
-            result = gr.HTML(EMPTY, elem_id="collection-result", min_height=120)
+            result = gr.HTML(
+                render_message("no collection"), elem_id="collection-result", min_height=120
+            )
 
     async def show(
         payloads: list[Any],
@@ -126,83 +119,19 @@ def _items(source: Source, name: str, limits: Limits) -> list[Item]:
 
 def render_collection(values: Mapping[str, Any], gathered: Gathered) -> str:
     """HTML of a report: counts, warnings, figures with their tables, failures, downloads."""
-    counts = values["counts"]
-    parts = [
-        f'<p class="fa-count" role="status"><strong>{counts["images"]} images, '
-        f"{counts['faces']} faces</strong>; {counts['without_face']} images without a face, "
-        f"{counts['failed']} not read.</p>"
-    ]
-    notes = [f"{note['title']} {note['text']}" for note in values["warnings"]]
-    if counts["faces"] < WORTH_FACES:
-        notes.insert(
-            0,
-            f"With {counts['faces']} faces the intervals are wide, and 0 to 100 % says that "
-            f"nothing is known: they are worth something from about {WORTH_FACES} faces on.",
-        )
-    parts += [f'<div class="fa-message"><p>{html.escape(note)}</p></div>' for note in notes]
-    parts.append(_downloads(values, gathered))
-    if values["tasks"]:
-        parts.append(KEY)
-    parts += [_task(task, counts) for task in values["tasks"]]
-    parts.append(_failures(gathered))
-    return f'<div class="fa-audit">{"".join(parts)}</div>'
-
-
-def _task(task: Mapping[str, Any], counts: Mapping[str, Any]) -> str:
-    rows = "".join(
-        f'<tr><th scope="row">{html.escape(row["display"])}</th><td>{row["count"]}</td>'
-        f"<td>{html.escape(interval(row['counted'], 0))}</td>"
-        f"<td>{html.escape(interval(row['corrected'], 0))}</td></tr>"
-        for row in task["rows"]
-    )
-    unsure = counts["unsure"].get(task["name"], 0)
-    share = percent(unsure / counts["faces"], 0)
-    return (
-        f"<section><h2>{html.escape(task['title'])}</h2><figure>{figure(task)}</figure>"
-        f'<div class="fa-scroll" tabindex="0" role="region" aria-label="Table: {task["title"]}">'
-        '<table class="fa-table"><thead><tr><th scope="col">class</th><th scope="col">faces</th>'
-        '<th scope="col">counted</th><th scope="col">corrected (95 % interval)</th></tr></thead>'
-        f"<tbody>{rows}</tbody></table></div>"
-        f'<p class="fa-small">{unsure} answers are unsure ({share}); they are counted too.</p>'
-        "</section>"
-    )
-
-
-def _failures(gathered: Gathered) -> str:
-    listed = [
-        f"<li>{html.escape(gathered.names[number])}: {html.escape(message)}</li>"
-        for number, (_, message) in gathered.errors.items()
-    ]
-    empty = [
-        f"<li>{html.escape(name)}: no face found</li>"
-        for name, faces in zip(gathered.names, gathered.faces_of, strict=True)
-        if faces == 0
-    ]
-    remarks = [
-        f"<li>{html.escape(gathered.names[number])}: {html.escape(remark)}</li>"
-        for number, remark in gathered.remarks.items()
-    ]
-    return "".join(
-        f'<details class="fa-prose"><summary>{title} ({len(lines)})</summary>'
-        f"<ul>{''.join(lines)}</ul></details>"
-        for title, lines in (
-            ("Images that are in no share", listed + empty),
-            ("Crops that are not as the network knows them", remarks),
-        )
-        if lines
-    )
-
-
-def _downloads(values: Mapping[str, Any], gathered: Gathered) -> str:
+    document = json.dumps(values, ensure_ascii=False)
     links = (
         ("report.html", text_url(to_html(values), "text/html"), "report"),
-        (
-            "report.json",
-            text_url(json.dumps(values, ensure_ascii=False), "application/json"),
-            "JSON",
-        ),
-        ("faces.csv", text_url(gathered.faces_csv(), "text/csv"), "faces"),
-        ("images.csv", text_url(gathered.images_csv(), "text/csv"), "images"),
+        ("report.json", text_url(document, "application/json"), "JSON"),
+        ("faces.csv", text_url(csv_text(gathered.faces), "text/csv"), "faces"),
+        ("images.csv", text_url(csv_text(gathered.images), "text/csv"), "images"),
     )
-    macros: Any = TEMPLATES.get_template("downloads.html").module
-    return str(macros.downloads(links))
+    return filled(
+        "collection.html",
+        counts=values["counts"],
+        warnings=values["warnings"],
+        tasks=values["tasks"],
+        gathered=gathered,
+        links=links,
+        worth=WORTH_FACES,
+    )

@@ -50,7 +50,7 @@ def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
 def to_csv(found: Found) -> str:
     """One row a face, as the audit's table has it, with the probability of each answer."""
     rows = [
-        face_values(number, face, found.width, found.height)
+        face_values(number, face, *found.picture.size)
         | {f"{answer.task}_probability": answer.probability for answer in face.attributes}
         for number, face in enumerate(found.faces, start=1)
     ]

@@ -13,7 +13,7 @@ from PIL import Image
 
 from page.service import FaceService
 from page.view.encode import data_url
-from page.view.render import rendered
+from page.view.render import render_found
 from page.view.texts import filled
 
 FOLDER = files("page.view") / "static" / "examples"
@@ -36,7 +36,8 @@ def results(service: FaceService) -> list[Future[str]]:
     pool = ThreadPoolExecutor(1, thread_name_prefix="examples")
 
     def result(entry: dict[str, str]) -> str:
-        return rendered(service, service.find(_read(entry)))
+        found = service.find(_read(entry))
+        return render_found(found, service.head(found.detector))
 
     return [pool.submit(result, entry) for entry in LISTED["pictures"]]
 

@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 import faceattr
 from faceattr import labels
 from faceattr.hub import BUNDLED_NAMES
-from faceattr.images import OpenedImage, shrink
+from faceattr.images import OpenedImage
 from faceattr.pipeline import PipelineInfo
 from faceattr.results import FaceResult
-from page.service import FaceService, Found
+from faceattr.search import resized
+from page.service import Found
 from page.view.encode import data_url, text_url, to_csv
 from page.view.texts import TEMPLATES, filled
 
@@ -51,26 +52,23 @@ def shown(picture: OpenedImage) -> NDArray[np.uint8]:
     """RGB uint8, at most `LONGEST_SIDE` pixels on its longer side: full size is slow to encode."""
     image = picture.decode(picture.reduction(LONGEST_SIDE))
     scale = LONGEST_SIDE / max(image.shape[:2])
-    if scale >= 1:
-        return image
-    height, width = (max(1, round(side * scale)) for side in image.shape[:2])
-    return shrink(image, width, height)
+    return image if scale >= 1 else resized(image, scale)
 
 
-def rendered(service: FaceService, found: Found) -> str:
-    """HTML of one result, with the answer that the API would give to download."""
-    return render_found(found, {**service.head(found.detector), **found.to_dict()})
+def render_found(found: Found, head: dict[str, Any]) -> str:
+    """HTML of one result; pictures and downloads are inlined, so the server keeps nothing.
 
-
-def render_found(found: Found, answer_json: dict[str, Any]) -> str:
-    """HTML of one result; pictures and downloads are inlined, so the server keeps nothing."""
+    Args:
+        found: in one picture.
+        head: of the answer that can be downloaded, as `FaceService.head`.
+    """
     faces = found.faces
     if not faces:
         return render_message("no face")
     count = f"{len(faces)} face{'' if len(faces) == 1 else 's'} found"
     if found.detector == "none":
         count = "The whole picture treated as one face"
-    document = json.dumps(answer_json, indent=2, ensure_ascii=False)
+    document = json.dumps({**head, **found.to_dict()}, indent=2, ensure_ascii=False)
     links = (
         ("faces.json", text_url(document, "application/json"), "JSON"),
         ("faces.csv", text_url(to_csv(found), "text/csv"), "CSV"),
