@@ -30,11 +30,13 @@ class RequestError(Exception):
 
     Attributes:
         kind: key of `STATUS`; stable, for programs.
+        allowed: methods that the address has, for "not_allowed".
     """
 
-    def __init__(self, kind: str, message: str = "") -> None:
+    def __init__(self, kind: str, message: str = "", allowed: str = "") -> None:
         super().__init__(message or MESSAGES[kind])
         self.kind = kind
+        self.allowed = allowed
 
     def to_dict(self) -> dict[str, str]:
         """`kind` and `message`."""

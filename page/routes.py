@@ -10,23 +10,13 @@ from starlette.applications import Starlette
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartParser
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, Response
 
 import faceattr
 from page.calls import Calls
 from page.endpoints import API, ENDPOINTS, SCHEMAS, openapi
 from page.errors import STATUS, RequestError
 from page.service import API_VERSION, Source
-
-FORMS = {name: endpoint for name, endpoint in ENDPOINTS.items() if endpoint.field}
-_MAGIC = {
-    b"\xff\xd8\xff": "jpeg",
-    b"\x89PNG": "png",
-    b"GIF8": "gif",
-    b"RIFF": "webp",
-    b"BM": "bmp",
-    b"\0\0\0": "avif",
-}
 
 
 def error_response(error: RequestError) -> JSONResponse:
@@ -37,7 +27,7 @@ def error_response(error: RequestError) -> JSONResponse:
         "too_much": {"Retry-After": "1"},
         # The rest of such a body is not waited for.
         "too_slow": {"Connection": "close"},
-        "not_allowed": {"Allow": "POST"},
+        "not_allowed": {"Allow": error.allowed},
     }.get(error.kind)
     return JSONResponse(content, STATUS[error.kind], headers)
 
@@ -52,21 +42,24 @@ def add_routes(app: Starlette, calls: Calls) -> None:
         content = {"status": state, "model": info.model, "pending": gate.pending}
         return JSONResponse(content, 503 if gate.closed else 200)
 
-    async def model_info(_: Request) -> Response:
-        return JSONResponse(service.model_info())
+    def description() -> dict[str, Any]:
+        return openapi(faceattr.__version__, service.detectors, limits.max_batch)
 
-    async def description(_: Request) -> Response:
-        return JSONResponse(openapi(faceattr.__version__, service.detectors, limits.max_batch))
+    readable = {"model_info": service.model_info, "openapi.json": description}
 
     async def call(request: Request) -> Response:
-        name = request.path_params["name"]
-        if name not in FORMS:
-            raise RequestError("not_found", f"expected an endpoint of: {', '.join(FORMS)}")
-        if request.method != "POST":
+        name, method = request.path_params["name"], request.method
+        if name in readable:
+            if method not in ("GET", "HEAD"):
+                raise RequestError("not_allowed", f"expected GET, came {method}", "GET, HEAD")
+            return JSONResponse(readable[name]())
+        if name not in ENDPOINTS:
+            raise RequestError("not_found", f"expected an endpoint of: {', '.join(ENDPOINTS)}")
+        if method != "POST":
             raise RequestError(
-                "not_allowed", f"expected POST with a form (multipart), came {request.method}"
+                "not_allowed", f"expected POST with a form (multipart), came {method}", "POST"
             )
-        endpoint = FORMS[name]
+        endpoint = ENDPOINTS[name]
         most = limits.max_batch if endpoint.field == "pictures" else 1
         async with _form(request, endpoint.field, endpoint.options, most) as (files, texts):
             options = {name: _value(name, text) for name, text in texts.items()}
@@ -74,13 +67,9 @@ def add_routes(app: Starlette, calls: Calls) -> None:
             sources: list[Source] = [file.file.read for file in files]
             return JSONResponse(await gate.run(lambda: calls.answer(name, sources, options)))
 
-    for route, handler, methods in (
-        ("/health", health, ["GET"]),
-        (f"{API}model_info", model_info, ["GET"]),
-        (f"{API}openapi.json", description, ["GET"]),
-        (API + "{name:path}", call, ["GET", "POST"]),
-    ):
-        app.add_route(route, handler, methods=methods)
+    app.add_route("/health", health, methods=["GET"])
+    methods = ["GET", "POST", "PUT", "PATCH", "DELETE"]
+    app.add_route(API + "{name:path}", call, methods=methods)
     _add_uploads(app, calls)
 
 
@@ -116,15 +105,14 @@ def _add_uploads(app: Starlette, calls: Calls) -> None:
         return JSONResponse(tokens)
 
     async def progress(_: Request) -> Response:
-        lines = iter(['data: {"msg": "done"}\n\n'])
-        return StreamingResponse(lines, media_type="text/event-stream")
+        return Response('data: {"msg": "done"}\n\n', media_type="text/event-stream")
 
     async def shown(request: Request) -> Response:
         content = inbox.peek(request.path_params["token"])
         if content is None:
             return Response("Not Found", 404)
-        kinds = (kind for magic, kind in _MAGIC.items() if content.startswith(magic))
-        kind = next((f"image/{kind}" for kind in kinds), "application/octet-stream")
+        # Browsers go by the content of an image, and do nothing else with a file of this type.
+        kind = "application/octet-stream"
         return Response(content, media_type=kind, headers={"Cache-Control": "no-store"})
 
     app.add_route("/gradio_api/upload", upload, methods=["POST"])
@@ -157,8 +145,9 @@ async def _form(
         raise
     # Starlette's parser raises its own HTTPException, python-multipart several types.
     except Exception:
+        count = "one file" if most == 1 else f"{most} files"
         raise RequestError(
-            "bad_request", f"the form is damaged, cut off, or holds more than {most} files"
+            "bad_request", f"the form is damaged, cut off, or holds more than {count}"
         ) from None
     try:
         items = form.multi_items()

@@ -76,10 +76,37 @@ def test_an_unknown_endpoint_of_gradios_protocol_is_refused(url):
 
 def test_methods_that_nobody_needs_are_refused(url):
     for method in ("PUT", "DELETE", "PATCH"):
-        assert headers(f"{url}api/v1/predict", method)[0] == 405
         request = urllib.request.Request(f"{url}api/v1/predict", method=method)
         assert send(request)[1]["error"]["kind"] == "not_allowed"
+        assert headers(f"{url}login", method)[0] == 405
     assert headers(f"{url}login", "POST", b"x" * 1_000)[0] == 404
+
+
+@pytest.mark.parametrize(
+    ("name", "method", "allowed"),
+    [
+        ("predict", "GET", "POST"),
+        ("predict", "PUT", "POST"),
+        ("model_info", "POST", "GET, HEAD"),
+        ("model_info", "DELETE", "GET, HEAD"),
+        ("openapi.json", "POST", "GET, HEAD"),
+    ],
+)
+def test_a_refused_method_is_answered_with_those_that_are_allowed(url, name, method, allowed):
+    status, found = headers(f"{url}api/v1/{name}", method)
+    assert (status, found["Allow"]) == (405, allowed)
+
+
+def test_an_unknown_endpoint_is_answered_with_those_there_are(url):
+    words = send(f"{url}api/v1/pridect")[1]["error"]["message"]
+    named = words.removeprefix("expected an endpoint of: ").split(", ")
+    assert named == ["predict", "predict_batch", "classify_crop", "explain", "model_info"]
+
+
+def test_a_form_with_two_images_for_one_says_so(url):
+    status, answer = post(url, "api/v1/predict", {}, [("picture", PICTURE)] * 2)
+    assert status == 400
+    assert "holds more than one file" in answer["error"]["message"]
 
 
 @pytest.mark.parametrize("name", ["predict", "classify_crop"])

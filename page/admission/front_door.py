@@ -78,9 +78,7 @@ class FrontDoor:
         elif method in ("GET", "HEAD", "OPTIONS"):
             if not self._inside.awaits(path, scope["query_string"]):
                 app = Response("Not Found", 404)
-        elif method != "POST":
-            if path.startswith(API):
-                raise RequestError("not_allowed", f"expected GET or POST, came {method}")
+        elif method != "POST" and not path.startswith(API):
             app = Response("Method Not Allowed", 405, {"Allow": "GET, POST"})
         else:
             self._check(scope)

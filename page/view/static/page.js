@@ -217,6 +217,15 @@ document.addEventListener("click", (event) => {
     window.faceattr.save();
   }
 });
+// Not every file that can be read can be shown by a browser (TIFF), nor can what is no image.
+document.addEventListener("error", (event) => {
+  const image = event.target;
+  if (!image.matches || !image.matches("#picture img:not([src^='data:'])")) return;
+  image.alt = "No preview of this file";
+  const words = `<text x="50%" y="50%" text-anchor="middle" fill="#808080">${image.alt}</text>`;
+  const drawn = `<svg xmlns="http://www.w3.org/2000/svg" width="240" height="80">${words}</svg>`;
+  image.src = `data:image/svg+xml,${encodeURIComponent(drawn)}`;
+}, true);
 for (const kind of ["pointerover", "focusin"])
   document.addEventListener(kind, (event) => {
     const part = event.target.closest && event.target.closest("[data-face]");
