@@ -1,23 +1,32 @@
 """The page: a picture in, every face with its perceived attributes and confidence bars out.
 
-Run `python app.py`. Environment: FACEATTR_MODEL (Hub id or folder; the weights in this
-repository otherwise), FACEATTR_REVISION (commit of the Hub repository), FACEATTR_DETECTOR
-(auto, yunet or haar), GRADIO_SERVER_NAME and GRADIO_SERVER_PORT (127.0.0.1 and 7860), and the
-limits of `page/limits.py`. What pictures go through is in `page/`.
+Run `python app.py`; `--help` lists the environment variables that set it up. What pictures go
+through is in `page/`.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import logging
 import os
 import sys
 import tempfile
+from collections.abc import Sequence
 
 from faceattr.errors import FaceAttrError, WeightsError
 from faceattr.pipeline import FacePipeline
 
 log = logging.getLogger("faceattr")
+
+VARIABLES = {
+    "FACEATTR_MODEL": "Hub id or folder of weights (those in this repository)",
+    "FACEATTR_REVISION": "commit of the Hub repository (its newest)",
+    "FACEATTR_DETECTOR": "auto, yunet or haar (auto)",
+    "GRADIO_SERVER_NAME": "address to serve on (127.0.0.1)",
+    "GRADIO_SERVER_PORT": "port to serve on (7860)",
+}
+"""What each variable sets, and its default."""
 
 
 def load_pipeline() -> tuple[FacePipeline, str | None]:
@@ -56,10 +65,37 @@ def address() -> tuple[str, int]:
     return os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1", int(port)
 
 
-def main() -> None:
+def read_arguments(words: Sequence[str]) -> None:
+    """Print the help where it is asked for, and refuse anything else.
+
+    Raises:
+        SystemExit: in both cases.
+    """
+    from page.limits import Limits, variable
+
+    limits = {variable(name): f"{value:,}" for name, value in vars(Limits()).items()}
+    width = max(map(len, limits | VARIABLES)) + 2
+    lines = [f"  {name:<{width}}{text}" for name, text in VARIABLES.items()]
+    lines += ["", "limits, with their defaults (docs/api.md says what each bounds):"]
+    lines += [f"  {name:<{width}}{text}" for name, text in limits.items()]
+    parser = argparse.ArgumentParser(
+        prog="python app.py",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Serve the page and its API until interrupted.",
+        epilog="\n".join(["environment variables, with their defaults:", *lines]),
+    )
+    if unknown := parser.parse_known_args(words)[1]:
+        parser.error(
+            f"expected no arguments, came {' '.join(unknown)}; settings are environment variables, "
+            "which python app.py --help lists"
+        )
+
+
+def main(argv: Sequence[str] = ()) -> None:
     """Serve the page until interrupted."""
     from page.limits import Limits
 
+    read_arguments(argv)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     try:
         limits = Limits.from_env(os.environ)
@@ -88,4 +124,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from site_fixtures import data_url, png, red_quarters, tiny_service
 
+import app
 from faceattr.hub import WeightsFiles, find_beside
 from page import server
 from page.admission.body import Body
@@ -330,6 +331,35 @@ def test_the_api_document_is_what_the_command_writes(tmp_path):
     subprocess.run(command, check=True, env=environment)
     stored = (ROOT / "docs" / "api.md").read_text()
     assert without_example(output.read_text()) == without_example(stored)
+
+
+def test_the_pages_help_names_every_variable_that_it_reads(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        app.main(["--help"])
+    assert stopped.value.code == 0
+    out = capsys.readouterr().out
+    named = set(re.findall(r"^  ((?:FACEATTR|GRADIO)_[A-Z_]+) ", out, re.M))
+    asked = set()
+
+    class Environment(dict):
+        def get(self, name, default=None):
+            asked.add(name)
+            return super().get(name, default)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.environ", Environment(FACEATTR_DETECTOR="haar"))
+        Limits.from_env(os.environ)
+        app.load_pipeline()
+        app.address()
+    assert {name for name in asked if name.startswith(("FACEATTR_", "GRADIO_"))} == named
+
+
+def test_the_page_takes_no_arguments_and_says_what_to_set_instead(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        app.main(["--port", "80"])
+    assert stopped.value.code == 2
+    err = capsys.readouterr().err
+    assert "expected no arguments, came --port 80; settings are environment variables" in err
 
 
 @pytest.fixture(scope="module")
