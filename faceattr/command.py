@@ -150,6 +150,50 @@ def _add_network_arguments(group: argparse._ArgumentGroup) -> None:
     )
 
 
+def _check_together(args: argparse.Namespace) -> bool:
+    """Refuse options that would change nothing; whether each image is a crop.
+
+    Raises:
+        ArgumentError: naming the option, and what it goes with.
+    """
+    is_crop: bool = args.crops or args.detector == "none"
+    if args.align and not is_crop:
+        raise ArgumentError("--align: expected with --crops only; the faces of photos always are")
+    idle = {
+        f"--detector {args.detector}": args.detector not in ("auto", "none"),
+        "--detect thorough": args.detect == "thorough",
+        "--min-face": args.min_face > 0,
+        "--max-faces": args.max_faces is not None,
+    }
+    for option, is_given in idle.items():
+        if is_crop and is_given:
+            raise ArgumentError(
+                f"{option}: has no effect with --crops, where each image is one face; leave out one"
+            )
+    return is_crop
+
+
+def _make_folder(option: str, folder: Path) -> None:
+    """Make the folder that an option names, if it is not there.
+
+    Raises:
+        ArgumentError: when it cannot be made or written to.
+    """
+    reason = "may not be written to"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK | os.X_OK):
+            return
+    except FileExistsError:
+        reason = "is a file"
+    except OSError as error:
+        reason = f"cannot be made: {(error.strerror or str(error)).lower()}"
+    raise ArgumentError(
+        f"{option}: expected a folder to write to, came {str(folder)!r}, which {reason}; "
+        "name another folder"
+    )
+
+
 def files_of(images: Sequence[str]) -> list[str]:
     """The files that arguments name: each as it is, a folder's images in order of their names.
 
@@ -300,8 +344,8 @@ def run(args: argparse.Namespace) -> int:
     Returns:
         0 when every image was read, 1 when at least one was not, 2 when nothing could start.
     """
-    is_crop = args.crops or args.detector == "none"
     try:
+        is_crop = _check_together(args)
         pipeline = FacePipeline.from_pretrained(
             args.model,
             args.revision,
@@ -312,9 +356,9 @@ def run(args: argparse.Namespace) -> int:
             threads=args.threads,
             detect=args.detect,
         )
-        for folder in (args.save_annotated, args.save_crops):
-            if folder:
-                folder.mkdir(parents=True, exist_ok=True)
+        for name in ("save_annotated", "save_crops"):
+            if folder := getattr(args, name):
+                _make_folder(f"--{name.replace('_', '-')}", folder)
         files = files_of(args.images)
     except (FaceAttrError, OSError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -336,5 +380,6 @@ def run(args: argparse.Namespace) -> int:
             _save(picture, faces, _stem(number, file), args)
         except OSError as error:
             failed += 1
-            print(f"error: {file}: cannot write: {error}", file=sys.stderr)
+            reason = error.strerror or error
+            print(f"error: {file}: cannot write {error.filename!r}: {reason}", file=sys.stderr)
     return 1 if failed else 0

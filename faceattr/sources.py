@@ -5,6 +5,7 @@ Nothing is decoded here, and nothing is fetched from a network.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Mapping
@@ -94,9 +95,10 @@ def _read_stream(stream: Any, max_bytes: int) -> tuple[str, bytes]:
     if not isinstance(content, bytes):
         raise ImageTypeError(f"{name}: expected a file opened in binary mode: open(path, 'rb')")
     if not content:
-        raise ImageDecodeError(
-            f"{name}: expected an image, came 0 bytes; is it at its end? Then call seek(0) before"
-        )
+        advice = "check what writes to it"
+        with contextlib.suppress(AttributeError, OSError, ValueError):
+            advice = "it is at its end, call seek(0) before" if stream.tell() > 0 else advice
+        raise ImageDecodeError(f"{name}: expected an image, came 0 bytes; {advice}")
     if len(content) > max_bytes:
         raise ImageDecodeError(f"{name}: {too_many_bytes(max_bytes)}")
     return name, content

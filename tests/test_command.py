@@ -202,6 +202,32 @@ def test_a_very_long_name_keeps_its_answer_and_its_images(chips, tmp_path, capsy
     assert len(list(boxes.iterdir())) == 2
 
 
+@pytest.mark.parametrize("option", ["--save-annotated", "--save-crops"])
+def test_a_folder_that_cannot_be_is_refused_before_any_image_is_read(chips, option, capsys):
+    for folder, reason in (("notes.txt", "is a file"), ("notes.txt/below", "cannot be made")):
+        assert main(["--crops", option, str(chips / folder), str(chips / "b.png")]) == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert f"error: {option}: expected a folder to write to, came " in err
+        assert f"{folder}', which {reason}" in err
+
+
+@pytest.mark.parametrize(
+    ("options", "idle"),
+    [
+        (["--align"], "--align: expected with --crops"),
+        (["--detector", "yunet", "--align"], "--align: expected with --crops"),
+        (["--crops", "--detect", "thorough"], "--detect thorough: has no effect with --crops"),
+        (["--detector", "none", "--min-face", "9"], "--min-face: has no effect with --crops"),
+        (["--crops", "--max-faces", "2"], "--max-faces: has no effect with --crops"),
+        (["--crops", "--detector", "haar"], "--detector haar: has no effect with --crops"),
+    ],
+)
+def test_an_option_that_would_change_nothing_is_refused(chips, options, idle, capsys):
+    assert main([*options, str(chips / "b.png")]) == 2
+    assert f"error: {idle}" in capsys.readouterr().err
+
+
 def test_what_cannot_be_written_costs_no_answer(chips, tmp_path, capsys):
     boxes = tmp_path / "boxes"
     (boxes / "001-b.png").mkdir(parents=True)
@@ -228,6 +254,12 @@ def test_an_image_comes_from_standard_input(chips):
     assert done.returncode == 0, done.stderr
     (row,) = table(done.stdout.decode())
     assert (row["image"], row["face"]) == ("-", "1")
+
+
+def test_an_empty_standard_input_is_told_in_words_for_a_command_line():
+    done = program("-", stdin=subprocess.DEVNULL)
+    assert done.returncode == 1
+    assert b"expected an image, came 0 bytes; check what writes to it" in done.stderr
 
 
 @pytest.mark.parametrize("form", [[], ["--json"], ["--csv"]])
