@@ -130,6 +130,13 @@ def test_a_shard_that_breaks_off_is_an_error_and_stores_nothing(store, data, mon
     assert len(Rows(Source(str(data)), "train")) == 61
 
 
+@pytest.mark.parametrize("path", ["/nope", "./nope", "~/nope", __file__])
+def test_a_path_that_is_no_folder_is_told_without_asking_the_hub(path):
+    with pytest.raises(DataError, match="expected a folder of Parquet files") as caught:
+        Source(path).pinned()
+    assert "Hub" not in str(caught.value)
+
+
 def test_a_folder_that_is_no_data_set_is_refused(tmp_path):
     with pytest.raises(DataError, match="HuggingFaceM4/FairFace"):
         Rows(Source(str(tmp_path)), "train")

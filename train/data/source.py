@@ -107,6 +107,11 @@ class Source:
         """
         if self.is_local:
             return replace(self, revision=None)
+        if self.path.startswith(("/", ".", "~")) or Path(self.path).exists():
+            raise DataError(
+                f"expected a folder of Parquet files, came {self.path!r}, which is none; "
+                "check the path"
+            )
         try:
             commit = HfApi().dataset_info(self.path, revision=self.revision).sha
         except (HfHubHTTPError, HFValidationError, OSError, httpx2.HTTPError) as error:
