@@ -146,11 +146,16 @@ class _Proxy(http.server.BaseHTTPRequestHandler):
         pass
 
 
+class _ProxyServer(http.server.ThreadingHTTPServer):
+    # A browser opens dozens of connections at once; beyond the backlog each waits for seconds.
+    request_queue_size = 256
+
+
 @contextmanager
 def behind_proxy(url, prefix):
     """The address at which a reverse proxy shows a server under a path of its own."""
     parts = urlparse(url)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Proxy) as proxy:
+    with _ProxyServer(("127.0.0.1", 0), _Proxy) as proxy:
         proxy.prefix, proxy.behind = prefix, (parts.hostname, parts.port)
         thread = threading.Thread(target=proxy.serve_forever)
         thread.start()

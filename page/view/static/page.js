@@ -217,10 +217,15 @@ document.addEventListener("click", (event) => {
     window.faceattr.save();
   }
 });
-// Not every file that can be read can be shown by a browser (TIFF), nor can what is no image.
-document.addEventListener("error", (event) => {
-  const image = event.target;
+// The server's copy goes once it is read; the visitor's own one stays. Not every file that can be
+// read can be shown by a browser (TIFF), nor can what is no image.
+document.addEventListener("error", ({ target: image }) => {
   if (!image.matches || !image.matches("#picture img:not([src^='data:'])")) return;
+  const { path, blob } = window.faceattr.held;
+  if (path && image.src.endsWith(path)) {
+    image.src = URL.createObjectURL(blob);
+    return;
+  }
   image.alt = "No preview of this file";
   const words = `<text x="50%" y="50%" text-anchor="middle" fill="#808080">${image.alt}</text>`;
   const drawn = `<svg xmlns="http://www.w3.org/2000/svg" width="240" height="80">${words}</svg>`;
