@@ -124,7 +124,7 @@ def _right(face: FaceResult, row: Row) -> list[bool]:
     ]
 
 
-def _compare(sides: NDArray[Any], chips: NDArray[Any], scenes: NDArray[Any]) -> dict[str, Any]:
+def compare(sides: NDArray[Any], chips: NDArray[Any], scenes: NDArray[Any]) -> dict[str, Any]:
     """Accuracy by task on the same faces; the drop has a 95 % interval from its paired error."""
     result: dict[str, Any] = {"faces": len(sides)}
     for column, task in enumerate(TASKS):
@@ -156,12 +156,12 @@ def measure(pipeline: FacePipeline, rows: Rows, limit: int, seed: int) -> dict[s
         raise SystemExit(f"error: only {len(seen)} of {bar.n} faces were found; nothing to compare")
     side, chips, scenes = map(np.array, zip(*seen, strict=True))
     bands = {
-        f"{low} to {high} px": _compare(side[inside], chips[inside], scenes[inside])
+        f"{low} to {high} px": compare(side[inside], chips[inside], scenes[inside])
         for low, high in BANDS
         for inside in [(side >= low) & (side < high)]
         if inside.sum() > 1
     }
-    whole = _compare(side, chips, scenes)
+    whole = compare(side, chips, scenes)
     return {"pasted": bar.n, "found": len(seen), "all": whole, "by_side": bands}
 
 

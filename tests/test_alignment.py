@@ -1,8 +1,5 @@
 """Crops: the transform against independent oracles, and pixels against known pictures."""
 
-import json
-from pathlib import Path
-
 import cv2
 import numpy as np
 import pytest
@@ -23,7 +20,6 @@ from faceattr.alignment import (
 from faceattr.results import Detection, FaceBox
 
 TEMPLATE = np.array(CHIP_LANDMARKS)
-FIT = Path(__file__).parents[1] / "docs" / "results" / "alignment.json"
 
 
 def face(points=None, box=None):
@@ -101,16 +97,6 @@ def test_a_wrong_number_of_points_is_refused():
 def untightened(monkeypatch):
     """Crops as large as chips."""
     monkeypatch.setattr("faceattr.alignment.TIGHTER", 1.0)
-
-
-def test_the_constants_are_those_that_were_fitted():
-    fit = json.loads(FIT.read_text())
-    yunet, haar = fit["yunet"]["fit"], fit["haar"]["fit"]
-    assert [list(point) for point in CHIP_LANDMARKS] == yunet["CHIP_LANDMARKS"]
-    assert yunet["CHIP_FACE_SIDE"] == CHIP_FACE_SIDE
-    assert (yunet["NOSE_TURN"], yunet["NOSE_SHIFT"]) == (NOSE_TURN, NOSE_SHIFT)
-    box = CHIP_HAAR_BOX
-    assert [box.x, box.y, box.width, box.height] == haar["CHIP_HAAR_BOX"]
 
 
 def test_a_chip_whose_landmarks_are_the_template_stays_as_it_is(untightened):

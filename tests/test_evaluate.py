@@ -402,6 +402,7 @@ def test_brier_score_agrees_with_plain_loops(data):
 
 def test_calibration_by_group_counts_the_faces_of_that_group(report, data):
     found = report["calibration"]["race"]["by_group"]["gender"]
+    assert [entry["class"] for entry in found] == list(GENDER.classes)
     for entry in found:
         rows = [k for k in range(400) if data["gender_true"][k] == entry["class"]]
         tops = [max(float(data[f"race:{name}"][k]) for name in RACE.classes) for k in rows]
@@ -438,7 +439,9 @@ def test_answers_at_or_above_the_stored_threshold_are_counted(report, data):
     assert found["stored"]["coverage"]["correct"] == len(answered)
     assert found["stored"]["accuracy"]["n"] == len(answered)
     assert found["stored"]["accuracy"]["correct"] == sum(right for _, right in answered)
-    for entry in found["stored"]["by_group"]["gender"]:
+    by_gender = found["stored"]["by_group"]["gender"]
+    assert [entry["class"] for entry in by_gender] == list(GENDER.classes)
+    for entry in by_gender:
         group = [right for gender, right in answered if gender == entry["class"]]
         assert entry["coverage"]["correct"] == len(group)
         assert entry["accuracy"]["correct"] == sum(group)

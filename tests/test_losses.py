@@ -1,5 +1,6 @@
 """Targets, losses, schedule and averages, by hand."""
 
+import json
 import math
 from dataclasses import replace
 
@@ -153,9 +154,11 @@ def test_temperature_undoes_overconfidence():
 
 
 @pytest.mark.parametrize("name", sorted(RECIPES))
-def test_recipes_carry_their_own_name_and_survive_json(name):
+def test_recipes_carry_their_own_name_and_can_be_written_as_json(name):
     recipe = RECIPES[name]()
-    assert recipe.name == name
+    written = json.loads(json.dumps(recipe.to_dict(), allow_nan=False))
+    assert written["name"] == recipe.name == name
+    assert written["stages"][-1]["image_size"] == recipe.image_size
     assert recipe.size_at(recipe.epochs - 1) == recipe.image_size
 
 
@@ -172,25 +175,25 @@ def test_report_recipe_is_the_reports():
 
 
 @pytest.mark.parametrize(
-    "changes",
+    ("changes", "message"),
     [
-        {"epochs": 0},
-        {"learning_rate": math.nan},
-        {"label_smoothing": 1.0},
-        {"loss_weights": {"height": 1.0}},
-        {"loss_weights": {"race": 0.0}},
-        {"logit_adjustment": {"race": 3.0}},
-        {"child_gender": 0.0},
-        {"ema_decay": 1.0},
-        {"views": 0},
-        {"stages": (Stage(1, 32),)},
-        {"stages": (Stage(0, 32), Stage(2, 48))},
-        {"min_gain": 0.1},
-        {"mitigation": Mitigation()},
+        ({"epochs": 0}, "epochs, batch_size and views must be at least 1"),
+        ({"learning_rate": math.nan}, "learning_rate must be above 0, came nan"),
+        ({"label_smoothing": 1.0}, r"label_smoothing must lie in \[0, 1\)"),
+        ({"loss_weights": {"height": 1.0}}, r"loss_weights must be of .*\['height'\]"),
+        ({"loss_weights": {"race": 0.0}}, "loss_weights must be above 0"),
+        ({"logit_adjustment": {"race": 3.0}}, "logit_adjustment must lie in 0 to 2"),
+        ({"child_gender": 0.0}, r"child_gender must lie in \(0, 20\]"),
+        ({"ema_decay": 1.0}, r"ema_decay must lie in \(0, 1\)"),
+        ({"views": 0}, "epochs, batch_size and views must be at least 1"),
+        ({"stages": (Stage(1, 32),)}, "stages must start at epoch 0"),
+        ({"stages": (Stage(0, 32), Stage(2, 48))}, "last stage must start before epoch 2"),
+        ({"min_gain": 0.1}, "min_gain compares losses of one input size"),
+        ({"mitigation": Mitigation()}, "mitigation goes without mixup"),
     ],
 )
-def test_impossible_recipes_are_refused(changes):
-    with pytest.raises(ValueError):
+def test_impossible_recipes_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
         replace(smoke(), **changes)
 
 

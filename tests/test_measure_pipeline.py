@@ -8,7 +8,7 @@ import pytest
 from faceattr.labels import TASKS
 from faceattr.results import FaceBox
 from scripts import measure_pipeline
-from scripts.measure_pipeline import FACE_IN_CHIP, HEIGHT, SIZES, WIDTH, _compare, paste
+from scripts.measure_pipeline import FACE_IN_CHIP, HEIGHT, SIZES, WIDTH, compare, paste
 from train.data.source import Rows, Source
 
 
@@ -58,7 +58,7 @@ def test_a_drop_is_that_of_the_same_faces():
     sides = np.array([70.0, 80.0, 90.0, 95.0])
     chips = np.array([[1, 1, 0], [1, 1, 0], [1, 0, 0], [1, 0, 0]], bool)
     scenes = np.array([[1, 0, 0], [1, 1, 0], [1, 1, 0], [0, 0, 0]], bool)
-    found = _compare(sides, chips, scenes)
+    found = compare(sides, chips, scenes)
     assert found["faces"] == 4
     gender = found[TASKS[0].name]
     assert (gender["chip"], gender["pipeline"], gender["drop"]) == (1.0, 0.75, 0.25)

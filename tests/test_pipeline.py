@@ -11,11 +11,11 @@ from faceattr.__main__ import main
 from faceattr.alignment import align_face
 from faceattr.crops import LARGEST_CROP
 from faceattr.detection import load_detector
-from faceattr.errors import FaceAttrError, ImageDecodeError
+from faceattr.errors import FaceAttrError
 from faceattr.images import decode_image
 from faceattr.labels import TASKS
 from faceattr.model import LightweightMTLNet224, ModelConfig
-from faceattr.pipeline import FacePipeline, _joined
+from faceattr.pipeline import FacePipeline
 from faceattr.preprocessing import Preprocessing
 from faceattr.results import Detection, FaceBox
 
@@ -136,11 +136,27 @@ def test_with_the_mirror_image_both_backends_agree():
             np.testing.assert_allclose(*(list(p.values()) for p in found), atol=1e-5)
 
 
+class Certain:
+    """Certain of everything: a chip whose left is the brighter side is of another gender."""
+
+    name, config = "certain", TINY
+
+    def probabilities(self, pixels):
+        half = pixels.shape[2] // 2
+        left = float(pixels[:, :, :half].mean() > pixels[:, :, half:].mean())
+        answers = {"gender": [left, 1 - left], "age": [1] + [0] * 8, "race": [0] * 6 + [1]}
+        return {name: np.array([values], np.float32) for name, values in answers.items()}
+
+
 def test_certain_answers_that_contradict_each_other_stay_probabilities():
-    one = np.array([[1, 0, 0], [1, 0, 0]], np.float32)
-    joined = _joined(one, np.array([[0, 1, 0], [1, 0, 0]], np.float32))
-    np.testing.assert_allclose(joined.sum(1), 1, rtol=1e-6)
-    np.testing.assert_allclose(joined[1], one[1], atol=1e-30)
+    chip = np.full((224, 224, 3), 60, np.uint8)
+    chip[:, :112] = 200
+    pipeline = FacePipeline(Certain(), CornerDetector(), mirror=True)
+    (face,) = pipeline.classify_crops([chip])
+    for attribute in face.attributes:
+        assert sum(attribute.probabilities.values()) == pytest.approx(1)
+    assert list(face.age.probabilities.values())[0] == pytest.approx(1)
+    assert list(face.gender.probabilities.values()) == pytest.approx([0.5, 0.5])
 
 
 def test_a_chip_that_is_not_square_is_padded_with_its_edge(pipeline):
@@ -148,22 +164,6 @@ def test_a_chip_that_is_not_square_is_padded_with_its_edge(pipeline):
     assert face.crop.shape == (100, 100, 3)
     assert np.array_equal(face.crop[:, 0], face.crop[:, 20])
     assert np.array_equal(face.crop[:, 20:80], picture(60, 100))
-
-
-def test_a_bad_picture_of_a_batch_is_numbered(pipeline):
-    with pytest.raises(ImageDecodeError, match="image 2 of 2"):
-        pipeline.predict_batch([picture(), b"not a picture"])
-
-
-def test_every_way_in_gives_the_same_answer(pipeline, tmp_path):
-    image = picture()
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "PNG")
-    path = tmp_path / "photo.png"
-    path.write_bytes(buffer.getvalue())
-    sources = [image, Image.fromarray(image), buffer.getvalue(), path, str(path)]
-    answers = {json.dumps(pipeline(source)[0].to_dict()) for source in sources}
-    assert len(answers) == 1
 
 
 def test_an_unknown_detector_is_refused():
@@ -307,10 +307,3 @@ def test_a_large_or_thin_crop_is_shrunk_before_it_is_made_square(pipeline, width
     rows = face.crop if width >= height else face.crop.transpose(1, 0, 2)
     assert (rows[: first + 1] == rows[first]).all()
     assert (rows[first + shorter - 1 :] == rows[-1]).all()
-
-
-def test_small_and_surplus_faces_are_left_out(pipeline):
-    assert len(pipeline(picture(), min_face=60)) == 1
-    assert pipeline(picture(), min_face=61) == []
-    assert pipeline(picture(), max_faces=0) == []
-    assert [len(faces) for faces in pipeline.predict_batch([picture()] * 2, max_faces=1)] == [1, 1]

@@ -61,6 +61,7 @@ def test_the_confused_pairs_are_the_ones_named(report_text):
     words = " ".join(report_text.split())
     named = re.search(r"misclassifications were between the groups (.*?)\. There", words)[1]
     named = named.replace("Southeast Asia", "Southeast Asian").replace("Latino Hispanic", "Latino")
+    assert named.count('"') == 2 * len(published.CONFUSED_RACES)
     for pair in published.CONFUSED_RACES:
         one, other = (name.replace("_Hispanic", "") for name in pair)
         assert f"{one} and {other}" in named
