@@ -130,9 +130,12 @@ def test_a_shard_that_breaks_off_is_an_error_and_stores_nothing(store, data, mon
     assert len(Rows(Source(str(data)), "train")) == 61
 
 
-@pytest.mark.parametrize("path", ["/nope", "./nope", "~/nope", __file__])
-def test_a_path_that_is_no_folder_is_told_without_asking_the_hub(path):
-    with pytest.raises(DataError, match="expected a folder of Parquet files") as caught:
+@pytest.mark.parametrize(
+    ("path", "found"),
+    [("/nope", "not there"), ("./no", "not there"), ("~/no", "not there"), (__file__, "a file")],
+)
+def test_a_path_that_is_no_folder_is_told_without_asking_the_hub(path, found):
+    with pytest.raises(DataError, match=f"expected a folder .* which is {found}") as caught:
         Source(path).pinned()
     assert "Hub" not in str(caught.value)
 

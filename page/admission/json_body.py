@@ -157,7 +157,8 @@ class JsonBody:
         referring = _referring(values, MAX_DEPTH, addresses)
         if len(addresses) <= self._most:
             return orjson.dumps(referring)
-        reason = RequestError("bad_request", f"expected 1 to {self._most} pictures, came more")
+        wanted = "one picture" if self._most == 1 else f"1 to {self._most} pictures"
+        reason = RequestError("bad_request", f"expected {wanted}, came more")
         if not isinstance(data, list):
             raise reason
         self.drop()

@@ -107,10 +107,11 @@ class Source:
         """
         if self.is_local:
             return replace(self, revision=None)
-        if self.path.startswith(("/", ".", "~")) or Path(self.path).exists():
+        is_file = Path(self.path).exists()
+        if is_file or self.path.startswith(("/", ".", "~")):
             raise DataError(
-                f"expected a folder of Parquet files, came {self.path!r}, which is none; "
-                "check the path"
+                f"expected a folder of Parquet files, came {self.path!r}, which is "
+                f"{'a file' if is_file else 'not there'}; check the path"
             )
         try:
             commit = HfApi().dataset_info(self.path, revision=self.revision).sha
