@@ -38,7 +38,14 @@ ROOT = Path(__file__).resolve().parents[1]
 ARTIFACTS = ROOT / "artifacts"
 EXAMPLES = ROOT / "page" / "view" / "static" / "examples"
 AXE = ROOT / "tests" / "node_modules" / "axe-core" / "axe.min.js"
-TABS = ("Try it", "Collection", "Model", "Use it", "Limits")
+TABS = {
+    "Try it": "#in-use strong",
+    "Collection": "#describe",
+    "Model": "#model table",
+    "Use it": "#use pre",
+    "Limits": "#limits h2",
+}
+"""What each tab shows."""
 
 # Gradio and its server warn about their own dependencies; none of it is ours to fix.
 pytestmark = [
@@ -219,7 +226,13 @@ def new_page(browser, **options):
 def opened(page, server):
     page.goto(server)
     page.wait_for_selector("input[type=file]", state="attached")
-    return page
+    page.wait_for_selector(TABS["Try it"])
+
+
+def turned_to(page, tab):
+    """A page that shows a tab."""
+    page.get_by_role("tab", name=tab).click()
+    page.wait_for_selector(TABS[tab])
 
 
 def saved(path, image):
@@ -502,7 +515,7 @@ def test_the_page_is_small_and_asks_no_third_party(server, page):
     page.on("request", lambda request: asked.append(request.url))
     opened(page, server)
     for tab in TABS:
-        page.get_by_role("tab", name=tab).click()
+        turned_to(page, tab)
     page.wait_for_timeout(1_000)
     foreign = [u for u in asked if not u.startswith((server, "data:", "blob:"))]
     assert foreign == []
@@ -554,8 +567,7 @@ def test_nothing_is_cut_off_on_a_phone(server, phone, tmp_path):
     opened(phone, server)
     upload(phone, saved(tmp_path / "faces.png", red_cells(5)), "#result .fa-face")
     for tab in TABS:
-        phone.get_by_role("tab", name=tab).click()
-        phone.wait_for_timeout(200)
+        turned_to(phone, tab)
         assert phone.evaluate("document.documentElement.scrollWidth") <= 390, tab
 
 
@@ -583,8 +595,7 @@ def test_axe_finds_nothing_serious_in_what_we_wrote(server, browser, tmp_path, s
         page.evaluate(AXE.read_text())
         ours, gradios = [], set()
         for tab in TABS:
-            page.get_by_role("tab", name=tab).click()
-            page.wait_for_timeout(300)
+            turned_to(page, tab)
             found = page.evaluate("axe.run(document)")
             assert len(found["passes"]) > 10
             for rule in found["violations"]:
@@ -627,9 +638,9 @@ def test_real_photos_give_one_card_a_face(real_site, page, dark, phone, photos_d
     page.locator("[data-why]").click()
     page.wait_for_selector(".fa-map img")
     screenshot(page, "one-face")
-    page.get_by_role("tab", name="Model").click()
+    turned_to(page, "Model")
     screenshot(page, "model")
-    page.get_by_role("tab", name="Use it").click()
+    turned_to(page, "Use it")
     screenshot(page, "use")
 
 
