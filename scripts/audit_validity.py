@@ -6,8 +6,7 @@ are never drawn from). The same with the images blurred, darkened or compressed;
 faces of each draw labelled. Classes are drawn without replacement as far as their rows reach; a
 row that is needed again counts as one more face of the same image.
 
-    python -m scripts.audit_validity measure --data FOLDER --cache FOLDER --output JSON
-    python -m scripts.audit_validity table docs/results/audit_validity.json
+    python -m scripts.audit_validity --data FOLDER --cache FOLDER --output JSON
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ from faceattr.audit.shift import LEVEL, shift_test
 from faceattr.hub import find_weights
 from faceattr.labels import TASKS, Task
 from faceattr.labels import task as task_named
-from train.tables import markdown_table, read_json, rounded, write_json
+from train.tables import rounded, write_json
 
 FACES = 1_500
 LABELS = 300
@@ -52,7 +51,8 @@ CLEAN = ("clean", 0.0)
 _BATCH = 64
 
 
-def _name(variant: tuple[str, float]) -> str:
+def name_of(variant: tuple[str, float]) -> str:
+    """What a kind of images is called in files."""
     return f"{variant[0]}-{variant[1]:g}"
 
 
@@ -85,7 +85,7 @@ def predict(data: str, weights: str | None, cache: Path) -> None:
                 worse = [CORRUPTIONS[kind].apply(chip, level) for chip in chips]
             pixels = network.config.preprocessing.to_pixels(worse)
             for task, values in network.probabilities(pixels).items():
-                found.setdefault(_name((kind, level)), {}).setdefault(task, []).append(values)
+                found.setdefault(name_of((kind, level)), {}).setdefault(task, []).append(values)
     cache.mkdir(parents=True, exist_ok=True)
     for name, parts in found.items():
         joined: dict[str, NDArray[Any]]
@@ -100,7 +100,7 @@ Loaded = tuple[dict[str, NDArray[np.float64]], dict[str, NDArray[np.int64]]]
 
 def load(cache: Path, variant: tuple[str, float]) -> Loaded:
     """Probabilities and labels by task of the validation rows."""
-    with np.load(cache / f"validation-{_name(variant)}.npz") as stored:
+    with np.load(cache / f"validation-{name_of(variant)}.npz") as stored:
         probabilities = {task.name: stored[task.name].astype(np.float64) for task in TASKS}
         targets = stored["targets"]
     return probabilities, {task.name: targets[:, i] for i, task in enumerate(TASKS)}
@@ -118,7 +118,7 @@ def draw(true: NDArray[np.int64], classes: int, rng: np.random.Generator) -> NDA
     return np.concatenate(chosen)
 
 
-def _collections(
+def collections_of(
     cache: Path, variant: tuple[str, float], task: Task, draws: int
 ) -> Iterator[tuple[Answers, NDArray[np.int64], dict[str, NDArray[np.int64]], int]]:
     """The same rows for each variant: answers, rows, labels and number of the draw."""
@@ -166,7 +166,7 @@ def shares(
     """Errors and coverage of the labelled shares, and of the others over `corrected` draws."""
     tallies = {name: Tally() for name in ("counted", "matrix", "em", "labelled")}
     axis = single(task)
-    for answers, _, true, number in _collections(cache, variant, task, draws):
+    for answers, _, true, number in collections_of(cache, variant, task, draws):
         truth = np.bincount(true[task.name], minlength=len(task.classes)) / FACES
         if number < corrected:
             _add_corrected(tallies, answers, table, axis, truth, number)
@@ -201,7 +201,7 @@ def warnings(
     found = [
         shift_test(answers, table, seed=number)
         for task in TASKS
-        for answers, _, _, number in _collections(cache, variant, task, draws)
+        for answers, _, _, number in collections_of(cache, variant, task, draws)
     ]
     raised = sum(not one.trusted for one in found)
     return {"draws": len(found), "warnings": raised, "rate": raised / len(found)}
@@ -243,18 +243,18 @@ def measure_all(
         ]
         variants: dict[str, Any] = {}
         for (variant, head), job in zip(jobs, running, strict=True):
-            facts = variants.setdefault(_name(variant), {"kind": variant[0], "level": variant[1]})
+            facts = variants.setdefault(name_of(variant), {"kind": variant[0], "level": variant[1]})
             if head is None:
                 facts["shift"] = job.result()
             else:
                 facts.setdefault("shares", {})[head] = job.result()
             said = json.dumps(rounded(job.result(), 4))
-            print(_name(variant), head, said, file=sys.stderr, flush=True)
+            print(name_of(variant), head, said, file=sys.stderr, flush=True)
     table = find_table(files)
     assert table is not None
     return {
         "schema": 1,
-        "command": "python -m scripts.audit_validity measure",
+        "command": "python -m scripts.audit_validity",
         "model": files.name,
         "weights_sha256": table.weights_sha256,
         "calibration": {**table.source, "rows": table.rows},
@@ -269,68 +269,27 @@ def measure_all(
     }
 
 
-TITLES = {
-    "clean": "as they are",
-    "jpeg": "JPEG, quality {:g}",
-    "blur": "blurred, {:g} % of the side",
-    "low_light": "{:g} times less light",
-}
-
-
-def tables(found: dict[str, Any]) -> str:
-    """Markdown: errors and coverage of the images as they are, of labels, and of the warnings."""
-    estimators = {"counted": "counted", "matrix": "matrix", "em": "EM", "labelled": "300 labels"}
-    plain = found["variants"]["clean-0"]["shares"]
-    errors = [
-        [name, *(f"{plain[name][key]['mean_absolute_error']:.4f}" for key in estimators)]
-        + [f"{plain[name][key]['coverage']:.1%}" for key in estimators]
-        for name in plain
-    ]
-    header = ["", *(f"error, {e}" for e in estimators.values())]
-    header += [f"coverage, {e}" for e in estimators.values()]
-    shifted = []
-    for facts in found["variants"].values():
-        title = TITLES[facts["kind"]].format(facts["level"])
-        cells = [title, f"{facts['shift']['warnings']} of {facts['shift']['draws']}"]
-        for key in ("em", "labelled"):
-            cells += [
-                f"{facts['shares'][task.name][key]['coverage']:.1%}" if "shares" in facts else ""
-                for task in TASKS
-            ]
-        shifted.append(cells)
-    names = [task.name for task in TASKS]
-    second = ["images", "warnings", *(f"EM, {n}" for n in names), *(f"labels, {n}" for n in names)]
-    return markdown_table(header, errors) + "\n\n" + markdown_table(second, shifted) + "\n"
-
-
 def main() -> None:
     """Parse the command line and carry it out."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    commands = parser.add_subparsers(dest="command", required=True)
-    first = commands.add_parser("measure", help="predict, draw collections and measure them")
-    first.add_argument("--data", required=True, help="FairFace: Hub id or folder of its layout")
-    first.add_argument("--cache", type=Path, required=True, help="folder for the predictions")
-    first.add_argument("--weights", help="folder or Hub id; the default weights if left out")
-    first.add_argument("--draws", type=int, default=400, help="of each head (%(default)s)")
-    first.add_argument(
+    parser.add_argument("--data", required=True, help="FairFace: Hub id or folder of its layout")
+    parser.add_argument("--cache", type=Path, required=True, help="folder for the predictions")
+    parser.add_argument("--weights", help="folder or Hub id; the default weights if left out")
+    parser.add_argument("--draws", type=int, default=400, help="of each head (%(default)s)")
+    parser.add_argument(
         "--shift-draws",
         type=int,
         default=20,
         help="of each head for the test, and for corrections of worse images (%(default)s)",
     )
-    first.add_argument("--workers", type=int, default=1, help="processes (%(default)s)")
-    first.add_argument("--output", type=Path, required=True, help="JSON file to write")
-    second = commands.add_parser("table", help="print the tables of a JSON file as Markdown")
-    second.add_argument("json", type=Path)
+    parser.add_argument("--workers", type=int, default=1, help="processes (%(default)s)")
+    parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
     args = parser.parse_args()
-    if args.command == "measure":
-        predict(args.data, args.weights, args.cache)
-        found = measure_all(args.cache, args.weights, args.draws, args.shift_draws, args.workers)
-        write_json(args.output, rounded(found))
-    else:
-        print(tables(read_json(args.json)), end="")
+    predict(args.data, args.weights, args.cache)
+    found = measure_all(args.cache, args.weights, args.draws, args.shift_draws, args.workers)
+    write_json(args.output, rounded(found))
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ SKEWED = {
 }
 
 
-OTHER_CODES = table(300).to_dict()["others"]
+LEVELS_OF_300 = table(300).to_dict()["levels"]
 
 
 @pytest.fixture(scope="module")
@@ -308,29 +308,33 @@ def test_a_table_comes_back_from_its_file(known, tmp_path):
         np.testing.assert_allclose(
             back.probabilities[task.name].mean(axis=0),
             known.probabilities[task.name].mean(axis=0),
-            atol=2e-3,
+            atol=1e-5,
         )
     answers, _ = collection(800, SKEWED, seed=3)
     for name, shares in measure(answers, back, draws=20).items():
         expected = measure(answers, known, draws=20)[name]
-        np.testing.assert_allclose(shares.em.value, expected.em.value, atol=0.01)
+        np.testing.assert_allclose(shares.matrix.value, expected.matrix.value, atol=1e-9)
+        pair = "×" in name
+        np.testing.assert_allclose(shares.em.value, expected.em.value, atol=0.01 if pair else 1e-4)
     again = tmp_path / "again.json"
-    write_table(back, again)
-    write_table(read_table(again), path)
+    write_table(known, again)
     assert path.read_bytes() == again.read_bytes()
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"schema": 1}, "schema"),
+        ({"schema": 2}, "schema"),
         ({"more": 1}, "keys"),
         ({"rows": 10}, "'rows' says 10"),
         ({"rows": 0}, "'rows'"),
         ({"rows": "x"}, "'rows'"),
         ({"labels": "%%%"}, "damaged"),
         ({"labels": "AAAA"}, "damaged|hold"),
-        ({"likeliest": OTHER_CODES}, "of no class"),
+        ({"likeliest": LEVELS_OF_300}, "of no class"),
+        ({"steps": {"gender": "AAAAA"}}, "steps are damaged"),
+        ({"steps": {"gender": [0, 1]}}, "steps are damaged"),
+        ({"steps": {}}, "steps are damaged"),
         ({"counts": {"gender": [1, 2], "age": [], "race": []}}, "'counts'"),
         ({"classes": {"gender": ["Female", "Male"]}}, "classes of 'gender'"),
     ],
@@ -392,11 +396,12 @@ def test_a_class_that_was_never_seen_may_be_in_the_population(known):
 def test_answers_like_those_in_a_file_are_not_taken_for_a_shift(tmp_path):
     path = tmp_path / "audit.json"
     # So sure that a file holds many of these answers as certain.
-    write_table(table(1500, sharpness=3.0), path)
-    stored = read_table(path)
-    found = [
-        shift_test(collection(1500, SKEWED, seed=seed, sharpness=3.0)[0], stored, draws=100)
-        for seed in range(30, 36)
-    ]
-    # One of six may warn by chance.
-    assert sum(bool(one.trusted) for one in found) >= 5
+    exact = table(1500, sharpness=3.0)
+    write_table(exact, path)
+    warned = dict.fromkeys(("exact", "stored"), 0)
+    for seed in range(30, 42):
+        answers, _ = collection(1500, SKEWED, seed=seed, sharpness=3.0)
+        for name, known in (("exact", exact), ("stored", read_table(path))):
+            warned[name] += not shift_test(answers, known, draws=100).trusted
+    # Were answers not rounded as the file is, all twelve would warn.
+    assert warned["stored"] <= warned["exact"] + 3 < 12

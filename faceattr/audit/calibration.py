@@ -1,15 +1,13 @@
 """What a classifier answers for faces whose labels are known: the table that travels with weights.
 
-`audit.json` holds one row for each labelled face that the weights were not trained on: its classes
-and its probabilities, coded in 64 steps. Confusion counts, also of two attributes at once, and
-what EM needs are counted from these rows, and they can be resampled.
+`audit.json` holds one row for each labelled face that the weights were not trained on: its classes,
+and its probabilities as `coding` rounds them. Confusion counts, also of two attributes at once,
+and what EM needs are counted from these rows, and they can be resampled.
 """
 
 from __future__ import annotations
 
-import base64
 import json
-import lzma
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,18 +16,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from faceattr.audit.coding import (
+    LEVELS,
+    MOST_ROWS,
+    Coding,
+    decoded,
+    from_turns,
+    in_turn,
+    packed,
+    steps_of,
+    steps_text,
+    unpacked,
+)
 from faceattr.errors import AuditError
 from faceattr.hub import WeightsFiles, find_beside
-from faceattr.labels import TASKS, Task
+from faceattr.labels import GENDER, TASKS, Task
 
 AUDIT_NAME = "audit.json"
-SCHEMA = 2
-_KEYS = ("schema", "weights_sha256", "source", "classes", "counts", "rows")
-_PACKED = ("labels", "likeliest", "others")
-_LEVELS = 63
-"""Steps of the cube root of a probability; that of the likeliest class is what others leave."""
-_PACKING = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "lc": 0, "pb": 0}]
-_MAX_ROWS = 1_000_000
+SCHEMA = 3
+_KEYS = ("schema", "weights_sha256", "source", "classes", "counts", "rows", "steps")
+_PACKED = ("labels", "likeliest", "levels")
 
 Floats = NDArray[np.float64]
 
@@ -43,12 +49,14 @@ class CalibrationTable:
         source: where the faces come from, for reports: `id`, `part`, `config`, ...
         true: by task, class positions in the order of `faceattr.labels`, shape `(n,)`.
         probabilities: by task, shape `(n, classes)`, rows sum to 1.
+        coding: by task, how a file rounded them; None where none did.
     """
 
     weights_sha256: str
     source: Mapping[str, Any]
     true: Mapping[str, NDArray[np.int64]]
     probabilities: Mapping[str, Floats]
+    coding: Mapping[str, Coding] | None = None
 
     def __post_init__(self) -> None:
         rows = {len(self.true[task.name]) for task in TASKS}
@@ -79,17 +87,30 @@ class CalibrationTable:
             self.source,
             {name: values[rows] for name, values in self.true.items()},
             {name: values[rows] for name, values in self.probabilities.items()},
+            self.coding,
         )
 
+    def as_held(self, probabilities: Mapping[str, Floats]) -> Mapping[str, Floats]:
+        """Probabilities by task rounded as the table's are, to compare their confidence."""
+        if self.coding is None:
+            return probabilities
+        group = _group(probabilities)
+        return {n: one.rounded(probabilities[n], group) for n, one in self.coding.items()}
+
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready content of `audit.json`; probabilities lose what 64 steps cannot hold."""
-        labels = np.stack([self.true[task.name] for task in TASKS], 1)
-        likeliest = np.stack([self.probabilities[task.name].argmax(1) for task in TASKS], 1)
-        others = np.concatenate([_without_largest(self.probabilities[t.name]) for t in TASKS], 1)
-        coded = np.rint(np.cbrt(others) * _LEVELS)
+        """JSON-ready content of `audit.json`; probabilities are rounded as `coding` says."""
+        coding = self.coding or coded(self.probabilities)
+        labels = np.stack([self.true[task.name] for task in TASKS])
+        likeliest = np.stack([self.probabilities[task.name].argmax(axis=1) for task in TASKS])
+        levels = [coding[task.name].levels(self.probabilities[task.name]) for task in TASKS]
         # Rows in the order of their content say nothing of the data set's order, and pack better.
-        order = np.lexsort((*coded.T, *likeliest.T, *labels.T))
-        packed = (_packed(part[order]) for part in (labels, likeliest, coded))
+        order = np.lexsort((*np.concatenate(levels, axis=1).T, *likeliest, *labels))
+        labels, likeliest = labels[:, order], likeliest[:, order]
+        columns = [
+            column
+            for one, true, top in zip(levels, labels, likeliest, strict=True)
+            for column in in_turn(one[order], true, top)
+        ]
         return {
             "schema": SCHEMA,
             "weights_sha256": self.weights_sha256,
@@ -97,7 +118,10 @@ class CalibrationTable:
             "classes": {task.name: list(task.classes) for task in TASKS},
             "counts": {task.name: list(self.counts(task).values()) for task in TASKS},
             "rows": self.rows,
-            **dict(zip(_PACKED, packed, strict=True)),
+            "steps": {name: steps_text(one.steps) for name, one in coding.items()},
+            "labels": packed(labels),
+            "likeliest": packed(likeliest),
+            "levels": packed(columns),
         }
 
     @classmethod
@@ -118,25 +142,31 @@ class CalibrationTable:
                     f"classes of {task.name!r}: expected {list(task.classes)}, came "
                     f"{values['classes'].get(task.name)}"
                 )
-        rows, sizes = values["rows"], [len(task.classes) for task in TASKS]
-        if not isinstance(rows, int) or not 0 < rows <= _MAX_ROWS:
-            raise AuditError(f"'rows' must be 1 to {_MAX_ROWS:,}, came {rows!r}")
-        labels = _unpacked(values["labels"], np.array(sizes))
-        likeliest = _unpacked(values["likeliest"], np.array(sizes))
-        coded = _unpacked(values["others"], np.full(sum(sizes), _LEVELS + 1))
-        others = np.split((coded / _LEVELS) ** 3, np.cumsum(sizes)[:-1], axis=1)
-        if not len(labels) == len(likeliest) == len(coded) == rows:
+        rows, sizes = values["rows"], np.array([len(task.classes) for task in TASKS])
+        if not isinstance(rows, int) or not 0 < rows <= MOST_ROWS:
+            raise AuditError(f"'rows' must be 1 to {MOST_ROWS:,}, came {rows!r}")
+        labels, likeliest = (unpacked(values[name], sizes) for name in _PACKED[:2])
+        columns = unpacked(values["levels"], np.full(sizes.sum(), LEVELS))
+        if not labels.shape[1] == likeliest.shape[1] == columns.shape[1] == rows:
             raise AuditError(
-                f"'rows' says {rows}, packed are {len(labels)}, {len(likeliest)} and {len(coded)}"
+                f"'rows' says {rows}, packed are {labels.shape[1]}, {likeliest.shape[1]} and "
+                f"{columns.shape[1]}"
             )
+        probabilities: dict[str, Floats] = {}
+        coding: dict[str, Coding] = {}
+        turns = np.split(columns, np.cumsum(sizes)[:-1])
+        for task, turn, true, top in zip(TASKS, turns, labels, likeliest, strict=True):
+            shape = (len(GENDER.classes), len(task.classes), LEVELS)
+            steps = steps_of(values["steps"].get(task.name), shape)
+            rounded = decoded(from_turns(turn, true, top), top, steps[likeliest[0]])
+            probabilities[task.name] = rounded
+            coding[task.name] = Coding(rounded.mean(axis=0), steps)
         table = cls(
             str(values["weights_sha256"]),
             dict(values["source"]),
-            {task.name: labels[:, i].astype(np.int64) for i, task in enumerate(TASKS)},
-            {
-                task.name: _with_largest(part, likeliest[:, i])
-                for i, (task, part) in enumerate(zip(TASKS, others, strict=True))
-            },
+            {task.name: one.astype(np.int64) for task, one in zip(TASKS, labels, strict=True)},
+            probabilities,
+            coding,
         )
         found = {task.name: list(table.counts(task).values()) for task in TASKS}
         if found != values["counts"]:
@@ -144,55 +174,16 @@ class CalibrationTable:
         return table
 
 
-def coded(probabilities: Floats) -> Floats:
-    """Probabilities `(n, classes)` as a file holds them, which tells none below 1e-6 from 0.
-
-    What is compared with a table's levels of confidence has to be coded as it is.
-    """
-    steps = np.rint(np.cbrt(_without_largest(probabilities)) * _LEVELS)
-    return _with_largest((steps / _LEVELS) ** 3, probabilities.argmax(axis=1))
+def coded(probabilities: Mapping[str, Floats]) -> dict[str, Coding]:
+    """By task, how a file rounds the probabilities of calibration rows."""
+    group, groups = _group(probabilities), len(GENDER.classes)
+    return {task.name: Coding.fit(probabilities[task.name], group, groups) for task in TASKS}
 
 
-def _without_largest(probabilities: Floats) -> Floats:
-    """Probabilities `(n, classes)` with 0 for each row's likeliest class."""
-    others: Floats = probabilities.copy()
-    others[np.arange(len(others)), others.argmax(1)] = 0
-    return others
-
-
-def _with_largest(others: Floats, likeliest: NDArray[Any]) -> Floats:
-    """What `_without_largest` left, completed to a sum of 1; the likeliest class stays so."""
-    rows = np.arange(len(others))
-    others[rows, likeliest] = 0
-    left = np.maximum(1 - others.sum(axis=1), others.max(axis=1) + 0.1 / _LEVELS)
-    others[rows, likeliest] = left
-    found: Floats = others / others.sum(axis=1, keepdims=True)
-    return found
-
-
-def _packed(values: NDArray[Any]) -> str:
-    """Whole numbers below 256, columns one after the other, compressed, as text."""
-    content = values.astype(np.uint8).tobytes("F")
-    packed = lzma.compress(content, lzma.FORMAT_RAW, filters=_PACKING)
-    return base64.b85encode(packed).decode()
-
-
-def _unpacked(text: object, ends: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """What `_packed` packed: a column for each of `ends`, whose values are below it."""
-    try:
-        unpacking = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=_PACKING)
-        # A small file cannot swell without bound.
-        content = unpacking.decompress(base64.b85decode(str(text)), _MAX_ROWS * len(ends))
-    except (ValueError, lzma.LZMAError) as error:
-        raise AuditError(f"packed rows are damaged: {error}") from error
-    if len(content) % len(ends) or not unpacking.eof:
-        raise AuditError(
-            f"packed rows hold {len(content)} bytes, not as many in {len(ends)} columns"
-        )
-    values: NDArray[np.uint8] = np.frombuffer(content, np.uint8).reshape(len(ends), -1).T
-    if (wrong := values >= ends).any():
-        raise AuditError(f"{int(wrong.sum())} packed values are of no class or step")
-    return values
+def _group(probabilities: Mapping[str, Floats]) -> NDArray[np.int64]:
+    """The likeliest gender of each face, `(n,)`."""
+    group: NDArray[np.int64] = probabilities[GENDER.name].argmax(axis=1)
+    return group
 
 
 def read_table(path: Path) -> CalibrationTable:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from faceattr.audit.answers import Answers, Codes, Floats, single
-from faceattr.audit.calibration import CalibrationTable, coded
+from faceattr.audit.calibration import CalibrationTable
 from faceattr.audit.resampling import calibration_times, resampled_em, resampled_means
 from faceattr.labels import TASKS, Task
 
@@ -117,13 +117,13 @@ def _compare(answers: Answers, table: CalibrationTable, draws: int, seed: int) -
     times = calibration_times(table.rows, draws, seed)
     shares, resampled = {}, {}
     seen, known = [], []
+    held = table.as_held({n: np.asarray(p, np.float64) for n, p in answers.probabilities.items()})
     for task in TASKS:
         found = resampled_em(single(task), answers, table, times, seed)
         shares[task.name], resampled[task.name] = found.shares[None], found.draws
-        calibration = coded(table.probabilities[task.name])
+        calibration = table.probabilities[task.name]
         edges = _edges(calibration)
-        here = coded(np.asarray(answers.probabilities[task.name], np.float64))
-        seen.append(_features(task, here, edges))
+        seen.append(_features(task, held[task.name], edges))
         known.append(_features(task, calibration, edges))
     features, expected = np.concatenate(seen, axis=1), np.concatenate(known, axis=1)
     usual = rake(np.ones((1, table.rows)), table.true, shares) @ expected
