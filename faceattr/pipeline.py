@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from faceattr import arguments, labels
+from faceattr.backends.classify import classify
 from faceattr.backends.load import Backend, Classifier, as_classifier, load_classifier
 from faceattr.crops import Cut, find_faces, read_crop, warn
 from faceattr.detection import MIN_FACE, FaceDetector, YuNetDetector, load_detector
@@ -359,11 +360,7 @@ class FacePipeline:
         """The three attributes of each chip."""
         if not crops:
             return []
-        pixels = self.config.preprocessing.to_pixels(crops)
-        values = self.classifier.probabilities(pixels)
-        if self.info.mirror:
-            others = self.classifier.probabilities(np.ascontiguousarray(pixels[:, :, ::-1]))
-            values = {name: _joined(part, others[name]) for name, part in values.items()}
+        values = classify(self.classifier, crops, mirror=self.info.mirror)
         thresholds = self.config.thresholds
         return [
             tuple(
@@ -384,15 +381,6 @@ def _named(kind: str, number: int, count: int | None) -> Iterator[None]:
             raise
         place = f"{kind} {number}" if count is None else f"{kind} {number} of {count}"
         raise type(error)(f"{place}: {error}") from error
-
-
-def _joined(one: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Probabilities `(N, classes)` of the mean of the logits that two sets of them come from."""
-    product = np.sqrt(one.astype(np.float64) * other)
-    # In float32 a probability can be 0 in one set where the other has its whole mass.
-    product += np.finfo(np.float32).tiny
-    joined: NDArray[np.float32] = (product / product.sum(1, keepdims=True)).astype(np.float32)
-    return joined
 
 
 def _result(cut: Cut, row: tuple[Attribute, ...]) -> FaceResult:

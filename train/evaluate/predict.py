@@ -1,4 +1,7 @@
-"""Weights and a split to a table: one Parquet row per face with all probabilities."""
+"""Weights and a split to a table: one Parquet row per face with all probabilities.
+
+The network is run by what runs it in the pipeline and in an audit, on chips as they are stored.
+"""
 
 from __future__ import annotations
 
@@ -7,21 +10,25 @@ import hashlib
 import json
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from torch import Tensor, nn
+from numpy.typing import NDArray
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from faceattr import labels
+from faceattr.backends.classify import classify
+from faceattr.backends.load import Classifier
+from faceattr.backends.torch import TorchClassifier
 from faceattr.hub import find_weights
 from faceattr.model import FaceAttributeModel, load_files
-from faceattr.preprocessing import Preprocessing
 from train.data.batches import decode
 from train.data.source import (
     Part,
@@ -35,9 +42,8 @@ from train.data.source import (
 from train.fit.device import choose_device
 
 log = logging.getLogger("train")
-_BATCH = 64
-_TOGETHER = 512
-"""Rows whose probabilities are held before they become a part of the table."""
+_TOGETHER = 256
+"""Rows that are decoded and classified together, and become a part of the table."""
 
 
 def picture_sha256(row: Row) -> str:
@@ -45,47 +51,7 @@ def picture_sha256(row: Row) -> str:
     return hashlib.sha256(row.image).hexdigest()
 
 
-def logits_of(
-    model: FaceAttributeModel,
-    rows: Rows,
-    preprocessing: Preprocessing,
-    device: torch.device,
-    *,
-    places: Sequence[int] | None = None,
-    flip: bool = False,
-) -> dict[str, Tensor]:
-    """Logits `(rows, classes)` by task on the CPU; the model is left in eval mode.
-
-    Computed in float32 on every device, as the pipeline does.
-
-    Args:
-        model: the network.
-        rows: encoded.
-        preprocessing: how chips enter the network.
-        device: of the network.
-        places: which of the rows; all by default.
-        flip: give the mean of the logits of the image and of its mirror image.
-    """
-    model.eval()
-    wanted = range(len(rows)) if places is None else places
-    parts: dict[str, list[Tensor]] = {task.name: [] for task in labels.TASKS}
-    with torch.inference_mode():
-        for start in range(0, len(wanted), _BATCH):
-            chips = [decode(rows.image(place)) for place in wanted[start : start + _BATCH]]
-            images = preprocessing.to_tensor(chips).to(device, memory_format=torch.channels_last)
-            answer = model(images)
-            if flip:
-                mirrored = model(images.flip(3))
-                answer = {name: (part + mirrored[name]) / 2 for name, part in answer.items()}
-            for name, logits in answer.items():
-                parts[name].append(logits.float().cpu())
-    sizes = {task.name: len(task.classes) for task in labels.TASKS}
-    return {
-        name: torch.cat([torch.empty(0, sizes[name]), *few]).clone() for name, few in parts.items()
-    }
-
-
-def _table(rows: list[Row], probabilities: dict[str, Tensor]) -> pa.Table:
+def _table(rows: list[Row], probabilities: dict[str, NDArray[np.float32]]) -> pa.Table:
     columns: dict[str, object] = {
         "file": [row.file for row in rows],
         "sha256": [picture_sha256(row) for row in rows],
@@ -94,7 +60,7 @@ def _table(rows: list[Row], probabilities: dict[str, Tensor]) -> pa.Table:
     for position, task in enumerate(labels.TASKS):
         columns[f"{task.name}_true"] = [task.classes[row.targets[position]] for row in rows]
         for index, name in enumerate(task.classes):
-            columns[f"{task.name}:{name}"] = probabilities[task.name][:, index].numpy()
+            columns[f"{task.name}:{name}"] = probabilities[task.name][:, index]
     return pa.table(columns)
 
 
@@ -139,15 +105,15 @@ def predict(
     and the data set's facts.
     """
     files = find_weights(weights)
-    model = load_files(files).to(device).to(memory_format=torch.channels_last)
-    table = pa.concat_tables(_tables(model, Rows(source, part), device, flip))
+    network = TorchClassifier(load_files(files), device)
+    table = pa.concat_tables(_tables(network, Rows(source, part), flip))
     done = int(table.num_rows)
     table = table.add_column(0, "row", [list(range(done))])
     facts = {
         "model": files.name,
         "weights_sha256": sha256(files.weights),
-        "config": model.config.to_dict(),
-        "network": network_facts(model),
+        "config": network.config.to_dict(),
+        "network": network_facts(network.model),
         "dataset": source.describe(part, done),
         "augmentation": "flip" if flip else "none",
     }
@@ -158,18 +124,15 @@ def predict(
     return done
 
 
-def _tables(
-    model: FaceAttributeModel, rows: Rows, device: torch.device, flip: bool
-) -> Iterator[pa.Table]:
+def _tables(network: Classifier, rows: Rows, flip: bool) -> Iterator[pa.Table]:
     """The table in parts, without the column `row`."""
-    settings = model.config.preprocessing
     hidden = not sys.stderr.isatty()
     with tqdm(total=len(rows), unit="face", desc="predict", disable=hidden) as bar:
         for start in range(0, len(rows), _TOGETHER):
-            places = range(start, min(start + _TOGETHER, len(rows)))
-            logits = logits_of(model, rows, settings, device, places=places, flip=flip)
-            yield _table([rows[place] for place in places], model.calibrate(logits))
-            bar.update(len(places))
+            some = [rows[place] for place in range(start, min(start + _TOGETHER, len(rows)))]
+            chips = [decode(row.image) for row in some]
+            yield _table(some, classify(network, chips, mirror=flip))
+            bar.update(len(some))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

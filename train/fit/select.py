@@ -16,10 +16,40 @@ from faceattr import labels
 from faceattr.config import ModelConfig
 from faceattr.model import FaceAttributeModel
 from faceattr.preprocessing import Preprocessing
+from train.data.batches import decode
 from train.data.source import Rows
 from train.evaluate.calibration import fit as fit_calibration
 from train.evaluate.calibration import fit_temperature, negative_log_likelihood
-from train.evaluate.predict import logits_of
+
+_BATCH = 64
+
+
+def logits_of(
+    model: FaceAttributeModel, rows: Rows, preprocessing: Preprocessing, device: torch.device
+) -> dict[str, torch.Tensor]:
+    """Logits `(rows, classes)` by task on the CPU, before calibration, which is fitted to them.
+
+    Computed in float32 on every device, as the pipeline does; the model is left in eval mode.
+
+    Args:
+        model: the network.
+        rows: encoded.
+        preprocessing: how chips enter the network.
+        device: of the network.
+    """
+    model.eval()
+    parts: dict[str, list[torch.Tensor]] = {task.name: [] for task in labels.TASKS}
+    with torch.inference_mode():
+        for start in range(0, len(rows), _BATCH):
+            places = range(start, min(start + _BATCH, len(rows)))
+            chips = [decode(rows.image(place)) for place in places]
+            images = preprocessing.to_tensor(chips).to(device, memory_format=torch.channels_last)
+            for name, logits in model(images).items():
+                parts[name].append(logits.float().cpu())
+    sizes = {task.name: len(task.classes) for task in labels.TASKS}
+    return {
+        name: torch.cat([torch.empty(0, sizes[name]), *few]).clone() for name, few in parts.items()
+    }
 
 
 @dataclass(frozen=True, eq=False)
