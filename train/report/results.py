@@ -19,7 +19,6 @@ from train.tables import TableError, markdown_table, read_json, write_text
 
 log = logging.getLogger("train")
 
-START, END = "<!-- results -->", "<!-- /results -->"
 ORDER = (GENDER, RACE, AGE)
 HEADER = ["", "Parameters", "ms a face", "Gender %", "Race %", "Age group %"]
 
@@ -77,12 +76,17 @@ def comparison(
     )
 
 
-def insert(text: str, table: str) -> str:
-    """Replace what stands between the markers; `TableError` when they are missing."""
-    start, end = text.find(START), text.find(END)
+def insert(text: str, table: str, name: str = "results") -> str:
+    """Replace what stands between the markers of that name.
+
+    Raises:
+        TableError: when they are missing.
+    """
+    first, last = f"<!-- {name} -->", f"<!-- /{name} -->"
+    start, end = text.find(first), text.find(last)
     if not 0 <= start < end:
-        raise TableError(f"expected the lines {START} and {END}, in this order")
-    return f"{text[: start + len(START)]}\n{table.strip()}\n{text[end:]}"
+        raise TableError(f"expected the lines {first} and {last}, in this order")
+    return f"{text[: start + len(first)]}\n{table.strip()}\n{text[end:]}"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
