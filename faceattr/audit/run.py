@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
+from inspect import cleandoc
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,79 @@ class Audited:
     notes: tuple[str, ...] = field(default=())
 
 
+@dataclass(frozen=True)
+class Request:
+    """What `audit` is asked for: its arguments.
+
+    Attributes:
+        source: see `faceattr.audit.sources.open_collection`; "-" for paths on standard input; or
+            an earlier audit's `faces.parquet` or folder, of which all but the tables is made
+            anew; None only with `forget`.
+        output: folder for tables and reports.
+        image_column: of a table; None to find it.
+        split: of a data set.
+        config: of a data set with several.
+        data_revision: commit of a data set on the Hub.
+        root: before relative paths of a list or table; None for the folder that it lies in.
+        http: whether web addresses, of public hosts only, are fetched.
+        crops: whether every image already is one face.
+        sample: images to draw; None for all.
+        seed: of every draw.
+        keep: columns of the source that the tables keep, as text.
+        by: column that everything is split by; "folder" for class folders.
+        model: as `FacePipeline.from_pretrained`, and so are the next six.
+        revision: of the weights.
+        detector: which one looks.
+        backend: what runs the network.
+        mirror: whether each face is looked at in a mirror too.
+        min_face: least width of a face in pixels.
+        detect: "fast", or "thorough" for small faces in large images too.
+        engine: what runs the workers; None for one process a core.
+        restart: whether an earlier run's work is thrown away.
+        population: whether the images are a random draw from what is in question.
+        reference: "uniform", "fairface", a JSON file or a mapping: shares by task and class.
+        merge: own bins, such as "age:child=0-2,3-9,10-19;adult=20-29,30-39".
+        truth: column with what another system should have said.
+        prediction: column with what it said.
+        label_sample: faces of a sheet to label by hand, which is written.
+        labels: a sheet that was filled in.
+        forget: whether the sheet's crops are deleted.
+        quiet: whether no progress is shown.
+    """
+
+    source: str | os.PathLike[str] | None
+    output: str | os.PathLike[str]
+    image_column: str | None
+    split: str | None
+    config: str | None
+    data_revision: str | None
+    root: str | None
+    http: bool
+    crops: bool
+    sample: int | None
+    seed: int
+    keep: Sequence[str]
+    by: str | None
+    model: str | None
+    revision: str | None
+    detector: str
+    backend: str
+    mirror: bool
+    min_face: float
+    detect: str
+    engine: Engine | None
+    restart: bool
+    population: bool
+    reference: str | os.PathLike[str] | Mapping[str, Mapping[str, float]] | None
+    merge: Sequence[str]
+    truth: str | None
+    prediction: str | None
+    label_sample: int | None
+    labels: str | os.PathLike[str] | None
+    forget: bool
+    quiet: bool
+
+
 def audit(
     source: str | os.PathLike[str] | None,
     output: str | os.PathLike[str],
@@ -97,79 +171,30 @@ def audit(
 ) -> Audited:
     """Describe the make-up of an image collection.
 
-    Args:
-        source: see `faceattr.audit.sources.open_collection`; "-" for paths on standard input; or
-            an earlier audit's `faces.parquet` or folder, of which all but the tables is made
-            anew; None only with `forget`.
-        output: folder for tables and reports.
-        image_column: of a table; None to find it.
-        split: of a data set.
-        config: of a data set with several.
-        data_revision: commit of a data set on the Hub.
-        root: before relative paths of a list or table; None for the folder that it lies in.
-        http: whether web addresses, of public hosts only, are fetched.
-        crops: whether every image already is one face.
-        sample: images to draw; None for all.
-        seed: of every draw.
-        keep: columns of the source that the tables keep, as text.
-        by: column that everything is split by; "folder" for class folders.
-        model: as `FacePipeline.from_pretrained`, and so are the next six.
-        revision: of the weights.
-        detector: which one looks.
-        backend: what runs the network.
-        mirror: whether each face is looked at in a mirror too.
-        min_face: least width of a face in pixels.
-        detect: "fast", or "thorough" for small faces in large images too.
-        engine: what runs the workers; None for one process a core.
-        restart: whether an earlier run's work is thrown away.
-        population: whether the images are a random draw from what is in question.
-        reference: "uniform", "fairface", a JSON file or a mapping: shares by task and class.
-        merge: own bins, such as "age:child=0-2,3-9,10-19;adult=20-29,30-39".
-        truth: column with what another system should have said.
-        prediction: column with what it said.
-        label_sample: faces of a sheet to label by hand, which is written.
-        labels: a sheet that was filled in.
-        forget: whether the sheet's crops are deleted.
-        quiet: whether no progress is shown.
+    Its arguments are those of `Request`.
 
     Raises:
         AuditError: for whatever cannot be used; the message says what to do.
         WeightsError: when the weights cannot be had.
     """
+    request = Request(**locals())
     folder = Path(output)
     forgotten = (f"{forget_crops(folder)} crops deleted in {folder}",) if forget else ()
-    if source is None:
-        if not forget:
-            raise AuditError(
-                "expected a SOURCE: a folder, a glob, a table, an archive or a data set"
-            )
+    if source is None and forget:
         return Audited(folder, notes=forgotten)
-    if (truth is None) != (prediction is None):
-        raise AuditError("--truth and --prediction name two columns; give both")
-    seed = arguments.whole_number("seed", seed, 0)
-    sample = arguments.optional_whole_number("sample", sample, 1)
-    label_sample = arguments.optional_whole_number("label_sample", label_sample, 1)
-    min_face = arguments.pixels("min_face", min_face)
-    columns = tuple(dict.fromkeys(c for c in (*keep, by, truth, prediction) if c is not None))
-    options = SourceOptions(image_column, split, config, data_revision, root, http, columns)
-    settings = Settings(
-        model, revision, detector, backend, mirror, crops, columns, min_face=min_face, detect=detect
-    )
-    # Whatever is wrong with these is said before hours of work.
-    list(map(parse_merge, merge))
-    question = Question(
-        population=population,
-        reference=None if reference is None else read_reference(reference),
-        merge=tuple(merge),
-        by=by,
-        truth=truth,
-        prediction=prediction,
-        labels=None if labels is None else read_sheet(Path(labels)),
-        seed=seed,
-    )
-    asked = _Asked(source, folder, options, settings, sample, question, label_sample)
-    done = _answer(asked, engine, restart=restart, quiet=quiet)
+    done = _answer(_checked(request), engine, restart=restart, quiet=quiet)
     return replace(done, notes=(*forgotten, *done.notes))
+
+
+def _with_arguments(text: str, attributes: str) -> str:
+    """A docstring with the section `Args` that another's section `Attributes` makes."""
+    before, raises, after = cleandoc(text).partition("Raises:")
+    listed = cleandoc(attributes).partition("Attributes:\n")[2]
+    return f"{before}Args:\n{listed}\n\n{raises}{after}"
+
+
+if audit.__doc__ and Request.__doc__:  # None with `python -OO`
+    audit.__doc__ = _with_arguments(audit.__doc__, Request.__doc__)
 
 
 @dataclass(frozen=True)
@@ -183,6 +208,57 @@ class _Asked:
     sample: int | None
     question: Question
     sheet: int | None
+
+
+def _checked(asked: Request) -> _Asked:
+    """Whatever is wrong with the arguments is said here, before hours of work."""
+    if asked.source is None:
+        raise AuditError("expected a SOURCE: a folder, a glob, a table, an archive or a data set")
+    if (asked.truth is None) != (asked.prediction is None):
+        raise AuditError("--truth and --prediction name two columns; give both")
+    seed = arguments.whole_number("seed", asked.seed, 0)
+    sample = arguments.optional_whole_number("sample", asked.sample, 1)
+    sheet = arguments.optional_whole_number("label_sample", asked.label_sample, 1)
+    min_face = arguments.pixels("min_face", asked.min_face)
+    named = (*asked.keep, asked.by, asked.truth, asked.prediction)
+    columns = tuple(dict.fromkeys(column for column in named if column is not None))
+    options = SourceOptions(
+        asked.image_column,
+        asked.split,
+        asked.config,
+        asked.data_revision,
+        asked.root,
+        asked.http,
+        columns,
+    )
+    settings = Settings(
+        asked.model,
+        asked.revision,
+        asked.detector,
+        asked.backend,
+        asked.mirror,
+        asked.crops,
+        columns,
+        min_face=min_face,
+        detect=asked.detect,
+    )
+    return _Asked(
+        asked.source, Path(asked.output), options, settings, sample, _question(asked, seed), sheet
+    )
+
+
+def _question(asked: Request, seed: int) -> Question:
+    list(map(parse_merge, asked.merge))
+    return Question(
+        population=asked.population,
+        reference=None if asked.reference is None else read_reference(asked.reference),
+        merge=tuple(asked.merge),
+        by=asked.by,
+        truth=asked.truth,
+        prediction=asked.prediction,
+        labels=None if asked.labels is None else read_sheet(Path(asked.labels)),
+        seed=seed,
+    )
 
 
 def _answer(asked: _Asked, engine: Engine | None, *, restart: bool, quiet: bool) -> Audited:
