@@ -7,9 +7,9 @@ import importlib
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from types import ModuleType
 
 from faceattr import __version__
 
@@ -35,7 +35,7 @@ COMMANDS = {
         "faceattr.audit.command", "describe the make-up of an image collection", "audit"
     ),
     "export": _Command(
-        "faceattr.backends.export", "write model.onnx beside a folder's weights", "export"
+        "faceattr.backends.command", "write model.onnx beside a folder's weights", "export"
     ),
 }
 
@@ -54,15 +54,16 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _load(command: _Command) -> ModuleType:
-    """Import a subcommand's module.
+@contextmanager
+def _naming_the_extra(command: _Command) -> Iterator[None]:
+    """Say what to install where a package of the command's extra is missing.
 
     Raises:
         ModuleNotFoundError: for a module of this package.
-        SystemExit: with 2, when a package of the command's extra is missing.
+        SystemExit: with 2.
     """
     try:
-        return importlib.import_module(command.module)
+        yield
     except ModuleNotFoundError as error:
         missing = (error.name or "").split(".")[0]
         if command.extra is None or missing in ("", "faceattr"):
@@ -83,10 +84,11 @@ def _prepare_output() -> None:
 
 def _run(words: list[str]) -> int:
     name = words.pop(0) if words[0] in COMMANDS else "predict"
-    module = _load(COMMANDS[name])
     parser = argparse.ArgumentParser(prog=f"faceattr {name}")
-    module.add_arguments(parser)
-    status: int = module.run(parser.parse_args(words))
+    with _naming_the_extra(COMMANDS[name]):
+        module = importlib.import_module(COMMANDS[name].module)
+        module.add_arguments(parser)
+        status: int = module.run(parser.parse_args(words))
     sys.stdout.flush()
     return status
 

@@ -25,7 +25,7 @@ from faceattr.errors import (
     ImageDecodeError,
     ImageNotFoundError,
 )
-from faceattr.images import OpenedImage, open_image
+from faceattr.images import ENDINGS, OpenedImage, open_image
 from faceattr.limits import MOST_THREADS, OWN_PIXELS
 from faceattr.pipeline import FacePipeline
 from faceattr.results import ROW, FaceResult
@@ -35,12 +35,6 @@ DESCRIPTION = (
     "probabilities, unsure ones with a question mark, and in brackets the likeliest range of age. "
     "Labels are how FairFace's annotators perceived faces, not who people are."
 )
-
-SUFFIXES = {
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".bmp", ".dib", ".gif"),
-    *(".tif", ".tiff", ".avif", ".heic", ".heif", ".hif"),
-}
-"""Files of a folder that are looked at; those named one by one may be called anything."""
 
 COLUMNS = ("image", "face", *ROW, "error")
 """Of `--csv`: one row a face; one without a face's columns for an image with none or an error."""
@@ -209,11 +203,11 @@ def files_of(images: Sequence[str]) -> list[str]:
         for folder, below, names in os.walk(given):
             below[:] = sorted(name for name in below if not name.startswith("."))
             shown = (name for name in names if not name.startswith("."))
-            found += [os.path.join(folder, n) for n in shown if Path(n).suffix.lower() in SUFFIXES]
+            found += [os.path.join(folder, n) for n in shown if Path(n).suffix.lower() in ENDINGS]
         if not found:
             raise ImageDecodeError(
                 f"the folder {given!r} holds no image; expected files ending in "
-                f"{', '.join(sorted(SUFFIXES))}"
+                f"{', '.join(sorted(ENDINGS))}"
             )
         files += sorted(found)
     return files

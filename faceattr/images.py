@@ -33,6 +33,15 @@ FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
 HEIC, an iPhone's own, is read as well where the package pillow-heif is installed.
 """
 
+ENDINGS = frozenset(
+    f".{ending}"
+    for ending in (
+        *("jpg", "jpeg", "jpe", "jfif", "mpo", "png", "webp", "bmp", "dib", "gif"),
+        *("tif", "tiff", "avif", "heic", "heif", "hif"),
+    )
+)
+"""Endings, in lower case, of the files in folders and archives that are taken for images."""
+
 CHANNELS = ("rgb", "bgr")
 """Orders of an array's channels."""
 

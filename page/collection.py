@@ -23,6 +23,7 @@ from faceattr.audit.collected import FLAGS, Collected
 from faceattr.audit.faces import face_values
 from faceattr.audit.measured import Question
 from faceattr.audit.report import build_report
+from faceattr.images import ENDINGS
 from faceattr.labels import TASKS
 from page.errors import RequestError
 from page.limits import Limits
@@ -31,7 +32,6 @@ from page.service import FaceService, Found, Source
 WORTH_FACES = 100
 """Faces from which the page calls an interval worth something: a half is then known to ±10 %."""
 
-ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".heic")
 _ZIP = b"PK\x03\x04"
 _MOST_ENTRIES = 2_000
 

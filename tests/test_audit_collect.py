@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 from synthetic import picture
 
 from faceattr.__main__ import main
@@ -24,6 +25,7 @@ from faceattr.audit.sources import SourceOptions, open_collection, sampled
 from faceattr.audit.web import AddressError, public_address
 from faceattr.audit.work import PART_SIZE, Settings
 from faceattr.errors import AuditError
+from faceattr.images import FORMATS
 from faceattr.labels import TASKS
 
 CROPS = Settings(crops=True, backend="onnx")
@@ -76,6 +78,21 @@ def test_a_folder_gives_one_row_an_image_and_one_a_face(folder, tmp_path):
         np.testing.assert_allclose(shares.sum(1), 1, atol=1e-4)
         likeliest = [task.classes[i] for i in shares.argmax(1)]
         assert faces[task.name].to_pylist() == likeliest
+
+
+def test_whatever_the_decoder_reads_is_an_image_of_a_folder_or_an_archive(tmp_path):
+    """By the names that the formats are known by to who registers them with Pillow."""
+    names = {e for e, kind in Image.registered_extensions().items() if kind in FORMATS}
+    names = (names - {".apng"}) | {".heic", ".heif", ".hif"}
+    folder, archive = tmp_path / "images", tmp_path / "images.tar"
+    folder.mkdir()
+    with tarfile.open(archive, "w") as tar:
+        for number, ending in enumerate(sorted(names)):
+            path = folder / f"{number:02d}{ending.upper() if number % 2 else ending}"
+            path.write_bytes(b"content")
+            tar.add(path, path.name.lower())
+    for source in (folder, archive):
+        assert len(list(open_collection(source, SourceOptions()).refs())) == len(names)
 
 
 def test_the_folder_of_a_file_is_a_column(folder, tmp_path):

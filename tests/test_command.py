@@ -87,6 +87,32 @@ def test_help_needs_no_torch():
     assert done.returncode == 0
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_a_command_needs_none_of_its_extra(command):
+    extra = ("torch", "torchvision", "pyarrow", "ray", "datasets", "fsspec", "onnx", "onnxscript")
+    code = (
+        f"import sys\nsys.modules.update(dict.fromkeys({extra}))\n"
+        f"from faceattr.__main__ import main\nmain([{command!r}, '--help'])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"usage: faceattr {command}" in done.stdout
+
+
+@pytest.mark.parametrize("words", [["export"], ["audit", "photos", "--output", "audit"]])
+def test_a_package_that_is_missing_when_a_command_runs_names_its_extra(words, monkeypatch, capsys):
+    missing = {"export": "torch", "audit": "pyarrow"}[words[0]]
+    for name in [n for n in sys.modules if n.startswith(("faceattr.audit.", "faceattr.backends."))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(SystemExit) as stopped:
+        main(words)
+    assert stopped.value.code == 2
+    assert f"pip install 'faceattr[{words[0]}]'" in capsys.readouterr().err
+
+
 @pytest.fixture
 def chips(tmp_path):
     """A folder of chips, one damaged, one hidden, one in a folder below, and a text."""

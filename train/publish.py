@@ -68,7 +68,7 @@ def check_folder(folder: Path) -> dict[str, Path]:
 
 
 def _checked_onnx(folder: Path) -> list[Path]:
-    """`model.onnx`, if there is one; `python -m faceattr.backends.export` writes it."""
+    """`model.onnx`, if there is one; `faceattr export` writes it."""
     if not (folder / ONNX_NAME).is_file():
         return []
     OnnxClassifier(find_weights(folder, file=ONNX_NAME))

@@ -8,8 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
-from faceattr.audit.places import ENDINGS, FOLDER, Member, Ref, as_text, open_binary
+from faceattr.audit.places import FOLDER, Member, Ref, as_text, open_binary
 from faceattr.errors import AuditError
+from faceattr.images import ENDINGS
 
 
 def _opened(stream: Any, file: str) -> tarfile.TarFile:

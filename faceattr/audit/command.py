@@ -6,9 +6,6 @@ import argparse
 import sys
 from pathlib import Path
 
-from faceattr.audit.collect import Engine
-from faceattr.audit.render import to_text
-from faceattr.audit.run import audit
 from faceattr.errors import FaceAttrError
 
 DESCRIPTION = """Describe the make-up of an image collection: shares of perceived gender, age group
@@ -110,6 +107,11 @@ def run(args: argparse.Namespace) -> int:
     Returns:
         0 when every image was read, 1 when at least one was not, 2 when there is no result.
     """
+    # The help needs no pyarrow.
+    from faceattr.audit.collect import Engine
+    from faceattr.audit.render import to_text
+    from faceattr.audit.run import audit
+
     try:
         done = audit(
             args.source,

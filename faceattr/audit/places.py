@@ -20,15 +20,6 @@ _ROWS = 32
 _BUFFER = 1 << 20
 
 
-ENDINGS = frozenset(
-    f".{ending}"
-    for ending in (
-        *("jpg", "jpeg", "jfif", "jpe", "mpo", "png", "webp", "bmp"),
-        *("gif", "tif", "tiff", "avif", "heic", "heif"),
-    )
-)
-"""Endings of the files in folders and archives that are taken for images, in lower case."""
-
 FOLDER = "folder"
 """Column that files in folders have: the name of the folder that they lie in."""
 

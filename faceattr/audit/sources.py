@@ -19,7 +19,6 @@ import pyarrow.parquet as pq
 
 from faceattr.audit.archives import tar_refs
 from faceattr.audit.places import (
-    ENDINGS,
     FOLDER,
     Inline,
     ParquetColumns,
@@ -30,6 +29,7 @@ from faceattr.audit.places import (
 )
 from faceattr.audit.tables import hub_features, image_column, image_column_of, parquet_refs
 from faceattr.errors import AuditError
+from faceattr.images import ENDINGS
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,10 @@ facts of the training, and the SHA-256 of the weights. Run it again whenever `mo
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import logging
 import math
-import sys
 import tempfile
 import warnings
 from collections.abc import Mapping
@@ -27,9 +25,9 @@ from torch import Tensor, nn
 
 from faceattr import labels
 from faceattr.backends.torch import fold_batch_norms
-from faceattr.config import CONFIG_NAME, ONNX_NAME, WEIGHTS_NAME, ModelConfig
-from faceattr.errors import FaceAttrError, WeightsError
-from faceattr.hub import BUNDLED, BUNDLED_NAMES, find_weights
+from faceattr.config import ONNX_NAME, ModelConfig
+from faceattr.errors import WeightsError
+from faceattr.hub import find_weights
 from faceattr.model import FaceAttributeModel, load_files
 
 OPSET = 18
@@ -178,28 +176,3 @@ def _forget_places(graph: object) -> None:
             node.ClearField("doc_string")
         for value in getattr(part, "value_info", ()):
             value.ClearField("metadata_props")
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments of `faceattr export`."""
-    parser.description = __doc__
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument(
-        "folders",
-        nargs="*",
-        type=Path,
-        metavar="FOLDER",
-        help=f"with {CONFIG_NAME} and {WEIGHTS_NAME}; by default those that come with the package",
-    )
-
-
-def run(args: argparse.Namespace) -> int:
-    """Carry out `faceattr export`; returns the exit status."""
-    try:
-        for folder in args.folders or [BUNDLED / name for name in BUNDLED_NAMES]:
-            path = export(folder)
-            sys.stdout.write(f"{path}: {path.stat().st_size:,} bytes\n")
-    except (FaceAttrError, OSError) as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
-    return 0
