@@ -180,8 +180,8 @@ def size(runs: Mapping[str, Any]) -> str:
     )
     crop, photo = 1000 / rates["bare_images_per_second"], photos["cpu_milliseconds"]
     cost = _filled(
-        f"One core of that machine takes {photo:.0f} ms for a group photograph (CPU time, median of",
-        f"{photos['images']}, with {photos['faces']:g} faces on {photos['side']:g} pixels) and",
+        f"One core of that machine takes {photo:.0f} ms of CPU time for a group photograph (median",
+        f"of {photos['images']}, with {photos['faces']:g} faces on {photos['side']:g} pixels) and",
         f"{crop:.0f} ms for a crop. On paper:",
     )
     rows = [

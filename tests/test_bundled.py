@@ -1,6 +1,8 @@
 """What the repository says about its weights is what their report says."""
 
 import hashlib
+import re
+import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -10,6 +12,7 @@ from PIL import Image
 
 from faceattr.hub import BUNDLED, BUNDLED_NAMES, DEFAULT_MODEL
 from faceattr.labels import AGE, GENDER, RACE, TASKS
+from scripts import audit_docs
 from train.__main__ import main
 from train.data.source import Source
 from train.evaluate.predict import predict
@@ -151,6 +154,18 @@ def test_a_pipeline_measured_with_other_weights_is_refused(tmp_path, capsys):
     ]
     assert main([*map(str, command), str(tmp_path / "page.md")]) == 1
     assert "was measured with other weights" in capsys.readouterr().err
+
+
+def test_the_guide_of_the_audit_is_what_its_command_writes(tmp_path, monkeypatch):
+    page = tmp_path / "audit.md"
+    text = (ROOT / "docs" / "audit.md").read_text(encoding="utf-8")
+    emptied = re.sub(r"(<!-- (\w+) -->\n).*?(?=<!-- /\2 -->)", r"\1", text, flags=re.DOTALL)
+    assert len(emptied) < 0.8 * len(text)
+    page.write_text(emptied, encoding="utf-8")
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "argv", ["audit_docs", "--into", str(page)])
+    audit_docs.main()
+    assert page.read_text(encoding="utf-8") == text
 
 
 def test_a_file_without_markers_is_refused():
