@@ -36,8 +36,8 @@ HEIC, an iPhone's own, is read as well where the package pillow-heif is installe
 ENDINGS = frozenset(
     f".{ending}"
     for ending in (
-        *("jpg", "jpeg", "jpe", "jfif", "mpo", "png", "webp", "bmp", "dib", "gif"),
-        *("tif", "tiff", "avif", "heic", "heif", "hif"),
+        *("jpg", "jpeg", "jpe", "jfif", "mpo", "png", "apng", "webp", "bmp", "dib", "gif"),
+        *("tif", "tiff", "avif", "avifs", "heic", "heif", "hif"),
     )
 )
 """Endings, in lower case, of the files in folders and archives that are taken for images."""

@@ -1,6 +1,7 @@
 """From a collection to its tables: every kind of source, damage, kills, a full disk."""
 
 import csv
+import inspect
 import io
 import os
 import signal
@@ -21,6 +22,7 @@ from faceattr.__main__ import main
 from faceattr.audit.collect import Engine, collect
 from faceattr.audit.hub_sets import open_data_set
 from faceattr.audit.places import Inline, Reader, ReadError, Ref
+from faceattr.audit.run import audit
 from faceattr.audit.sources import SourceOptions, open_collection, sampled
 from faceattr.audit.web import AddressError, public_address
 from faceattr.audit.work import PART_SIZE, Settings
@@ -83,7 +85,7 @@ def test_a_folder_gives_one_row_an_image_and_one_a_face(folder, tmp_path):
 def test_whatever_the_decoder_reads_is_an_image_of_a_folder_or_an_archive(tmp_path):
     """By the names that the formats are known by to who registers them with Pillow."""
     names = {e for e, kind in Image.registered_extensions().items() if kind in FORMATS}
-    names = (names - {".apng"}) | {".heic", ".heif", ".hif"}
+    names |= {".dib", ".heic", ".heif", ".hif"}
     folder, archive = tmp_path / "images", tmp_path / "images.tar"
     folder.mkdir()
     with tarfile.open(archive, "w") as tar:
@@ -249,6 +251,13 @@ def test_options_of_an_audit_are_checked_before_the_work(folder, capsys, option,
     assert main(["audit", str(folder), "--output", str(output), option, value]) == 2
     assert said in capsys.readouterr().err
     assert not output.exists()
+
+
+def test_help_says_what_every_argument_of_an_audit_is():
+    text = inspect.getdoc(audit)
+    listed = text.partition("Args:\n")[2].partition("Raises:\n")[0]
+    found = [line.partition(":")[0].strip() for line in listed.splitlines() if line[4:5].strip()]
+    assert found == list(inspect.signature(audit).parameters)
 
 
 def test_a_sample_is_seeded_and_keeps_the_order(folder):
