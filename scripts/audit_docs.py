@@ -34,7 +34,6 @@ TITLES = {
     "blur": "blurred, {:g} % of the side",
     "low_light": "{:g} times less light",
 }
-CLEANS = ["clean-0"]
 AIMS = {"gender": "93 to 98 %", "race": "93 to 98 %", "age": "at least 90 %"}
 SIZES = (50_000, 1_000_000, 1_000_000_000)
 CORES = 32
@@ -71,7 +70,7 @@ def example(found: Mapping[str, Any]) -> str:
     return f"```console\n$ {command} --output audit/\n{found['text']}```\n\n{said}"
 
 
-def validity(found: Mapping[str, Any], rounding: Mapping[str, Any]) -> str:
+def validity(found: Mapping[str, Any]) -> str:
     """Errors and coverage of the images as they are, of labels, and of the warnings."""
     worse = found["draws_of_worse_images"]["corrected"]
     explained = _filled(
@@ -81,8 +80,7 @@ def validity(found: Mapping[str, Any], rounding: Mapping[str, Any]) -> str:
         f"same collections with worse images; {worse} of each head for warnings and EM. Written by",
         "`python -m scripts.audit_validity` (`docs/results/audit_validity.json`).",
     )
-    parts = [_errors(found), _shifts(found), explained, _summary(found)]
-    return "\n\n".join([*parts, _rounding(rounding)])
+    return "\n\n".join([_errors(found), _shifts(found), explained, _summary(found)])
 
 
 def _errors(found: Mapping[str, Any]) -> str:
@@ -124,42 +122,6 @@ def _summary(found: Mapping[str, Any]) -> str:
             f"- {name}: {share:.0%} of the counted share's error; intervals hold {held}, aim {aim}"
         )
     return "EM, the method that the report recommends:\n\n" + "\n".join(parts)
-
-
-def _rounding(found: Mapping[str, Any]) -> str:
-    """What the table beside the weights does to these figures."""
-    rows = []
-    for name, moved in found["least, mean and largest change"].items():
-        kinds = [(what, why) for what in ("value", "end") for why in ("rounding", "seed")]
-        cells = [f"{moved[f'{why} em {what}'][2]:.4f}" for what, why in kinds]
-        rows.append([name, *cells, f"{moved['rounding em width'][1]:.3f}"])
-    header = ["", "share, rounding", "share, seed", "end, rounding", "end, seed"]
-    draws, worse = found["draws"], [name for name in found["held"]["warnings"] if name != "clean-0"]
-    before, after = (
-        [
-            sum(found[key]["warnings"][name]["warnings"] for name in names)
-            for names in (worse, CLEANS)
-        ]
-        for key in ("exact", "held")
-    )
-    of = found["held"]["warnings"]["clean-0"]["draws"]
-    heads = ", ".join(
-        f"{name} {found['exact']['em'][name]['coverage']:.1%} → {one['coverage']:.1%}"
-        for name, one in found["held"]["em"].items()
-    )
-    first = _filled(
-        "These were measured with finer calibration rows than `audit.json` holds: to fit into",
-        f"{found['bytes']:,} bytes, it keeps {found['levels']} levels of each probability. What",
-        f"that changes at most for EM on {draws['changes']} such collections of each head, beside",
-        "what another seed of the bootstrap changes (the matrix's shares do not change; `python -m",
-        "scripts.audit_rounding`, `docs/results/audit_rounding.json`):",
-    )
-    last = _filled(
-        f"Coverage of EM on {draws['em']} collections of each head, exact → rounded: {heads}.",
-        f"Warnings on {of * len(worse)} collections with worse images: {before[0]} → {after[0]},",
-        f"on {of} as they are: {before[1]} → {after[1]}.",
-    )
-    return f"{first}\n\n{markdown_table([*header, 'mean width, ratio'], rows)}\n\n{last}"
 
 
 def size(runs: Mapping[str, Any]) -> str:
@@ -215,10 +177,9 @@ def main() -> None:
         parser.error("--example and --cache go together")
     if args.example is not None:
         write_json(EXAMPLE, example_of(args.example, args.cache))
-    found = {name: read_json(RESULTS / f"audit_{name}.json") for name in ("validity", "rounding")}
     text = args.into.read_text(encoding="utf-8")
     text = insert(text, example(read_json(EXAMPLE)), "example")
-    text = insert(text, validity(found["validity"], found["rounding"]), "validity")
+    text = insert(text, validity(read_json(RESULTS / "audit_validity.json")), "validity")
     text = insert(text, size(read_json(RESULTS / "audit_runs.json")), "size")
     write_text(args.into, text)
 

@@ -4,8 +4,8 @@ The likeliest class of a face is kept; its probability is what the others leave.
 apart as EM does, by how they compare with the class's mean p̄: level by p / (p + p̄), from 0 to that
 of p = 1/2. A level stands for the mean of what was rounded to it, among faces of the same likeliest
 gender, scaled so that the mean of each class stays what it was: from it follow EM's shares, from
-the likeliest classes those of the matrix. Intervals and pairs of attributes feel the rounding;
-`python -m scripts.audit_rounding` says how much.
+the likeliest classes those of the matrix. Intervals and pairs of attributes feel the rounding a
+little; `python -m scripts.audit_validity` measures with rounded rows.
 """
 
 from __future__ import annotations
