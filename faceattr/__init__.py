@@ -80,10 +80,10 @@ def __getattr__(name: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise
-        from faceattr.errors import MissingPackageError
+        from faceattr.errors import MissingPackageError, how_to_install
 
         raise MissingPackageError(
-            f"faceattr.{name} needs PyTorch; run pip install 'faceattr[torch]'"
+            f"faceattr.{name} needs PyTorch; run {how_to_install('torch')}"
         ) from error
     value = getattr(module, name)
     globals()[name] = value

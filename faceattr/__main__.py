@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import io
 import os
@@ -12,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from faceattr import __version__
+from faceattr.errors import how_to_install
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def _naming_the_extra(command: _Command) -> Iterator[None]:
             raise
         sys.stderr.write(
             f"error: this command needs the package {missing!r}, which is not installed; "
-            f"run pip install 'faceattr[{command.extra}]'\n"
+            f"run {how_to_install(command.extra)}\n"
         )
         raise SystemExit(2) from None
 
@@ -88,7 +90,7 @@ def _run(words: list[str]) -> int:
     with _naming_the_extra(COMMANDS[name]):
         module = importlib.import_module(COMMANDS[name].module)
         module.add_arguments(parser)
-        status: int = module.run(parser.parse_args(words))
+        status: int = module.run(parser.parse_intermixed_args(words))
     sys.stdout.flush()
     return status
 
@@ -113,9 +115,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write("interrupted\n")
         return 130
     except BrokenPipeError:
-        # Python would complain at its end when it flushes what nobody reads.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _close_output()
         return 141
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        _close_output()
+        sys.stderr.write(f"error: cannot write: {error.strerror}; make room and run it again\n")
+        return 2
+
+
+def _close_output() -> None:
+    """Python would complain at its end when it flushes what cannot be written."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

@@ -106,7 +106,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     faces.add_argument(
         "--max-faces",
-        type=_whole("max_faces", 0),
+        type=_whole("max_faces", 1),
         metavar="N",
         help="keep only the largest N of an image",
     )
@@ -153,6 +153,10 @@ def _check_together(args: argparse.Namespace) -> bool:
     is_crop: bool = args.crops or args.detector == "none"
     if args.align and not is_crop:
         raise ArgumentError("--align: expected with --crops only; the faces of photos always are")
+    if args.detector == "haar" and args.detect == "thorough":
+        raise ArgumentError("--detect thorough: YuNet only; leave out --detector haar")
+    if args.images.count("-") > 1:
+        raise ArgumentError("'-': standard input can be read once only, came several times")
     idle = {
         f"--detector {args.detector}": args.detector not in ("auto", "none"),
         "--detect thorough": args.detect == "thorough",

@@ -4,6 +4,11 @@ Each class is also the built-in exception that a caller of Python would expect t
 """
 
 
+def how_to_install(extra: str) -> str:
+    """The command that installs an extra; by path, since the package is on no index."""
+    return f"pip install '.[{extra}]' in a checkout of faceattr"
+
+
 class FaceAttrError(Exception):
     """Base class of this package's errors; the message is safe to show to a user."""
 

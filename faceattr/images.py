@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from faceattr import arguments
-from faceattr.errors import ImageDecodeError
+from faceattr.errors import ImageDecodeError, how_to_install
 from faceattr.limits import OWN_BYTES, OWN_PIXELS, too_many_pixels
 from faceattr.sources import RawSource, check_size, read_source, to_8_bits, white_of
 
@@ -319,8 +319,8 @@ def _unread(content: bytes, name: str) -> str:
         if _heic_is_readable():
             return f"{name} is a HEIC image that is damaged or cut off; save it again as JPEG"
         return (
-            f"{name} is a HEIC image, for which the package pillow-heif is needed; run "
-            "pip install 'faceattr[heif]', or save the image as JPEG"
+            f"{name} is a HEIC image, for which the package pillow-heif is needed; save it as "
+            f"JPEG, or run {how_to_install('heif')}"
         )
     if brand in _AVIF_BRANDS and "AVIF" not in _readable_formats():
         return (

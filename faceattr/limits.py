@@ -30,7 +30,7 @@ def too_many_pixels(limit: int, size: tuple[int, int] | None = None) -> str:
     """What to tell of an image with more than `limit` pixels; `size` where it is known."""
     came = "more" if size is None else f"{size[0]} x {size[1]}"
     # Only who has set no limit is told how: strangers cannot.
-    advice = ", or allow it with max_pixels" if limit == OWN_PIXELS else ""
+    advice = ", or allow it with max_pixels (--max-pixels)" if limit == OWN_PIXELS else ""
     return f"expected at most {limit:,} pixels an image, came {came}; shrink the image{advice}"
 
 

@@ -10,11 +10,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from faceattr.errors import WeightsError, how_to_install
+
 try:
     import torch
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
-        "faceattr.model needs PyTorch: pip install 'faceattr[torch]'", name="torch"
+        f"faceattr.model needs PyTorch: {how_to_install('torch')}", name="torch"
     ) from error
 import torch.nn.functional as F
 from safetensors import SafetensorError
@@ -23,7 +25,6 @@ from torch import Tensor, nn
 
 from faceattr import labels
 from faceattr.config import CONFIG_NAME, WEIGHTS_NAME, ModelConfig
-from faceattr.errors import WeightsError
 from faceattr.hub import WeightsFiles, find_weights, read_config
 from faceattr.layers import (
     ConvNorm,

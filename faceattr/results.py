@@ -233,7 +233,7 @@ class FaceResult:
     def to_row(self) -> dict[str, Any]:
         """One flat row for a table, with the columns `ROW`: box, detector, answers."""
         box = self.box.to_dict()
-        row = {**box, "score": self.score, "detector": self.detector}
+        row = {**box, "score": _rounded(self.score), "detector": self.detector}
         for attribute in self.attributes:
             row[attribute.task] = attribute.display_label
             row[f"{attribute.task}_probability"] = round(attribute.probability, 6)
@@ -254,7 +254,7 @@ class FaceResult:
             }
         return {
             "box": self.box.to_dict(),
-            "score": None if self.score is None else round(self.score, 4),
+            "score": _rounded(self.score),
             "detector": self.detector,
             "landmarks": points,
             "turn": self.turn,
@@ -290,6 +290,10 @@ def to_pandas(results: Results) -> Any:
     ]
     frame = pandas.DataFrame(rows, columns=["image", "face", *ROW])
     return frame.drop(columns="image") if frame["image"].isna().all() else frame
+
+
+def _rounded(score: float | None) -> float | None:
+    return None if score is None else round(score, 4)
 
 
 def _by_image(results: Any) -> list[tuple[object, list[FaceResult]]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import socket
 from collections.abc import AsyncIterator
 from importlib.metadata import PackageNotFoundError, version
@@ -154,8 +153,10 @@ def bind(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=kind, backlog=2_048)
     except OSError as error:
+        # Python adds the address, which the message names already.
+        reason = (error.strerror or str(error)).partition(" (")[0].lower()
         raise ValueError(
-            f"cannot serve on {host}:{port}: {os.strerror(error.errno or 0).lower()}; choose "
+            f"cannot serve on {host}:{port}: {reason}; choose "
             "another with GRADIO_SERVER_NAME and GRADIO_SERVER_PORT"
         ) from None
 

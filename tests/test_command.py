@@ -73,7 +73,7 @@ def test_a_missing_package_names_the_extra_that_brings_it(monkeypatch, capsys):
         main(["audit"])
     assert stopped.value.code == 2
     assert "'pyarrow'" in (err := capsys.readouterr().err)
-    assert f"pip install 'faceattr[{COMMANDS['audit'].extra}]'" in err
+    assert f"pip install '.[{COMMANDS['audit'].extra}]'" in err
 
 
 def test_help_needs_no_torch():
@@ -110,7 +110,7 @@ def test_a_package_that_is_missing_when_a_command_runs_names_its_extra(words, mo
     with pytest.raises(SystemExit) as stopped:
         main(words)
     assert stopped.value.code == 2
-    assert f"pip install 'faceattr[{words[0]}]'" in capsys.readouterr().err
+    assert f"pip install '.[{words[0]}]'" in capsys.readouterr().err
 
 
 @pytest.fixture
@@ -171,7 +171,6 @@ def test_the_smallest_and_surplus_faces_are_left_out(photos_dir, capsys):
     every = widths()
     assert len(every) == 7
     assert widths("--max-faces", "2") == every[:2]
-    assert widths("--max-faces", "0") == []
     middle = sorted(every)[3]
     assert widths("--min-face", str(middle - 0.1)) == [w for w in every if w >= middle]
 
@@ -179,8 +178,8 @@ def test_the_smallest_and_surplus_faces_are_left_out(photos_dir, capsys):
 @pytest.mark.parametrize(
     ("option", "value", "said"),
     [
-        ("--max-faces", "-1", "expected a whole number from 0 on, came -1"),
-        ("--max-faces", "two", "expected a whole number from 0 on, came 'two'"),
+        ("--max-faces", "0", "expected a whole number from 1 on, came 0"),
+        ("--max-faces", "two", "expected a whole number from 1 on, came 'two'"),
         ("--min-face", "nan", "expected a number of pixels from 0 on, came nan"),
         ("--min-face", "wide", "expected a number of pixels from 0 on, came 'wide'"),
         ("--threads", "0", "expected a whole number from 1 to 1024, came 0"),
@@ -246,6 +245,8 @@ def test_a_folder_that_cannot_be_is_refused_before_any_image_is_read(chips, opti
         (["--crops", "--detect", "thorough"], "--detect thorough: has no effect with --crops"),
         (["--detector", "none", "--min-face", "9"], "--min-face: has no effect with --crops"),
         (["--crops", "--max-faces", "2"], "--max-faces: has no effect with --crops"),
+        (["--detector", "haar", "--detect", "thorough"], "--detect thorough: YuNet only"),
+        (["-", "-"], "'-': standard input can be read once only"),
         (["--crops", "--detector", "haar"], "--detector haar: has no effect with --crops"),
     ],
 )
@@ -320,6 +321,28 @@ def test_a_closed_pipe_ends_the_run_without_a_word(chips):
         err = process.stderr.read()
     assert process.returncode == 141
     assert all(line.startswith(b"note: ") for line in err.splitlines())
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+def test_a_full_disk_is_told_in_a_line(chips):
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "faceattr", "--json", "--crops", chips / "b.png"],
+            cwd=ROOT,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            timeout=200,
+            check=False,
+        )
+    assert done.returncode == 2
+    assert done.stderr.startswith(b"error: cannot write: ")
+    assert b"Traceback" not in done.stderr
+
+
+def test_images_may_follow_options(chips, capsys):
+    image = str(chips / "b.png")
+    assert main([image, "--json", image, "--crops"]) == 0
+    assert capsys.readouterr().out.count(image) == 2
 
 
 def test_a_terminal_sees_a_bar_and_a_file_does_not(chips, monkeypatch, capsys):

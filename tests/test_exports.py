@@ -55,7 +55,7 @@ def test_without_pytorch_the_networks_say_how_to_get_it_and_the_rest_is_there():
     )
     done = run(code)
     assert done.returncode == 0, done.stderr
-    assert "faceattr[torch]" in done.stdout
+    assert "pip install '.[torch]'" in done.stdout
 
 
 def test_type_checkers_see_what_is_exported(tmp_path):

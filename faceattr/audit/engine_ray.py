@@ -20,7 +20,7 @@ from faceattr.audit.places import Ref
 from faceattr.audit.store import Store, digest_of
 from faceattr.audit.work import SINGLE_THREAD, Settings, Worker
 from faceattr.audit.worker import peak_megabytes
-from faceattr.errors import AuditError, FaceAttrError, MissingPackageError
+from faceattr.errors import AuditError, FaceAttrError, MissingPackageError, how_to_install
 
 WINDOW = 4_096
 """Parts that are given to Ray together: what the driver holds, about a million references."""
@@ -95,7 +95,7 @@ def _start(address: str | None) -> Any:
         import ray.data
     except ImportError as error:
         raise MissingPackageError(
-            "the engine 'ray' needs Ray; install it with pip install 'faceattr[ray]'"
+            f"the engine 'ray' needs Ray; run {how_to_install('ray')}"
         ) from error
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     variables = dict(SINGLE_THREAD)

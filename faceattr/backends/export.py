@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from faceattr import labels
 from faceattr.backends.torch import fold_batch_norms
 from faceattr.config import ONNX_NAME, ModelConfig
-from faceattr.errors import WeightsError
+from faceattr.errors import WeightsError, how_to_install
 from faceattr.hub import find_weights
 from faceattr.model import FaceAttributeModel, load_files
 
@@ -114,7 +114,7 @@ def export(folder: str | Path) -> Path:
         import onnxscript  # noqa: F401 - PyTorch's exporter needs it
     except ImportError as error:
         raise WeightsError(
-            "exporting needs onnx and onnxscript; pip install 'faceattr[export]'"
+            f"exporting needs onnx and onnxscript; run {how_to_install('export')}"
         ) from error
     side = model.config.preprocessing.image_size
     target = files.weights.with_name(ONNX_NAME)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from faceattr.backends.onnx import OnnxClassifier
 from faceattr.config import ONNX_NAME, ModelConfig
-from faceattr.errors import WeightsError
+from faceattr.errors import WeightsError, how_to_install
 from faceattr.hub import WeightsFiles, find_weights
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def load_classifier(
         reason = f"{files.name!r} has no {ONNX_NAME}" if on_cpu else f"device {device!r} was given"
         raise WeightsError(
             ("backend 'torch' was asked for" if backend == "torch" else reason)
-            + ", which needs PyTorch: pip install 'faceattr[torch]'"
+            + f", which needs PyTorch; run {how_to_install('torch')}"
         ) from error
     return files, TorchClassifier(load_files(files), device, threads)
 
