@@ -85,6 +85,21 @@ def choice(name: str, value: Any, allowed: tuple[str, ...]) -> str:
     return value
 
 
+def refuse_idle(given: Mapping[str, bool], reason: str) -> None:
+    """Refuse options that would change nothing.
+
+    Args:
+        given: whether each option was given, by its name as the message has it.
+        reason: with what it has no effect, and what to do.
+
+    Raises:
+        ArgumentError: naming the first that was given, and the reason.
+    """
+    for option, is_given in given.items():
+        if is_given:
+            raise ArgumentError(f"{option}: has no effect {reason}")
+
+
 def device(value: str | int | torch.device | None) -> str | None:
     """Where PyTorch runs, as PyTorch writes it; a number means that CUDA device, as it does there.
 

@@ -163,11 +163,8 @@ def _check_together(args: argparse.Namespace) -> bool:
         "--min-face": args.min_face > 0,
         "--max-faces": args.max_faces is not None,
     }
-    for option, is_given in idle.items():
-        if is_crop and is_given:
-            raise ArgumentError(
-                f"{option}: has no effect with --crops, where each image is one face; leave out one"
-            )
+    if is_crop:
+        arguments.refuse_idle(idle, "with --crops, where each image is one face; leave out one")
     return is_crop
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from faceattr import __version__, arguments
 from faceattr.audit.engine_local import Outcome, Part, run_local
+from faceattr.audit.idle import check_source
 from faceattr.audit.progress import Progress
 from faceattr.audit.sources import (
     Collection,
@@ -48,8 +49,11 @@ class Engine:
     ray_address: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuse a number of workers that cannot be."""
+        """Refuse a number of workers that cannot be, and a cluster that nothing asks."""
         arguments.optional_whole_number("workers", self.workers, 1)
+        if self.name != "ray":
+            idle = {"--ray-address": self.ray_address is not None}
+            arguments.refuse_idle(idle, "with the local engine; give --engine ray too")
 
 
 @dataclass(frozen=True)
@@ -134,21 +138,23 @@ def collect(
     engine = engine or Engine()
     store = Store(output, settings.columns)
     with store.locked():
-        if restart:
-            store.restart()
         if os.fspath(source) == STDIN:
-            if restart or not (output / LIST_NAME).is_file():
-                store.write(LIST_NAME, sys.stdin.buffer.read())
+            if restart or not (store.has_begun and (output / LIST_NAME).is_file()):
+                store.write(LIST_NAME, _standard_input())
             source, options = spooled(output, options)
         weights = weights_facts(settings)
         said = _said(source, settings, options, sample, seed, weights)
-        if store.is_complete(said):
+        if not restart and store.is_complete(said):
             if not quiet:
                 sys.stderr.write(f"{output} is complete; its tables are used as they are\n")
             return Tables(store.images, store.faces, store.facts)
         collection = open_collection(source, options)
+        check_source(source, collection, options)
         if sample is not None:
             collection = sampled(collection, sample, seed)
+        total = _total(collection)
+        if restart:
+            store.restart()
         store.begin(said)
         settings = replace(
             settings,
@@ -156,7 +162,7 @@ def collect(
             http=options.http,
             parquet=collection.parquet,
         )
-        with Progress(collection.count(), quiet=quiet) as progress:
+        with Progress(total, quiet=quiet) as progress:
             outcome, parts = _run(collection, store, settings, engine, progress)
             rate = progress.rate
         facts = _facts(collection, weights, settings, outcome)
@@ -195,10 +201,23 @@ def _run(
         outcome = run_ray(
             settings, store, missing(), engine.workers, progress.done, engine.ray_address
         )
-    parts = next(count)
-    if parts == 0:
+    return outcome, next(count)
+
+
+def _total(collection: Collection) -> int | None:
+    """How many images there are, at least one; None where that needs reading everything."""
+    total = collection.count()
+    if total == 0 or (total is None and next(collection.refs(), None) is None):
         raise AuditError(f"{collection.name!r} holds no image")
-    return outcome, parts
+    return total
+
+
+def _standard_input() -> bytes:
+    """The list of paths that comes on standard input."""
+    content = sys.stdin.buffer.read()
+    if not content.strip():
+        raise AuditError("standard input is empty; expected a path or an address a line")
+    return content
 
 
 def spooled(output: Path, options: SourceOptions) -> tuple[str, SourceOptions]:

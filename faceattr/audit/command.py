@@ -54,7 +54,11 @@ def _add_source(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_engine(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--model", help="weights folder, Hub id or name of bundled weights")
+    group.add_argument(
+        "--model",
+        help="weights folder, Hub id or name of bundled weights; with an earlier audit: where "
+        "their calibration table lies",
+    )
     group.add_argument("--revision", help="commit of the weights' Hub repository")
     group.add_argument("--detector", default="auto", help="auto, yunet or haar (default: auto)")
     group.add_argument("--backend", choices=["auto", "onnx", "torch"], default="auto")

@@ -13,11 +13,7 @@ from faceattr.audit.measured import Question, measured
 from faceattr.audit.measures import LEAST_COUNT
 
 SCHEMA = 1
-NO_CALIBRATION = {
-    "title": "Nothing is corrected.",
-    "text": "No calibration table lies beside these weights, so shares are as the classifier "
-    "counted them: biased, and without an interval for its errors.",
-}
+NO_TABLE = "No calibration table lies beside these weights"
 
 
 def build_report(
@@ -25,6 +21,7 @@ def build_report(
     facts: Mapping[str, Any],
     question: Question,
     calibration: CalibrationTable | None,
+    why_not: str = NO_TABLE,
 ) -> dict[str, Any]:
     """All values of a report, JSON-ready.
 
@@ -33,6 +30,7 @@ def build_report(
         facts: where they come from and what classified them.
         question: what is asked.
         calibration: table of the same weights; None leaves the shares as counted.
+        why_not: what the report says of a calibration that is None.
 
     Raises:
         AuditError: for bins, references, labels or columns that do not fit.
@@ -40,7 +38,9 @@ def build_report(
     whole, groups = accounts.counts(found), accounts.counts_by_group(found)
     warnings = accounts.warnings(found, groups)
     if calibration is None:
-        warnings.insert(0, NO_CALIBRATION)
+        text = f"{why_not}, so shares are as the classifier counted them: biased, and without an "
+        text += "interval for its errors."
+        warnings.insert(0, {"title": "Nothing is corrected.", "text": text})
     report: dict[str, Any] = {
         "schema": SCHEMA,
         "about": dict(facts),

@@ -19,6 +19,7 @@ from faceattr.audit.answers import Answers, parse_merge
 from faceattr.audit.calibration import CalibrationTable, find_table
 from faceattr.audit.collect import STDIN, Engine, Tables, collect, spooled
 from faceattr.audit.collected import Collected
+from faceattr.audit.idle import check_crops, check_earlier
 from faceattr.audit.labelled import label_sample
 from faceattr.audit.labelling import (
     PAGE_NAME,
@@ -30,7 +31,7 @@ from faceattr.audit.labelling import (
 from faceattr.audit.measured import Question, read_reference
 from faceattr.audit.reading import read_collected
 from faceattr.audit.render import to_html, to_markdown
-from faceattr.audit.report import build_report
+from faceattr.audit.report import NO_TABLE, build_report
 from faceattr.audit.sources import SourceOptions, open_collection, sampled
 from faceattr.audit.store import FACES_NAME, IMAGES_NAME, RUN_NAME, write_atomically
 from faceattr.audit.work import Settings
@@ -41,6 +42,8 @@ from faceattr.labels import TASKS
 
 REPORT_NAME = "report"
 """Of `report.json`, `report.html` and `report.md`."""
+UNKNOWN = "unknown"
+"""Name of weights that no file names."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,8 @@ class Request:
         seed: of every draw.
         keep: columns of the source that the tables keep, as text.
         by: column that everything is split by; "folder" for class folders.
-        model: as `FacePipeline.from_pretrained`, and so are the next six.
+        model: as `FacePipeline.from_pretrained`, and so are the next six; with an earlier audit
+            only where the calibration table of the weights that answered lies.
         revision: of the weights.
         detector: which one looks.
         backend: what runs the network.
@@ -242,6 +246,7 @@ def _checked(asked: Request) -> _Asked:
         min_face=min_face,
         detect=asked.detect,
     )
+    check_crops(settings)
     return _Asked(
         asked.source, Path(asked.output), options, settings, sample, _question(asked, seed), sheet
     )
@@ -264,22 +269,35 @@ def _question(asked: Request, seed: int) -> Question:
 def _answer(asked: _Asked, engine: Engine | None, *, restart: bool, quiet: bool) -> Audited:
     """Tables, of which those of an earlier audit are used as they are, and their report."""
     question = asked.question
-    tables = _earlier(asked.source, asked.folder) or collect(
-        asked.source,
-        asked.folder,
-        asked.settings,
-        asked.options,
-        sample=asked.sample,
-        seed=question.seed,
-        engine=engine,
-        restart=restart,
-        quiet=quiet,
-    )
+    tables = _earlier(asked.source, asked.folder)
+    is_earlier = tables is not None
+    if tables is None:
+        tables = collect(
+            asked.source,
+            asked.folder,
+            asked.settings,
+            asked.options,
+            sample=asked.sample,
+            seed=question.seed,
+            engine=engine,
+            restart=restart,
+            quiet=quiet,
+        )
+    else:
+        check_earlier(
+            asked.settings,
+            asked.options,
+            used=(question.by, question.truth, question.prediction),
+            sample=asked.sample,
+            engine=engine not in (None, Engine()),
+            restart=restart,
+        )
     wanted = [name for name in (question.truth, question.prediction) if name is not None]
     images = tables.images if tables.images.is_file() else None
     found = read_collected(tables.faces, images, by=question.by, columns=wanted)
     facts = {**tables.facts, "created": date.today().isoformat()}
-    report = build_report(found, facts, question, _calibration(facts, asked.settings))
+    calibration, why_not = _calibration(facts, asked.settings, is_earlier=is_earlier)
+    report = build_report(found, facts, question, calibration, why_not)
     _write(asked.folder, report)
     notes = [f"report: {asked.folder / f'{REPORT_NAME}.html'}"]
     if asked.sheet is not None:
@@ -287,19 +305,40 @@ def _answer(asked: _Asked, engine: Engine | None, *, restart: bool, quiet: bool)
     return Audited(asked.folder, report, tables, sum(found.failed.values()), tuple(notes))
 
 
-def _calibration(facts: Mapping[str, Any], settings: Settings) -> CalibrationTable | None:
-    """The table beside the weights that answered; None where there is none, or others answered."""
+def _calibration(
+    facts: Mapping[str, Any], settings: Settings, *, is_earlier: bool
+) -> tuple[CalibrationTable | None, str]:
+    """The table beside the weights that answered, or None and why there is none.
+
+    Raises:
+        AuditError: for an earlier audit and weights that are named, where they are no help.
+        WeightsError: where such weights cannot be had.
+    """
     name = settings.model or facts["weights"]["model"]
     revision = settings.revision or facts["weights"]["revision"]
+    is_named = is_earlier and (settings.model or settings.revision) is not None
+    if name == UNKNOWN:
+        return None, "Which weights answered is not known (--model may name them)"
     try:
         files = find_weights(name, revision=revision, file=CONFIG_NAME)
-    except WeightsError:
-        return None
+    except WeightsError as error:
+        if is_named:
+            raise
+        reason = f"The weights {name!r} that answered cannot be had ({error})"
+        return None, f"{reason}; --model may say where they lie"
     table = find_table(files)
-    answered = facts["weights"].get("safetensors_sha256")
-    if table is None or answered not in (None, table.weights_sha256):
-        return None
-    return table
+    if table is None:
+        why_not = NO_TABLE
+    elif facts["weights"].get("safetensors_sha256") not in (None, table.weights_sha256):
+        why_not = f"The calibration table of {name!r} is of other weights than those that answered"
+    else:
+        return table, ""
+    if is_named:
+        raise AuditError(
+            f"--model {name}: expected where the calibration table of the weights that answered "
+            f"lies. {why_not}; leave --model out"
+        )
+    return None, why_not
 
 
 def _write(folder: Path, report: Mapping[str, Any]) -> None:
@@ -343,7 +382,7 @@ def _facts_of(faces: Path) -> dict[str, Any]:
         "kind": "faces",
         "revision": None,
         "notes": [],
-        "weights": {"model": "unknown", "revision": None, "sha256": "", "file": ""},
+        "weights": {"model": UNKNOWN, "revision": None, "sha256": "", "file": ""},
         "detector": "unknown",
         "backend": "unknown",
         "mirror": False,

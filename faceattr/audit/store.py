@@ -12,7 +12,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +87,9 @@ class Store:
         self.folder = folder
         self._columns = list(columns)
         self._parts = folder / "parts"
+        ours = (self._parts, folder, *folder.parents)
         try:
+            self._made = [path for path in ours if not path.exists()]
             self._parts.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise AuditError(
@@ -106,11 +108,15 @@ class Store:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Refuse a second run in the same folder at the same time."""
+        """Refuse a second run in the same folder at the same time.
+
+        What was made for a run that failed before it noted anything is removed again.
+        """
         try:
             import fcntl
         except ImportError:  # Windows
-            yield
+            with self._withdrawn():
+                yield
             return
         with (self.folder / ".lock").open("w") as stream:
             try:
@@ -120,7 +126,21 @@ class Store:
                     f"another audit is writing to {str(self.folder)!r}; wait for it or choose "
                     "another --output"
                 ) from None
+            with self._withdrawn():
+                yield
+
+    @contextmanager
+    def _withdrawn(self) -> Iterator[None]:
+        """Remove the folders that this run made, where they are empty and no run is noted."""
+        try:
             yield
+        except BaseException:
+            if not self.has_begun:
+                with suppress(OSError):
+                    (self.folder / ".lock").unlink(missing_ok=True)
+                    for path in self._made:
+                        path.rmdir()
+            raise
 
     def restart(self) -> None:
         """Throw away what an earlier run has done."""
@@ -150,6 +170,11 @@ class Store:
                 f"({', '.join(differing)}); choose another --output, or begin anew with --restart"
             )
         return bool(found["complete"]) and self.images.is_file() and self.faces.is_file()
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether a run is noted here."""
+        return (self.folder / RUN_NAME).is_file()
 
     def begin(self, settings: Mapping[str, Any]) -> None:
         """Note what the run depends on."""
