@@ -184,7 +184,7 @@ def test_the_split_has_to_be_named_where_there_are_several(tiny_fairface):
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("nowhere", "no file or folder 'nowhere'"),
+        ("nowhere", "no such file or folder: 'nowhere'"),
         ("empty", "holds no image, table or archive"),
         ("http://example.org/a.jpg", "give --http"),
         ("photo.xyz", "is no source"),
@@ -279,7 +279,7 @@ def test_a_finished_audit_is_not_done_again_and_another_one_is_refused(folder, t
     again, _, found = tables(folder, tmp_path)
     assert again.equals(first) and found.rate is None and found.facts["kind"] == "folder"
     assert (tmp_path / "images.parquet").stat().st_mtime_ns == before
-    with pytest.raises(AuditError, match=r"other settings \(mirror\)"):
+    with pytest.raises(AuditError, match=r"other settings \(--mirror: here True, there False\)"):
         tables(folder, tmp_path, Settings(crops=True, backend="onnx", mirror=True))
     tables(folder, tmp_path, Settings(crops=True, backend="onnx", mirror=True), restart=True)
 

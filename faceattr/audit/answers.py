@@ -146,6 +146,25 @@ def parse_merge(text: str) -> Axis:
     return _merged(chosen, bins, text)
 
 
+def parse_merges(texts: Sequence[str]) -> tuple[Axis, ...]:
+    """Own bins of several tasks, each as `parse_merge` reads them.
+
+    Raises:
+        AuditError: as `parse_merge`, and for a second one of a task: tables go by its name.
+        LabelError: as `parse_merge`.
+    """
+    axes: dict[str, Axis] = {}
+    for text in texts:
+        axis = parse_merge(text)
+        if axis.tasks[0] in axes:
+            raise AuditError(
+                f"expected one --merge for each task, came a second one for {axis.tasks[0]!r}: "
+                f"{text!r}; make another report of the same tables for it, in another --output"
+            )
+        axes[axis.tasks[0]] = axis
+    return tuple(axes.values())
+
+
 def _merged(chosen: Task, bins: Mapping[str, Sequence[int]], text: str) -> Axis:
     used = [index for classes in bins.values() for index in classes]
     if not bins or len(set(used)) != len(used):

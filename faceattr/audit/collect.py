@@ -22,7 +22,7 @@ from faceattr.audit.sources import (
     open_collection,
     sampled,
 )
-from faceattr.audit.store import Store
+from faceattr.audit.store import LIST_NAME, Store
 from faceattr.audit.work import PART_SIZE, Settings
 from faceattr.config import ONNX_NAME, WEIGHTS_NAME
 from faceattr.errors import AuditError, WeightsError
@@ -30,8 +30,6 @@ from faceattr.hub import find_beside, find_weights
 
 STDIN = "-"
 """Source that stands for a list of paths on standard input."""
-LIST_NAME = "paths.txt"
-"""Where that list is kept, so that a second run reads the same."""
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,7 @@ def _add_statistics(group: argparse._ArgumentGroup) -> None:
         action="append",
         default=[],
         metavar="TASK:BINS",
-        help="own bins, e.g. 'age:child=0-2,3-9,10-19;adult=20-29,30-39'; may be repeated",
+        help="own bins, e.g. 'age:child=0-2,3-9,10-19;adult=20-29,30-39'; once a task",
     )
     group.add_argument("--truth", metavar="COLUMN", help="of another system's test: the truth")
     group.add_argument("--prediction", metavar="COLUMN", help="and its prediction")

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from faceattr.audit.folders import is_of_audit
 from faceattr.audit.places import Inline, Ref, as_text
 from faceattr.audit.sources import Collection, SourceOptions, parquet_collection
 from faceattr.errors import AuditError
@@ -26,17 +27,21 @@ def open_data_set(path: str, options: SourceOptions) -> Collection:
 
     # Streams would sleep for that long whenever they end.
     datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN = 0
+    here = Path(path).is_dir()
     try:
         builder = datasets.load_dataset_builder(
-            path, options.config, revision=None if Path(path).is_dir() else options.revision
+            path, options.config, revision=None if here else options.revision
         )
+        if not (files := _data_files(builder)) and here:
+            # An audit's crops, which outnumber the tables, were taken for the data set.
+            builder = datasets.load_dataset_builder("parquet", data_dir=path)
+            files = _data_files(builder, ".parquet")
     # The library raises nearly any type for what it cannot find, read or reach.
     except Exception as error:
         raise AuditError(f"the data set {path!r} cannot be opened: {error}") from error
-    files = {str(split): list(map(str, found)) for split, found in _data_files(builder).items()}
     split = _split(options.split, list(files) or list(builder.info.splits or ()), path)
     features = builder.info.features.to_dict() if builder.info.features else {}
-    name = f"{Path(path).resolve().name if Path(path).is_dir() else path}, split {split}"
+    name = f"{Path(path).resolve().name if here else path}, split {split}"
     listed = files.get(split, [])
     if listed and all(file.endswith(".parquet") for file in listed):
         features = features or _stored_features(listed[0])
@@ -54,9 +59,16 @@ def _stored_features(file: str) -> Mapping[str, Any]:
         return hub_features(pq.read_schema(stream))
 
 
-def _data_files(builder: Any) -> Mapping[Any, Any]:
+def _data_files(builder: Any, ending: str = "") -> dict[str, list[str]]:
+    """Files with an ending by split, without those of an audit that lies in the folder."""
     found = builder.config.data_files
-    return found if isinstance(found, Mapping) else {}
+    files = {
+        str(split): [
+            file for file in map(str, listed) if file.endswith(ending) and not is_of_audit(file, "")
+        ]
+        for split, listed in (found.items() if isinstance(found, Mapping) else ())
+    }
+    return {split: listed for split, listed in files.items() if listed}
 
 
 def _commit(file: str) -> str | None:

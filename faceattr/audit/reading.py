@@ -94,6 +94,7 @@ class _Faces:
 
     def __init__(self, path: Path, columns: Sequence[str]) -> None:
         table = _open(path)
+        columns = tuple(dict.fromkeys(columns))
         self.columns: dict[str, list[str | None]] = {name: [] for name in columns}
         classes = {t.name: [f"{t.name}:{name}" for name in t.classes] for t in labels.TASKS}
         needed = [name for names in classes.values() for name in names]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from faceattr.audit import accounts, words
-from faceattr.audit.answers import DEFAULT_AXES, parse_merge
+from faceattr.audit.answers import DEFAULT_AXES, parse_merges
 from faceattr.audit.calibration import CalibrationTable
 from faceattr.audit.collected import Collected
 from faceattr.audit.measured import Question, measured
@@ -64,7 +64,7 @@ def build_report(
         "provenance": _provenance(facts, calibration, question),
         "warnings": warnings,
     }
-    axes = (*DEFAULT_AXES, *map(parse_merge, question.merge))
+    axes = (*DEFAULT_AXES, *parse_merges(question.merge))
     if found.faces:
         report |= measured(found, question, calibration, axes, warnings)
     return report

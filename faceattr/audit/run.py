@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from faceattr import arguments
-from faceattr.audit.answers import Answers, parse_merge
+from faceattr.audit.answers import Answers, parse_merges
 from faceattr.audit.calibration import CalibrationTable, find_table
 from faceattr.audit.collect import STDIN, Engine, Tables, collect, spooled
 from faceattr.audit.collected import Collected
@@ -33,15 +33,19 @@ from faceattr.audit.reading import read_collected
 from faceattr.audit.render import to_html, to_markdown
 from faceattr.audit.report import NO_TABLE, build_report
 from faceattr.audit.sources import SourceOptions, open_collection, sampled
-from faceattr.audit.store import FACES_NAME, IMAGES_NAME, RUN_NAME, write_atomically
+from faceattr.audit.store import (
+    FACES_NAME,
+    IMAGES_NAME,
+    REPORT_NAME,
+    RUN_NAME,
+    write_atomically,
+)
 from faceattr.audit.work import Settings
 from faceattr.config import CONFIG_NAME
 from faceattr.errors import AuditError, WeightsError
 from faceattr.hub import find_weights
 from faceattr.labels import TASKS
 
-REPORT_NAME = "report"
-"""Of `report.json`, `report.html` and `report.md`."""
 UNKNOWN = "unknown"
 """Name of weights that no file names."""
 
@@ -183,11 +187,17 @@ def audit(
     """
     request = Request(**locals())
     folder = Path(output)
-    forgotten = (f"{forget_crops(folder)} crops deleted in {folder}",) if forget else ()
-    if source is None and forget:
-        return Audited(folder, notes=forgotten)
+    if source is None and forget and labels is None and label_sample is None:
+        return Audited(folder, notes=(_forgotten(folder),))
     done = _answer(_checked(request), engine, restart=restart, quiet=quiet)
-    return replace(done, notes=(*forgotten, *done.notes))
+    if not forget:
+        return done
+    # Last: whatever fails before leaves the crops, which cost hours of labelling, where they are.
+    return replace(done, notes=(*done.notes, _forgotten(folder)))
+
+
+def _forgotten(folder: Path) -> str:
+    return f"{forget_crops(folder)} crops deleted in {folder}"
 
 
 def _with_arguments(text: str, attributes: str) -> str:
@@ -220,6 +230,16 @@ def _checked(asked: Request) -> _Asked:
         raise AuditError("expected a SOURCE: a folder, a glob, a table, an archive or a data set")
     if (asked.truth is None) != (asked.prediction is None):
         raise AuditError("--truth and --prediction name two columns; give both")
+    if asked.truth is not None and asked.truth == asked.prediction:
+        raise AuditError(
+            f"--truth and --prediction both name {asked.truth!r}; expected two different columns: "
+            "what is true, and what the other system said"
+        )
+    if asked.forget and asked.label_sample is not None:
+        raise AuditError(
+            "--label-sample writes the crops that --forget deletes; give --forget when the sheet "
+            "is filled in and used"
+        )
     seed = arguments.whole_number("seed", asked.seed, 0)
     sample = arguments.optional_whole_number("sample", asked.sample, 1)
     sheet = arguments.optional_whole_number("label_sample", asked.label_sample, 1)
@@ -253,7 +273,7 @@ def _checked(asked: Request) -> _Asked:
 
 
 def _question(asked: Request, seed: int) -> Question:
-    list(map(parse_merge, asked.merge))
+    parse_merges(asked.merge)
     return Question(
         population=asked.population,
         reference=None if asked.reference is None else read_reference(asked.reference),

@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from faceattr.audit.archives import tar_refs
+from faceattr.audit.folders import matching, walk
 from faceattr.audit.places import (
     FOLDER,
     Inline,
@@ -30,6 +31,12 @@ from faceattr.audit.places import (
 from faceattr.audit.tables import hub_features, image_column, image_column_of, parquet_refs
 from faceattr.errors import AuditError
 from faceattr.images import ENDINGS
+
+TABLES = (".csv", ".tsv")
+LISTS = (".txt", ".lst", ".list")
+COMPRESSED = (".tar.gz", ".tgz", ".zip", ".tar.zst")
+FILE_ENDINGS = (*TABLES, *LISTS, *COMPRESSED, ".parquet", ".tar", *sorted(ENDINGS))
+"""What a source ends in, in lower case, that can only be a file: no data set is asked for."""
 
 
 @dataclass(frozen=True)
@@ -93,19 +100,19 @@ def open_collection(source: str | os.PathLike[str], options: SourceOptions) -> C
     if is_remote(text):
         return _remote(text, options)
     if glob.has_magic(text) and not os.path.exists(text):
-        return _files(text, sorted(glob.glob(text, recursive=True)), options)
+        return _files(text, matching(text), options)
     path = Path(text)
     if path.is_dir():
         return _folder(path, options)
     if path.is_file():
         return _file(text, options)
-    if _is_hub_id(text):
+    if _is_hub_id(text) and not text.lower().endswith(FILE_ENDINGS):
         from faceattr.audit.hub_sets import open_data_set
 
         return open_data_set(text, options)
     raise AuditError(
-        f"there is no file or folder {text!r} and it is no Hub id of the form 'user/name'; "
-        "check the path"
+        f"no such file or folder: {text!r}, and it is no Hub id of the form 'user/name'; check "
+        "the path"
     )
 
 
@@ -158,17 +165,17 @@ def _ending(name: str) -> str:
 def _file(text: str, options: SourceOptions) -> Collection:
     """A single file, here or at an address: a table, a list, an archive or an image."""
     ending = _ending(text)
-    if ending in (".csv", ".tsv"):
+    if ending in TABLES:
         return _csv(text, options)
     if ending == ".parquet":
         return _parquet([text], options)
     if ending == ".tar":
         return _tars(text, [text], options)
-    if ending in (".txt", ".lst", ".list"):
+    if ending in LISTS:
         return _list(text, options)
     if ending in ENDINGS:
         return _files(text, [text], options)
-    if text.lower().endswith((".tar.gz", ".tgz", ".zip", ".tar.zst")):
+    if text.lower().endswith(COMPRESSED):
         raise AuditError(f"{text!r} is compressed: unpack it, or make a plain .tar of it")
     raise AuditError(
         f"{text!r} is no source: expected a folder, a glob, a list (.txt), a table (.csv, .tsv, "
@@ -184,23 +191,10 @@ def _check_columns(wanted: Sequence[str], known: Sequence[str], what: str) -> No
         )
 
 
-def _walk(folder: str) -> Iterator[str]:
-    """Files below a folder in order of name, without hidden ones and links to folders."""
-    with os.scandir(folder) as entries:
-        listed = sorted(entries, key=lambda entry: entry.name)
-    for entry in listed:
-        if entry.name.startswith("."):
-            continue
-        if entry.is_dir(follow_symlinks=False):
-            yield from _walk(entry.path)
-        elif entry.is_file():
-            yield entry.path
-
-
 def _folder(path: Path, options: SourceOptions) -> Collection:
     """A folder of images, a data set in the Hub's layout, or one of archives."""
     images, others, tars = 0, 0, []
-    for file in _walk(str(path)):
+    for file in walk(str(path)):
         ending = _ending(file)
         if ending == ".parquet" and not file.endswith("metadata.parquet"):
             from faceattr.audit.hub_sets import open_data_set
@@ -223,7 +217,7 @@ def _folder(path: Path, options: SourceOptions) -> Collection:
     _check_columns(options.columns, [FOLDER], "a folder")
 
     def refs() -> Iterator[Ref]:
-        for file in _walk(str(path)):
+        for file in walk(str(path)):
             if _ending(file) in ENDINGS:
                 name = Path(file).relative_to(path).as_posix()
                 yield Ref(name, name, file, {FOLDER: Path(file).parent.name})

@@ -27,6 +27,11 @@ from faceattr.errors import AuditError
 RUN_NAME = "run.json"
 IMAGES_NAME = "images.parquet"
 FACES_NAME = "faces.parquet"
+PARTS_NAME = "parts"
+LIST_NAME = "paths.txt"
+"""Where a list from standard input is kept, so that a second run reads the same."""
+REPORT_NAME = "report"
+"""Of `report.json`, `report.html` and `report.md`."""
 GROUP_ROWS = 65_536
 """Images whose rows are written together; bounds the memory of joining parts."""
 
@@ -65,6 +70,48 @@ def _as_json(settings: Mapping[str, Any]) -> dict[str, Any]:
     return dict(json.loads(json.dumps(settings, default=list)))
 
 
+_PLACES = ("source", "root")
+"""Settings that are paths, or addresses, which are compared as they are spelled."""
+_OPTIONS = {
+    "source": "SOURCE",
+    "columns": "the columns of --keep, --by, --truth and --prediction",
+    "weights": "the weights of --model and --revision",
+    "faceattr": "the version of faceattr",
+}
+"""What whoever gives the command knows a setting by, where it is not its own option."""
+
+
+def _located(place: Any) -> Any:
+    """A path that is there without links and relative to nothing; anything else as it came."""
+    return os.path.realpath(place) if isinstance(place, str) and os.path.exists(place) else place
+
+
+def _differing(
+    wanted: Mapping[str, Any], found: Mapping[str, Any], located: Mapping[str, Any]
+) -> list[str]:
+    """Which settings are not those of an earlier run, by option, with both values.
+
+    Args:
+        wanted: settings of this run.
+        found: of the earlier one.
+        located: its `_PLACES`, resolved where it ran; empty for audits that did not keep them.
+    """
+    said = []
+    for key in sorted({*wanted, *found}):
+        now, then = wanted.get(key), found.get(key)
+        same = key in _PLACES and _located(now) == located.get(key, _located(then))
+        if now != then and not same:
+            option = _OPTIONS.get(key, f"--{key.replace('_', '-')}")
+            said.append(f"{option}: here {_shown(now)}, there {_shown(then)}")
+    return said
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(repr, value)) or "none"
+    return "none" if value is None else repr(value)
+
+
 def digest_of(refs: Sequence[Ref]) -> str:
     """Eight hexadecimal digits that tell one part's images from others."""
     joined = "\n".join(ref.id for ref in refs)
@@ -86,7 +133,7 @@ class Store:
         """
         self.folder = folder
         self._columns = list(columns)
-        self._parts = folder / "parts"
+        self._parts = folder / PARTS_NAME
         ours = (self._parts, folder, *folder.parents)
         try:
             self._made = [path for path in ours if not path.exists()]
@@ -159,15 +206,12 @@ class Store:
         if found is None:
             return False
         wanted = _as_json(settings)
-        if found["settings"] != wanted:
-            differing = sorted(
-                key
-                for key in {*wanted, *found["settings"]}
-                if wanted.get(key) != found["settings"].get(key)
-            )
+        if differing := _differing(wanted, found["settings"], found.get("located", {})):
             raise AuditError(
                 f"{str(self.folder)!r} holds an audit with other settings "
-                f"({', '.join(differing)}); choose another --output, or begin anew with --restart"
+                f"({'; '.join(differing)}). What an image's rows hold is decided when it is read: "
+                "give the same options as at the start, choose another --output, or begin anew "
+                "with --restart"
             )
         return bool(found["complete"]) and self.images.is_file() and self.faces.is_file()
 
@@ -179,7 +223,9 @@ class Store:
     def begin(self, settings: Mapping[str, Any]) -> None:
         """Note what the run depends on."""
         if self._read() is None:
-            self._write({"settings": _as_json(settings), "complete": False})
+            said = _as_json(settings)
+            located = {key: _located(said.get(key)) for key in _PLACES}
+            self._write({"settings": said, "located": located, "complete": False})
 
     def _read(self) -> dict[str, Any] | None:
         path = self.folder / RUN_NAME
