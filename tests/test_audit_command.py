@@ -43,6 +43,11 @@ def audit(*words):
     return main(["audit", *words, *READ])
 
 
+def again(*words):
+    """From the tables of an audit alone."""
+    return main(["audit", *words, "--quiet"])
+
+
 def names(source, **options):
     return [ref.id for ref in open_collection(source, SourceOptions(**options)).refs()]
 
@@ -61,14 +66,14 @@ def test_crops_are_forgotten_only_when_their_labels_were_used(here, capsys):
     sheet = here / "audit" / "label-sheet.csv"
     assert len(list(crops.iterdir())) == FACES
     for labels, said in (("nope.csv", "cannot be read"), (str(sheet), "holds no label yet")):
-        assert audit("audit", "--output", "audit", "--labels", labels, "--forget") == 2
+        assert again("audit", "--output", "audit", "--labels", labels, "--forget") == 2
         assert said in capsys.readouterr().err
         assert len(list(crops.iterdir())) == FACES
         assert (here / "audit" / "label-sheet.html").is_file()
     assert main(["audit", "--output", "audit", "--labels", str(sheet), "--forget"]) == 2
     assert crops.is_dir() and "expected a SOURCE" in capsys.readouterr().err
     filled(sheet)
-    assert audit("audit", "--output", "audit", "--labels", str(sheet), "--forget") == 0
+    assert again("audit", "--output", "audit", "--labels", str(sheet), "--forget") == 0
     assert not crops.exists() and sheet.is_file()
     report = json.loads((here / "audit" / "report.json").read_text())
     assert report["labels"]["told"]["gender"] == FACES
@@ -168,7 +173,7 @@ def test_what_cannot_be_is_said_at_once(words, said, tmp_path, monkeypatch, caps
 
 def test_own_bins_of_two_tasks_are_two_tables(here):
     words = ("--merge", "age:child=0-2,3-9,10-19", "--merge", "race:asian=East Asian,Indian")
-    assert audit("audit", "--output", "audit", *words) == 0
+    assert again("audit", "--output", "audit", *words) == 0
     report = json.loads((here / "audit" / "report.json").read_text())
     own = [table["name"] for table in report["tasks"] if "own bins" in table["name"]]
     assert own == ["age (own bins)", "race (own bins)"]
@@ -183,7 +188,7 @@ def test_one_column_may_split_the_faces_and_hold_the_truth(here):
     pq.write_table(faces, "foreign/faces.parquet")
     shutil.copy("audit/run.json", "foreign")
     words = ("--by", "true", "--truth", "true", "--prediction", "said")
-    assert audit("foreign/faces.parquet", "--output", "out", *words) == 0
+    assert again("foreign/faces.parquet", "--output", "out", *words) == 0
     report = json.loads((here / "out" / "report.json").read_text())
     assert [row["faces"] for row in report["by"]["tables"][0]["rows"]] == [FACES / 2, FACES / 2]
     assert report["other_system"]["rates"][0]["faces"] == FACES
