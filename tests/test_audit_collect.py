@@ -281,6 +281,8 @@ def test_a_finished_audit_is_not_done_again_and_another_one_is_refused(folder, t
     assert (tmp_path / "images.parquet").stat().st_mtime_ns == before
     with pytest.raises(AuditError, match=r"other settings \(--mirror: here True, there False\)"):
         tables(folder, tmp_path, Settings(crops=True, backend="onnx", mirror=True))
+    with pytest.raises(AuditError, match="--data-revision: here 'abc', there none"):
+        tables(folder, tmp_path, options=SourceOptions(revision="abc"))
     tables(folder, tmp_path, Settings(crops=True, backend="onnx", mirror=True), restart=True)
 
 

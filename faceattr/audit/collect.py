@@ -238,6 +238,7 @@ def _said(
     return {
         "source": os.fspath(source),
         **values,
+        "data_revision": options.revision,
         "sample": sample,
         "seed": seed if sample is not None else None,
         "weights": weights["sha256"],
