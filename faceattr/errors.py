@@ -55,3 +55,10 @@ class AuditError(FaceAttrError):
 
 class MissingPackageError(FaceAttrError, ImportError):
     """Something needs a package that is not installed; the message says how to get it."""
+
+
+def said_of(error: Exception) -> str:
+    """What an error of the system or of a library says, without number and without path."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error) or type(error).__name__

@@ -23,14 +23,12 @@ from faceattr.audit.collected import FLAGS, Collected
 from faceattr.audit.faces import face_values
 from faceattr.audit.measured import Question
 from faceattr.audit.report import build_report
+from faceattr.audit.words import counted
 from faceattr.images import ENDINGS
 from faceattr.labels import TASKS
 from page.errors import RequestError
 from page.limits import Limits
 from page.service import FaceService, Found, Source
-
-WORTH_FACES = 100
-"""Faces from which the page calls an interval worth something: a half is then known to ±10 %."""
 
 _ZIP = b"PK\x03\x04"
 _MOST_ENTRIES = 2_000
@@ -194,7 +192,7 @@ def report(service: FaceService, gathered: Gathered, *, crops: bool) -> dict[str
     info = service.pipeline.info
     files = service.pipeline.files
     facts: dict[str, Any] = {
-        "source": f"{len(gathered.images)} uploaded images",
+        "source": counted(len(gathered.images), "uploaded image"),
         "kind": "upload",
         "revision": None,
         "notes": [],

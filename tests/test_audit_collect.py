@@ -71,7 +71,7 @@ def test_a_folder_gives_one_row_an_image_and_one_a_face(folder, tmp_path):
     assert images["image"].to_pylist() == list(range(12))
     assert len(set(images["id"].to_pylist())) == 12
     assert images["error"].null_count == 12 and faces.num_rows == 12
-    assert "1 files of other kinds were left out." in found.facts["notes"]
+    assert "1 other file left out." in found.facts["notes"]
     assert not any(
         pa.types.is_binary(item.type) or pa.types.is_list(item.type) for item in faces.schema
     )

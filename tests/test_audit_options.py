@@ -1,9 +1,11 @@
-"""What the command says of options that would change nothing, and of sources it cannot use."""
+"""What the command says of options that would change nothing, and of what it cannot use."""
 
 import io
+import json
 import sys
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from synthetic import picture
 
@@ -122,3 +124,38 @@ def test_a_restart_with_a_source_that_is_not_there_throws_nothing_away(earlier, 
     command = ["audit", str(tmp_path / "gone"), "--output", str(earlier), "--restart"]
     assert main(command) == 2
     assert (earlier / "faces.parquet").is_file() and (earlier / "run.json").is_file()
+
+
+def test_the_table_of_images_of_an_audit_is_known_for_what_it_is(earlier, refused):
+    said = refused(earlier / "images.parquet")
+    assert "an earlier audit's table of images; give its folder or faces.parquet" in said
+
+
+def test_a_row_that_fails_names_what_was_looked_for_and_none_read_is_no_result(tmp_path, capsys):
+    (tmp_path / "list.csv").write_text("file\nphotos/gone.jpg\n/else/where.jpg\n")
+    output = tmp_path / "audit"
+    command = ["audit", str(tmp_path / "list.csv"), "--output", str(output), "--root", "/nowhere"]
+    assert main([*command, "--workers", "1"]) == 2
+    said = capsys.readouterr()
+    first = "there is no file 'photos/gone.jpg' below '/nowhere'"
+    assert f"2 × missing, for example list.csv#0: {first}" in said.out
+    assert "No image could be read." in said.out and "no image could be read" in said.err
+    assert "No face was found, so there are no shares." in said.out and "wide" not in said.out
+    messages = pq.read_table(output / "images.parquet")["message"].to_pylist()
+    assert messages == [first, "there is no file '/else/where.jpg'"]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (json.dumps(["White"]), "expected a JSON object of shares by task and class"),
+        (json.dumps({"sex": {"Male": 1}}), "came {'sex': {'Male': 1}}"),
+        (None, "No such file or directory"),
+    ],
+)
+def test_a_reference_that_is_none_is_told_in_words(crops, tmp_path, refused, content, said):
+    path = tmp_path / "reference.json"
+    if content is not None:
+        path.write_text(content)
+    found = refused(crops, "--reference", str(path))
+    assert said in found and "Errno" not in found and "sequence" not in found

@@ -105,6 +105,22 @@ def test_a_collection_without_a_face_gives_a_report_without_shares():
     assert report["tasks"] == [] and report["counts"]["without_face"] == 3
     assert "No face was found" in to_html(report) and to_markdown(report)
     assert "No face was found" in to_text(report)
+    with_table = build_report(found, FACTS, Question(), calibration(np.random.default_rng(2)))
+    assert "intervals" not in to_text(with_table)
+
+
+@pytest.mark.parametrize("faces", [1, 99, 100])
+def test_a_report_of_few_faces_says_first_what_its_intervals_are_worth(faces):
+    rng = np.random.default_rng(5)
+    found, _ = collected(rng, faces=faces)
+    report = build_report(found, FACTS, Question(), calibration(rng))
+    noun = "1 face" if faces == 1 else f"{faces} faces"
+    written = [to_html(report), to_markdown(report), to_text(report)]
+    assert all(f" {noun}" in text and "1 faces" not in text for text in written)
+    said = "0 to 100 % says that nothing is known"
+    assert [said in text for text in written] == [faces < 100] * 3
+    if faces < 100:
+        assert report["warnings"][0]["title"] == f"With {noun} the intervals are wide:"
 
 
 def test_own_bins_are_a_table_of_their_own():

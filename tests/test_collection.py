@@ -91,7 +91,7 @@ def test_what_is_shown_names_failures_and_says_how_little_few_faces_tell(gathere
         gathered.collected(), FACTS, Question(), calibration(np.random.default_rng(4))
     )
     page = render_collection(report, gathered)
-    assert "42 images, 40 faces" in page and "1 images without a face, 1 not read" in page
+    assert "42 images, 40 faces" in page and "1 image without a face, 1 not read" in page
     assert "not &lt;an&gt; image" in page and "empty.jpg: no face found" in page
     assert "worth something from about 100 faces on" in page
     assert page.count("<figure>") == len(TASKS) and page.count(" download=") == 4

@@ -106,7 +106,9 @@ def warnings(found: Collected, by_group: Mapping[str, Mapping[str, Any]]) -> lis
             }
         )
     read = found.images - sum(found.failed.values())
-    if found.images and read < 0.95 * found.images:
+    if found.images and read == 0:
+        said.append({"title": "No image could be read.", "text": "The kinds of failure are below."})
+    elif read < 0.95 * found.images:
         said.append(
             {
                 "title": f"{percent(1 - read / found.images)} of the images could not be read.",

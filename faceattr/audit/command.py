@@ -109,12 +109,14 @@ def run(args: argparse.Namespace) -> int:
     """Carry out the command.
 
     Returns:
-        0 when every image was read, 1 when at least one was not, 2 when there is no result.
+        0 when every image was read, 1 when at least one was not, 2 when there is no result: it
+        could not start, or no image could be read.
     """
     # The help needs no pyarrow.
     from faceattr.audit.collect import Engine
     from faceattr.audit.render import to_text
     from faceattr.audit.run import audit
+    from faceattr.audit.store import IMAGES_NAME
 
     try:
         done = audit(
@@ -161,4 +163,7 @@ def run(args: argparse.Namespace) -> int:
             sys.stdout.write(to_text(done.report))
         for note in done.notes:
             sys.stdout.write(f"{note}\n")
+    if done.report is not None and 0 < done.failed == done.report["counts"]["images"]:
+        sys.stderr.write(f"error: no image could be read; {IMAGES_NAME} says why of each\n")
+        return 2
     return 1 if done.failed else 0

@@ -22,7 +22,7 @@ from faceattr import labels
 from faceattr.audit.labelled import Labelled, LabelSample
 from faceattr.audit.places import Reader, ReadError, Ref
 from faceattr.audit.work import Settings
-from faceattr.errors import AuditError, FaceAttrError, LabelError
+from faceattr.errors import AuditError, FaceAttrError, LabelError, said_of
 from faceattr.images import open_image
 
 SHEET_NAME = "label-sheet.csv"
@@ -198,7 +198,7 @@ def read_sheet(path: Path) -> Labels:
             rows = list(reader)
             names = reader.fieldnames or []
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise AuditError(f"the labels {str(path)!r} cannot be read: {error}") from error
+        raise AuditError(f"the labels {str(path)!r} cannot be read: {said_of(error)}") from error
     if missing := [name for name in ("row", "inclusion") if name not in names]:
         raise AuditError(
             f"{str(path)!r} lacks the columns {missing}; expected a sheet that "

@@ -21,7 +21,7 @@ from faceattr.audit.measures import association, reference_shares
 from faceattr.audit.other_system import rates_by_group
 from faceattr.audit.prevalence import Shares, measure
 from faceattr.audit.shift import LEVEL, Shift, shift_test
-from faceattr.errors import AuditError
+from faceattr.errors import AuditError, said_of
 from faceattr.labels import TASKS, task
 
 if TYPE_CHECKING:
@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 
 Reference: TypeAlias = "str | Mapping[str, Mapping[str, float]]"
 """What `read_reference` returns."""
+
+_EXAMPLE = '{"gender": {"Male": 0.5, "Female": 0.5}}'
+_KINDS = {list: "a list", str: "a text", bool: "true or false", type(None): "null"}
+"""Of JSON, by Python's types."""
 
 MOST_GROUPS = 50
 """Groups that get shares of their own; with more, only what was left out is split."""
@@ -183,8 +187,8 @@ def read_reference(
     known = [task.name for task in TASKS]
     if not set(values) <= set(known) or not all(isinstance(v, Mapping) for v in values.values()):
         raise AuditError(
-            f"the reference must hold shares by class for some of {known}, such as "
-            '{"gender": {"Male": 0.5, "Female": 0.5}}'
+            f"the reference: expected shares by class for some of {known}, such as {_EXAMPLE}, "
+            f"came {str(dict(values))[:60]}"
         )
     for name, shares in values.items():
         axis = single(task(name))
@@ -197,12 +201,19 @@ def read_reference(
 
 def _from_file(path: str | os.PathLike[str]) -> Mapping[str, Any]:
     try:
-        return dict(json.loads(Path(path).read_text(encoding="utf-8")))
+        values = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, TypeError) as error:
         raise AuditError(
-            f"the reference {os.fspath(path)!r} is neither 'uniform', 'fairface' nor a readable "
-            f"JSON file of shares by task and class: {error}"
+            f"the reference {str(path)!r} is neither 'uniform', 'fairface' nor a readable JSON "
+            f"file of shares by task and class: {said_of(error)}"
         ) from error
+    if not isinstance(values, dict):
+        came = _KINDS.get(type(values), "a number")
+        raise AuditError(
+            f"the reference {str(path)!r}: expected a JSON object of shares by task and class, "
+            f"such as {_EXAMPLE}, came {came}"
+        )
+    return values
 
 
 def _by_cell(axis: Axis, shares: Mapping[str, float]) -> Mapping[str, float]:

@@ -13,11 +13,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from faceattr.audit.web import AddressError, fetch
+from faceattr.errors import said_of
 from faceattr.limits import OWN_BYTES
 
 _ROWS = 32
 """Rows of a Parquet file that are decoded at a time."""
 _BUFFER = 1 << 20
+_SHOWN = 300
+"""Characters of a path that a message shows."""
 
 
 FOLDER = "folder"
@@ -171,8 +174,7 @@ class Reader:
             raise
         # Each file system of fsspec raises types of its own for what it cannot read.
         except Exception as error:
-            reason = str(error) or type(error).__name__
-            raise ReadError("unreadable", f"cannot be read: {reason}", columns) from error
+            raise ReadError("unreadable", f"cannot be read: {said_of(error)}", columns) from error
 
     def _content(self, value: Any) -> str | bytes:
         """What a cell's value, bytes, text or a struct of both, stands for."""
@@ -188,12 +190,13 @@ class Reader:
         return value
 
     def _path(self, place: str) -> str | bytes:
-        if self._root is not None and not is_remote(place):
-            root = self._root
+        given, root = place, self._root
+        if root is not None and not is_remote(place):
             place = f"{root}/{place}" if is_remote(root) else os.path.join(root, place)
         if not is_remote(place):
             if not os.path.isfile(place):
-                raise ReadError("missing", "there is no such file")
+                below = "" if root is None or os.path.isabs(given) else f" below {root!r}"
+                raise ReadError("missing", f"there is no file {given[:_SHOWN]!r}{below}")
             return place
         if is_web(place):
             return self._web(place)

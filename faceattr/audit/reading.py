@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from faceattr import labels
 from faceattr.audit.collected import FLAGS, Collected, grouped
 from faceattr.audit.faces import SOURCE_PREFIX
-from faceattr.errors import AuditError
+from faceattr.errors import AuditError, said_of
 
 _ROWS = 65_536
 
@@ -73,7 +73,7 @@ def _open(path: Path) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(path)
     except (OSError, pa.ArrowInvalid) as error:
-        raise AuditError(f"{str(path)!r} is no readable Parquet table: {error}") from error
+        raise AuditError(f"{str(path)!r} is no readable Parquet table: {said_of(error)}") from error
 
 
 def _require(schema: pa.Schema, wanted: Sequence[str], path: Path, by: str | None) -> None:

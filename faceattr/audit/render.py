@@ -10,6 +10,8 @@ from typing import Any, TypeAlias
 import jinja2
 from markupsafe import Markup
 
+from faceattr.audit.words import NO_FACE, counted
+
 Interval: TypeAlias = "Sequence[float | None] | None"
 """Value, lower and upper end; the ends are None where there is no interval."""
 
@@ -145,6 +147,7 @@ def _environment(*, escape: bool) -> jinja2.Environment:
     environment.globals.update(
         percent=percent,
         number=number,
+        counted=counted,
         interval=interval,
         measure=measure,
         span=_span,
@@ -168,8 +171,8 @@ def to_text(report: Mapping[str, Any]) -> str:
     lines = [f"! {warning['title']} {warning['text']}" for warning in report["warnings"]]
     counts = report["counts"]
     lines.append(
-        f"{counts['images']:,} images, {counts['failed']:,} not read, "
-        f"{counts['without_face']:,} without a face, {counts['faces']:,} faces"
+        f"{counted(counts['images'], 'image')}, {counts['failed']:,} not read, "
+        f"{counts['without_face']:,} without a face, {counted(counts['faces'], 'face')}"
     )
     for failure in report["failures"]:
         lines.append(
@@ -177,7 +180,7 @@ def to_text(report: Mapping[str, Any]) -> str:
             f"{failure['message']}"
         )
     if not counts["faces"]:
-        lines.append("No face was found, so there are no shares.")
+        lines.append(NO_FACE)
     for task in report["tasks"]:
         kinds = ["counted", "corrected", *(["labelled"] if task["has_labelled"] else [])]
         titles = {"labelled": "with labels"}

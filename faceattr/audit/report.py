@@ -41,11 +41,12 @@ def build_report(
         text = f"{why_not}, so shares are as the classifier counted them: biased, and without an "
         text += "interval for its errors."
         warnings.insert(0, {"title": "Nothing is corrected.", "text": text})
+    asked = "population" if question.population else "collection"
     report: dict[str, Any] = {
         "schema": SCHEMA,
         "about": dict(facts),
-        "question": "population" if question.population else "collection",
-        "question_text": words.QUESTIONS["population" if question.population else "collection"],
+        "question": asked,
+        "question_text": words.opening(asked, found.faces, is_corrected=calibration is not None),
         "counts": whole,
         "counts_by_group": groups,
         "least": LEAST_COUNT,
@@ -67,6 +68,9 @@ def build_report(
     axes = (*DEFAULT_AXES, *parse_merges(question.merge))
     if found.faces:
         report |= measured(found, question, calibration, axes, warnings)
+    has_intervals = calibration is not None or question.population or question.labels is not None
+    if has_intervals and (few := words.few_faces(found.faces)):
+        warnings.insert(0, few)
     return report
 
 

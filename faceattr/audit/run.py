@@ -40,9 +40,10 @@ from faceattr.audit.store import (
     RUN_NAME,
     write_atomically,
 )
+from faceattr.audit.words import counted
 from faceattr.audit.work import Settings
 from faceattr.config import CONFIG_NAME
-from faceattr.errors import AuditError, WeightsError
+from faceattr.errors import AuditError, WeightsError, said_of
 from faceattr.hub import find_weights
 from faceattr.labels import TASKS
 
@@ -344,8 +345,7 @@ def _calibration(
     except WeightsError as error:
         if is_named:
             raise
-        reason = f"The weights {name!r} that answered cannot be had ({error})"
-        return None, f"{reason}; --model may say where they lie"
+        return None, f"The weights {name!r} that answered cannot be had ({error}); give --model"
     table = find_table(files)
     if table is None:
         why_not = NO_TABLE
@@ -383,7 +383,14 @@ def _earlier(source: str | os.PathLike[str], output: Path) -> Tables | None:
     try:
         names = pq.read_schema(faces).names
     except (OSError, pa.ArrowInvalid) as error:
-        raise AuditError(f"{str(faces)!r} is no readable Parquet table: {error}") from error
+        raise AuditError(
+            f"{str(faces)!r} is no readable Parquet table: {said_of(error)}"
+        ) from error
+    if {"image", "id", "image_width", "faces", "error", "message"} <= set(names):
+        raise AuditError(
+            f"{str(faces)!r} is an earlier audit's table of images; give its folder or "
+            f"{FACES_NAME}, which lies beside it"
+        )
     if any(f"{task.name}:{task.classes[0]}" not in names for task in TASKS):
         return None
     if output.resolve() == faces.parent.resolve():
@@ -436,6 +443,7 @@ def _sheet(found: Collected, tables: Tables, asked: _Asked, size: int) -> str:
     )
     page = write_sheet(tables.faces, chosen, folder, collection.refs, read)
     return (
-        f"{len(chosen.rows)} faces to label: open {page}, save its CSV, then give --labels; "
-        f"--forget deletes the crops ({PAGE_NAME} and {SHEET_NAME} lie in the same folder)"
+        f"{counted(len(chosen.rows), 'face')} to label: open {page}, save its CSV, then give "
+        f"--labels; --forget deletes the crops ({PAGE_NAME} and {SHEET_NAME} lie in the same "
+        "folder)"
     )

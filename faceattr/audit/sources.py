@@ -29,6 +29,7 @@ from faceattr.audit.places import (
     open_binary,
 )
 from faceattr.audit.tables import hub_features, image_column, image_column_of, parquet_refs
+from faceattr.audit.words import counted
 from faceattr.errors import AuditError
 from faceattr.images import ENDINGS
 
@@ -211,7 +212,7 @@ def _folder(path: Path, options: SourceOptions) -> Collection:
     if not images:
         raise AuditError(
             f"the folder {str(path)!r} holds no image, table or archive"
-            + (f" ({others:,} files of other kinds)" if others else "")
+            + (f" ({counted(others, 'file')} of other kinds)" if others else "")
             + f"; images end in {', '.join(sorted(ENDINGS))}"
         )
     _check_columns(options.columns, [FOLDER], "a folder")
@@ -222,7 +223,7 @@ def _folder(path: Path, options: SourceOptions) -> Collection:
                 name = Path(file).relative_to(path).as_posix()
                 yield Ref(name, name, file, {FOLDER: Path(file).parent.name})
 
-    notes = (f"{others:,} files of other kinds were left out.",) if others else ()
+    notes = (f"{counted(others, 'other file')} left out.",) if others else ()
     return Collection(path.resolve().name, "folder", refs, lambda: images, notes=notes)
 
 

@@ -2,12 +2,50 @@
 
 from __future__ import annotations
 
-QUESTIONS = {
-    "collection": "The corrected shares say what these faces are; their intervals hold the "
-    "classifier's errors. A counted share is what the classifier answered, and has no interval.",
-    "population": "The shares say what the population is that these images were drawn from at "
-    "random; their intervals hold the chance of the draw as well as the classifier's errors.",
+WORTH_FACES = 100
+"""Faces from which an interval is worth something: a half is then known to ±10 %."""
+
+NO_FACE = "No face was found, so there are no shares."
+
+_OPENINGS = {
+    ("collection", True): "The corrected shares estimate what these faces are perceived as; their "
+    "intervals hold the classifier's errors. A counted share is what the classifier answered, and "
+    "has no interval.",
+    ("collection", False): "The shares are what the classifier answered, and have no interval.",
+    ("population", True): "The shares estimate those of the population that these images were "
+    "drawn from at random; their intervals hold the chance of the draw as well as the classifier's "
+    "errors.",
+    ("population", False): "The shares are what the classifier answers about the population that "
+    "these images were drawn from at random; their intervals hold the chance of the draw alone.",
 }
+
+
+def opening(question: str, faces: int, *, is_corrected: bool) -> str:
+    """What the shares of a report are, in a sentence or two.
+
+    Args:
+        question: "collection" or "population".
+        faces: how many there are.
+        is_corrected: whether there is a calibration.
+    """
+    return _OPENINGS[question, is_corrected] if faces else NO_FACE
+
+
+def few_faces(faces: int) -> dict[str, str] | None:
+    """What a reader has to know of the intervals of a few faces; None for enough of them."""
+    if not 0 < faces < WORTH_FACES:
+        return None
+    return {
+        "title": f"With {counted(faces, 'face')} the intervals are wide:",
+        "text": "0 to 100 % says that nothing is known; they are worth something from about "
+        f"{WORTH_FACES} faces on.",
+    }
+
+
+def counted(number: int, noun: str) -> str:
+    """A number and what it counts, such as "1 image" or "2,000 images"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
 
 METHOD = (
     "Each image is decoded, its faces are found, cut out as FairFace's training chips are, and "

@@ -12,9 +12,9 @@ from gradio.data_classes import GradioRootModel
 
 from faceattr.audit.render import figure, interval, to_html
 from faceattr.audit.render import percent as share
+from faceattr.audit.words import NO_FACE, WORTH_FACES, counted
 from page.calls import Calls
 from page.collection import (
-    WORTH_FACES,
     Gathered,
     Item,
     check_count,
@@ -133,5 +133,6 @@ def render_collection(values: Mapping[str, Any], gathered: Gathered) -> str:
         tasks=values["tasks"],
         gathered=gathered,
         links=links,
-        worth=WORTH_FACES,
+        counted=counted,
+        no_face=NO_FACE,
     )
