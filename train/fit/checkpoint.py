@@ -21,6 +21,10 @@ class CheckpointError(RuntimeError):
     """A checkpoint is missing, damaged or belongs to another run."""
 
 
+class BusyError(CheckpointError):
+    """Another process is at work in a folder."""
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Write through a temporary file that is flushed and renamed, so no reader sees a part.
 
@@ -87,7 +91,7 @@ def load_checkpoint(folder: Path) -> dict[str, Any]:
 
 @contextmanager
 def only_run(folder: Path) -> Iterator[None]:
-    """Keep other processes from running in the same folder; `CheckpointError` where one does.
+    """Keep other processes from running in the same folder; `BusyError` where one does.
 
     The system lets go of the lock when its holder ends, however it ends: none is ever stale.
     """
@@ -95,7 +99,7 @@ def only_run(folder: Path) -> Iterator[None]:
     try:
         held = FileLock(folder / LOCK_NAME).acquire(timeout=0)
     except Timeout as error:
-        raise CheckpointError(
+        raise BusyError(
             f"another process is at work in {folder}; wait for it, or choose another folder"
         ) from error
     with held:

@@ -75,9 +75,11 @@ class Stepper:
         losses = self._losses_of(batch, answers, rng)
         weighted = [self.recipe.loss_weights.get(n, 1.0) * loss for n, loss in losses.items()]
         torch.stack(weighted).sum().backward()  # type: ignore[no-untyped-call]
-        values = {name: float(loss.detach()) for name, loss in losses.items()}
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        norm = float(torch.nn.utils.get_total_norm(gradients))
+        found = [*losses.values(), torch.nn.utils.get_total_norm(gradients)]
+        # At once: each number asked for makes a GPU wait.
+        *numbers, norm = torch.stack([value.detach().double() for value in found]).tolist()
+        values = dict(zip(losses, numbers, strict=True))
         if not math.isfinite(sum(values.values()) + norm):
             raise TrainingError(
                 f"loss {values} or gradient norm {norm} is not finite after {progress:.3f} epochs, "
@@ -134,7 +136,8 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(groups, recipe.learning_rate, MOMENTUM, nesterov=True)
     kind = torch.optim.AdamW if recipe.optimizer == "adamw" else torch.optim.Adam
-    return kind(groups, lr=recipe.learning_rate)
+    on_gpu = next(model.parameters()).is_cuda
+    return kind(groups, lr=recipe.learning_rate, fused=on_gpu)
 
 
 def learning_rate(recipe: Recipe, progress: float) -> float:

@@ -7,7 +7,7 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from faceattr import __version__
 from train.answers import Answers
 from train.config import TASKS, Recipe
 from train.data.batches import Batch, Order, Views, Wanted, load
+from train.data.drawn import drawn, replay
 from train.data.source import HOLDOUT_EVERY, Rows
 from train.fit.checkpoint import CheckpointError, load_checkpoint, save_checkpoint, write_atomically
 from train.fit.device import hardware, keep_freed_memory
@@ -113,9 +114,10 @@ class Trainer:
             "progress": dict(vars(self.progress)),
             "history": self.history,
             "git_commit": self.git_commit,
-            "torch_rng": torch.get_rng_state(),
-            **self.stepper.state_dict(),
         }
+        # Nothing goes on from a finished run.
+        if not self.progress.finished:
+            state |= {"torch_rng": torch.get_rng_state(), **self.stepper.state_dict()}
         done = {"epoch": self.progress.epoch, "batch": self.progress.batch}
         if self.settings.is_first:
             save_checkpoint(self.settings.output, state, **done)
@@ -133,9 +135,10 @@ class Trainer:
                 f"the checkpoint in {self.settings.output} was written with another "
                 f"{' and '.join(changed)}; resume with the same, or use another folder"
             )
-        self.stepper.load_state_dict(state)
-        torch.set_rng_state(state["torch_rng"])
         self.progress = Progress(**state["progress"])
+        if not self.progress.finished:
+            self.stepper.load_state_dict(state)
+            torch.set_rng_state(state["torch_rng"])
         self.history, self.git_commit = state["history"], state["git_commit"]
         log.info("resumed at epoch %d, batch %d", self.progress.epoch + 1, self.progress.batch)
 
@@ -150,6 +153,15 @@ class Trainer:
             [Wanted(row, view, side, bool(mirrored[row])) for row in rows]
             for rows in self.order.epoch(epoch, self.progress.batch)
         ]
+
+    def _loaded(self) -> Iterator[Batch]:
+        """The rest of the epoch, from views that are kept where runs come back to them."""
+        wanted = self._batches()
+        if self.view_count and wanted:
+            kept = drawn(self.views, wanted[0][0].view, wanted[0][0].side)
+            if kept is not None:
+                return replay(kept, self.rows, wanted, self.device)
+        return load(self.views, wanted, self.device)
 
     def _step(self, batch: Batch) -> None:
         progress = self.progress
@@ -170,7 +182,7 @@ class Trainer:
         before = progress.seconds
         said = started = time.monotonic()
         with tqdm(total=batches, initial=progress.batch, desc=title, disable=quiet) as bar:
-            for batch in load(self.views, self._batches(), self.device):
+            for batch in self._loaded():
                 self._step(batch)
                 bar.update()
                 now = time.monotonic()
@@ -255,9 +267,10 @@ class Trainer:
         with collected_signals() as signals:
 
             def stop() -> bool:
+                if self.settings.world == 1:
+                    return bool(signals)
                 told = torch.tensor(float(bool(signals)), device=self.device)
-                if self.settings.world > 1:
-                    torch.distributed.all_reduce(told)
+                torch.distributed.all_reduce(told)
                 return bool(told)
 
             while not self.progress.finished:
