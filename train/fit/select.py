@@ -50,7 +50,7 @@ def logits_of(
     parts: dict[str, list[torch.Tensor]] = {task.name: [] for task in labels.TASKS}
     pixels = torch.from_numpy(_pixels_of(rows, preprocessing.image_size))
     with torch.inference_mode():
-        for some in pixels.split(_BATCH):
+        for some in torch.split(pixels, _BATCH):
             images = preprocessing.normalize(some.to(device).permute(0, 3, 1, 2).float())
             for name, logits in model(images).items():
                 parts[name].append(logits.float().cpu())

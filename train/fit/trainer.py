@@ -109,7 +109,7 @@ class Trainer:
 
     def save(self) -> None:
         """Write a checkpoint; of several processes the first does."""
-        state = {
+        state: dict[str, Any] = {
             "identity": self._identity(),
             "progress": dict(vars(self.progress)),
             "history": self.history,
