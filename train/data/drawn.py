@@ -58,7 +58,7 @@ def drawn(views: Views, view: int, side: int) -> NDArray[np.uint8] | None:
                 for batch in load(views, wanted, workers=os.cpu_count() or 1):
                     out.write(batch.pixels.numpy().data)
             temporary.replace(path)
-    return np.memmap(path, np.uint8, "r", shape=(rows, side, side, 3))
+    return np.memmap(path, np.uint8, "c", shape=(rows, side, side, 3))
 
 
 def replay(
