@@ -129,9 +129,9 @@ def _mean_answer(
             floats = view.to(device).permute(0, 3, 1, 2).float()
             images = teacher.config.preprocessing.normalize(floats)
             images = images.to(next(teacher.parameters()).dtype)
-            for image in (images, images.flip(3)):
-                found = teacher.probabilities(image)
-                parts.append(torch.cat([found[task.name] for task in labels.TASKS], 1))
+            found = teacher.probabilities(torch.cat([images, images.flip(3)]))
+            both = torch.cat([found[task.name] for task in labels.TASKS], 1)
+            parts.append(both.view(2, len(view), -1).mean(0))
     return torch.stack(parts).mean(0).cpu().numpy().astype(np.float16)
 
 

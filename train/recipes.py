@@ -47,10 +47,10 @@ def teacher_small() -> Recipe:
     return Recipe(
         name="teacher-small",
         epochs=10,
-        batch_size=256,
+        batch_size=128,
         architecture="FaceAttrNetLarge",
         start="imagenet",
-        learning_rate=1.5e-3,
+        learning_rate=1e-3,
         weight_decay=0.05,
         schedule="cosine",
         warmup_epochs=0.5,
@@ -58,7 +58,7 @@ def teacher_small() -> Recipe:
         age_spread=0.5,
         loss_weights=WEIGHTS,
         mixup=0.2,
-        ema_decay=0.996,
+        ema_decay=0.998,
         views=8,
         augmentation=FOUND,
         stages=(Stage(0, 128), Stage(5, 160)),
@@ -89,19 +89,19 @@ def _small() -> Recipe:
     """What the two small networks share, before the change for fairness."""
     return Recipe(
         name="faceattrnet",
-        epochs=76,
-        batch_size=512,
+        epochs=100,
+        batch_size=256,
         architecture="FaceAttrNet",
-        learning_rate=6e-3,
+        learning_rate=4e-3,
         weight_decay=0.1,
         schedule="cosine",
         warmup_epochs=1.0,
         loss_weights=WEIGHTS,
         mixup=0.1,
-        ema_decay=0.995,
+        ema_decay=0.998,
         distillation=TAUGHT,
         augmentation=FOUND,
-        stages=(Stage(0, 96), Stage(26, 128), Stage(52, 160)),
+        stages=(Stage(0, 96), Stage(34, 128), Stage(67, 160)),
     )
 
 
@@ -116,9 +116,9 @@ def lightweight() -> Recipe:
         replace(
             _small(),
             name="lightweight",
-            epochs=80,
+            epochs=90,
             architecture="LightweightMTLNet224",
-            stages=(Stage(0, 96), Stage(40, 128)),
+            stages=(Stage(0, 96), Stage(45, 128)),
         )
     )
 

@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from filelock import FileLock
 from numpy.typing import NDArray
+from torch import Tensor
 
 from train.data.batches import Batch, Views, Wanted, load
 from train.data.source import Rows, add_data_arguments, source_of
@@ -61,18 +62,35 @@ def drawn(views: Views, view: int, side: int) -> NDArray[np.uint8] | None:
     return np.memmap(path, np.uint8, "c", shape=(rows, side, side, 3))
 
 
-def replay(
-    kept: NDArray[np.uint8], rows: Rows, batches: Sequence[list[Wanted]], device: torch.device
-) -> Iterator[Batch]:
-    """Batches of one drawn view, gathered on the device."""
-    pixels = torch.from_numpy(np.asarray(kept)).to(device)
-    targets = torch.from_numpy(rows.targets)
-    for batch in batches:
-        places = torch.tensor([one.row for one in batch])
-        mirrored = torch.tensor([one.mirrored for one in batch], device=device)
-        found = pixels[places.to(device)]
-        found = torch.where(mirrored[:, None, None, None], found.flip(2), found)
-        yield Batch(found, targets[places], places, torch.tensor([one.view for one in batch]))
+class Replay:
+    """Batches of drawn views, gathered on the device; views stay there while it has room."""
+
+    def __init__(self, rows: Rows, device: torch.device) -> None:
+        self._targets, self._device = torch.from_numpy(rows.targets), device
+        self._kept: dict[int, Tensor] = {}
+
+    def batches(self, view: NDArray[np.uint8], wanted: Sequence[list[Wanted]]) -> Iterator[Batch]:
+        """What is wanted of one drawn view `(rows, S, S, 3)`."""
+        pixels = self._on_device(view, wanted[0][0].view)
+        for batch in wanted:
+            places = torch.tensor([one.row for one in batch])
+            mirrored = torch.tensor([one.mirrored for one in batch], device=self._device)
+            found = pixels[places.to(self._device)]
+            found = torch.where(mirrored[:, None, None, None], found.flip(2), found)
+            numbers = torch.tensor([one.view for one in batch])
+            yield Batch(found, self._targets[places], places, numbers)
+
+    def _on_device(self, view: NDArray[np.uint8], number: int) -> Tensor:
+        # Views of another size are over.
+        self._kept = {n: t for n, t in self._kept.items() if t.shape == view.shape}
+        if number in self._kept:
+            return self._kept[number]
+        pixels = torch.from_numpy(np.asarray(view)).to(self._device)
+        if self._device.type == "cuda":
+            free, total = torch.cuda.mem_get_info(self._device)
+            if free > total / 4:
+                self._kept[number] = pixels
+        return pixels
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

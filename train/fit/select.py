@@ -22,7 +22,7 @@ from train.data.source import Rows
 from train.evaluate.calibration import fit as fit_calibration
 from train.evaluate.calibration import fit_temperature, negative_log_likelihood
 
-_BATCH = 64
+_BATCH = {"cpu": 64, "cuda": 500}
 
 
 @lru_cache(maxsize=4)
@@ -50,7 +50,7 @@ def logits_of(
     parts: dict[str, list[torch.Tensor]] = {task.name: [] for task in labels.TASKS}
     pixels = torch.from_numpy(_pixels_of(rows, preprocessing.image_size))
     with torch.inference_mode():
-        for some in torch.split(pixels, _BATCH):
+        for some in torch.split(pixels, _BATCH[device.type]):
             images = preprocessing.normalize(some.to(device).permute(0, 3, 1, 2).float())
             for name, logits in model(images).items():
                 parts[name].append(logits.float().cpu())

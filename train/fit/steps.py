@@ -39,6 +39,9 @@ class Stepper:
             if self.device.type == "cuda":
                 self.model = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)  # type: ignore[no-untyped-call]
             self._network = DistributedDataParallel(self.model)
+        # Launching kernels takes longer than small networks' kernels: a GPU replays them.
+        self._recorded = self.device.type == "cuda" and settings.world == 1
+        self._shape: torch.Size | None = None
         self._optimizer = make_optimizer(self.model, recipe)
         decay = recipe.ema_decay
         self._average = None if decay is None else make_average(self.model, decay)
@@ -101,12 +104,23 @@ class Stepper:
         if self.recipe.mixup > 0:
             images, soft = mix(images, soft, self.recipe.mixup, rng)
         mixed = self.precision == "bfloat16"
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=mixed):
+        # Recorded passes cast weights themselves: a cache would outlive them.
+        kind, cached = self.device.type, not self._recorded
+        with torch.autocast(kind, torch.bfloat16, enabled=mixed, cache_enabled=cached):
+            if self._recorded and images.shape != self._shape:
+                self._record(images)
             logits = self._network(images)
         rows = self._losses(logits, soft)
         if self._groups is not None:
             return self._groups(rows, targets)
         return {name: loss.mean() for name, loss in rows.items()}
+
+    def _record(self, images: Tensor) -> None:
+        """Record the passes for images of a shape (CUDA graphs, `make_graphed_callables`)."""
+        # Recording sets an attribute that hides the method, also that of the shape before.
+        vars(self.model).pop("forward", None)
+        torch.cuda.make_graphed_callables(self.model, (images.clone(),))
+        self._shape = images.shape
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint must hold."""

@@ -20,7 +20,7 @@ from faceattr import __version__
 from train.answers import Answers
 from train.config import TASKS, Recipe
 from train.data.batches import Batch, Order, Views, Wanted, load
-from train.data.drawn import drawn, replay
+from train.data.drawn import Replay, drawn
 from train.data.source import HOLDOUT_EVERY, Rows
 from train.fit.checkpoint import CheckpointError, load_checkpoint, save_checkpoint, write_atomically
 from train.fit.device import hardware, keep_freed_memory
@@ -92,6 +92,7 @@ class Trainer:
             self.answers.check(self.rows, recipe.augmentation)
             self.view_count, seed = self.answers.views, self.answers.seed
         self.views = Views(self.rows, recipe.augmentation, seed)
+        self.replay = Replay(self.rows, self.device)
         place = {"rank": settings.rank, "world": settings.world}
         self.order = Order(self.rows, settings.seed, recipe.batch_size, **place)
 
@@ -160,7 +161,7 @@ class Trainer:
         if self.view_count and wanted:
             kept = drawn(self.views, wanted[0][0].view, wanted[0][0].side)
             if kept is not None:
-                return replay(kept, self.rows, wanted, self.device)
+                return self.replay.batches(kept, wanted)
         return load(self.views, wanted, self.device)
 
     def _step(self, batch: Batch) -> None:
