@@ -126,6 +126,8 @@ def lightweight() -> Recipe:
 FAIR: dict[str, dict[str, Any]] = {
     "fair-none": {},
     "fair-adjusted": {"logit_adjustment": {"race": 1.0, "age": 0.5}},
+    "fair-adjusted-race": {"logit_adjustment": {"race": 0.75}},
+    "fair-race-children": {"logit_adjustment": {"race": 0.75}, "child_gender": 2.0},
     "fair-balanced-age": {"logit_adjustment": {"age": 1.0}},
     "fair-race": {"mitigation": Mitigation(("race",), 0.01), "mixup": 0.0},
     "fair-groups": {"mitigation": Mitigation(("gender", "race", "child"), 0.01), "mixup": 0.0},
