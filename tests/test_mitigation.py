@@ -107,10 +107,14 @@ def test_the_page_gives_every_group_with_its_change(base, tmp_path):
         write_json(paths[-1], json.loads(json.dumps(report)))
     (tmp_path / "note.md").write_text("Seen before.\n")
     command = ["mitigation", "--holdout", *paths[:2], "--validation", *paths[2:]]
-    command += ["--note", tmp_path / "note.md"]
-    output = tmp_path / "page.md"
-    assert main([*map(str, command), "--output", str(output)]) == 0
+    stored, output = tmp_path / "stored.json", tmp_path / "page.md"
+    more = ["--json", stored, "--note", tmp_path / "note.md", "--output", output]
+    assert main([*map(str, [*command, *more])]) == 0
     assert output.read_text(encoding="utf-8") == text
+    output.unlink()
+    assert main(["mitigation", *map(str, more)]) == 0
+    assert output.read_text(encoding="utf-8") == text
+    assert stored.stat().st_size < 4 * paths[0].stat().st_size / 10
 
 
 def test_reports_that_do_not_belong_together_are_refused(base):

@@ -159,7 +159,7 @@ class Order:
 
 def workers_for(device: torch.device) -> int:
     """Processes that decode beside the training: none where the CPU computes itself."""
-    return 0 if device.type == "cpu" else min(12, max(0, (os.cpu_count() or 1) - 1))
+    return 0 if device.type == "cpu" else min(16, max(0, (os.cpu_count() or 1) - 1))
 
 
 def load(

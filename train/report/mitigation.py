@@ -18,7 +18,7 @@ from faceattr.labels import AGE, TASKS
 from train.evaluate.cells import FEW_FACES, Cell
 from train.evaluate.report import check_schema
 from train.report.sections import TITLES, Json, display, percent, render
-from train.tables import TableError, markdown_table, read_json, write_text
+from train.tables import TableError, markdown_table, read_json, write_json, write_text
 
 log = logging.getLogger("train")
 
@@ -153,6 +153,24 @@ def document(holdout: Sequence[Json], validation: Sequence[Json], note: str = ""
     )
 
 
+def essentials(report: Json) -> dict[str, Any]:
+    """What the page needs of a report, a fiftieth of it."""
+    by_age = report["fairness"]["gender"]["age"]["accuracy"]["by_group"]
+    fairness: dict[str, Any] = {}
+    for task, attribute in WORST:
+        worst = report["fairness"][task][attribute]["accuracy"]["worst"]
+        fairness.setdefault(task, {})[attribute] = {"accuracy": {"worst": worst}}
+    fairness["gender"]["age"] = {"accuracy": {"by_group": by_age}}
+    return {
+        "schema": report["schema"],
+        "weights_sha256": report["weights_sha256"],
+        "dataset": report["dataset"],
+        "training": {name: report["training"][name] for name in ("recipe", "settings")},
+        "overall": {t.name: {"accuracy": report["overall"][t.name]["accuracy"]} for t in TASKS},
+        "fairness": fairness,
+    }
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `python -m train mitigation`."""
     for part in ("holdout", "validation"):
@@ -160,10 +178,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             f"--{part}",
             nargs="+",
             type=Path,
-            required=True,
             metavar="REPORT.json",
             help=f"reports on the {part} rows, the control first",
         )
+    parser.add_argument(
+        "--json",
+        type=Path,
+        required=True,
+        metavar="FILE.json",
+        help="what the page needs of the reports: written from them, or read where none are given",
+    )
     parser.add_argument(
         "--note", type=Path, metavar="FILE.md", help="a paragraph for the beginning of the page"
     )
@@ -172,7 +196,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Carry out `python -m train mitigation`."""
-    holdout, validation = (list(map(read_json, p)) for p in (args.holdout, args.validation))
+    given = {part: getattr(args, part) for part in ("holdout", "validation")}
+    if any(given.values()):
+        found = {part: [essentials(read_json(p)) for p in given[part] or ()] for part in given}
+        _check(found["holdout"], found["validation"])
+        write_json(args.json, found)
+    found = read_json(args.json)
     note = args.note.read_text(encoding="utf-8").strip() if args.note else ""
-    write_text(args.output, document(holdout, validation, note))
+    write_text(args.output, document(found["holdout"], found["validation"], note))
     log.info("-> %s", args.output)
