@@ -18,6 +18,7 @@ import train.answers as answers_module
 from faceattr.config import ModelConfig
 from faceattr.hub import find_weights, read_config
 from faceattr.model import load_model
+from train.__main__ import main
 from train.answers import Answers, AnswersError, store
 from train.config import Distillation, Mitigation, Stage
 from train.data.batches import Views, Wanted
@@ -193,6 +194,21 @@ def test_every_feature_resumes_exactly(recipe, answers, tmp_path, data):
     assert_same_run(whole, parts)
     shares = [last_state(folder)["groups"] for folder in (whole, parts)]
     assert shares[0] is None or torch.equal(*shares)
+
+
+def test_views_that_are_drawn_once_teach_the_same(answers, tmp_path, data, monkeypatch):
+    recipe = replace(TAUGHT, epochs=5, stages=(Stage(0, 24), Stage(2, 32)))
+    fit(recipe, settings(tmp_path / "anew", data, answers=answers))
+    monkeypatch.setenv("FACEATTR_VIEWS", str(tmp_path / "views"))
+    command = ["views", "--recipe", "smoke", "--sides", "24", "--views", "1", "--seed", "4"]
+    assert main([*command, "--data", str(data)]) == 0
+    fit(recipe, settings(tmp_path / "once", data, answers=answers))
+    assert_same_run(tmp_path / "anew", tmp_path / "once")
+    # Epochs show views 0, 1 at 24 pixels and 0, 1, 0 at 32.
+    names = sorted(path.name[17:] for path in (tmp_path / "views").glob("*.u8"))
+    assert names == ["24-0.u8", "24-1.u8", "32-0.u8", "32-1.u8"]
+    monkeypatch.delenv("FACEATTR_VIEWS")
+    assert main([*command, "--data", str(data)]) == 1
 
 
 def test_another_seed_gives_another_network(finished, tmp_path, data):
