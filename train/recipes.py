@@ -35,6 +35,9 @@ def report() -> Recipe:
     )
 
 
+MOST_LOST = 0.003
+"""What a head may lose for its worst class, as in the rule for fairness."""
+
 TAUGHT = Distillation(weight=0.9, temperature=1.6)
 """How students learn from stored answers, found by the search too."""
 
@@ -78,6 +81,7 @@ def large() -> Recipe:
             name="large",
             epochs=36,
             label_smoothing=0.0,
+            most_lost=MOST_LOST,
             views=None,
             distillation=TAUGHT,
             stages=(Stage(0, 128), Stage(18, 160)),
@@ -97,6 +101,7 @@ def _small() -> Recipe:
         schedule="cosine",
         warmup_epochs=1.0,
         loss_weights=WEIGHTS,
+        most_lost=MOST_LOST,
         mixup=0.1,
         ema_decay=0.998,
         distillation=TAUGHT,
@@ -148,7 +153,15 @@ def fairer(recipe: Recipe) -> Recipe:
 
 def fair(name: str) -> Recipe:
     """A short run of the small student with one change; the holdout decides between them."""
-    base = replace(_small(), name=name, epochs=6, batch_size=256, mixup=0.0, stages=(Stage(0, 64),))
+    base = replace(
+        _small(),
+        name=name,
+        epochs=6,
+        batch_size=256,
+        mixup=0.0,
+        most_lost=0.0,
+        stages=(Stage(0, 64),),
+    )
     return replace(base, **FAIR[name])
 
 
@@ -164,6 +177,7 @@ def smoke() -> Recipe:
         warmup_epochs=0.5,
         label_smoothing=0.05,
         age_spread=0.5,
+        most_lost=0.2,
         mixup=0.2,
         ema_decay=0.9,
         augmentation=Augmentation(0.5, 10.0, 0.1, 0.05, 0.2, 0.2, 0.2, 0.25, 0.1, 0.5, 0.5),

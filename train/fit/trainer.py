@@ -25,7 +25,7 @@ from train.data.source import HOLDOUT_EVERY, Rows
 from train.fit.checkpoint import CheckpointError, load_checkpoint, save_checkpoint, write_atomically
 from train.fit.device import hardware, keep_freed_memory
 from train.fit.provenance import git_commit
-from train.fit.select import Measured, best_size, keep, measure
+from train.fit.select import Measured, adjusted, best_size, keep, measure
 from train.fit.settings import Settings, TrainingError
 from train.fit.signals import Stopped, collected_signals
 from train.fit.steps import Stepper
@@ -217,7 +217,9 @@ class Trainer:
             if best.score() < progress.best:
                 progress.best = best.score()
                 if settings.is_first:
-                    keep(evaluated, best, self._facts(best), settings.output / "model")
+                    best, added, taus = adjusted(best, self.rows.targets, recipe.most_lost)
+                    facts = {**self._facts(best), "logit_adjustment": taus}
+                    keep(evaluated, best, facts, settings.output / "model", added)
         stopped = self._gained_too_little()
         progress.seconds += time.monotonic() - started
         progress.epoch, progress.batch, progress.loss_sums = progress.epoch + 1, 0, None
