@@ -79,12 +79,12 @@ def large() -> Recipe:
         replace(
             teacher_small(),
             name="large",
-            epochs=36,
+            epochs=32,
             label_smoothing=0.0,
             most_lost=MOST_LOST,
             views=None,
             distillation=TAUGHT,
-            stages=(Stage(0, 128), Stage(18, 160)),
+            stages=(Stage(0, 128), Stage(16, 160)),
         )
     )
 
@@ -93,7 +93,7 @@ def _small() -> Recipe:
     """What the two small networks share, before the change for fairness."""
     return Recipe(
         name="faceattrnet",
-        epochs=100,
+        epochs=90,
         batch_size=256,
         architecture="FaceAttrNet",
         learning_rate=4e-3,
@@ -106,7 +106,7 @@ def _small() -> Recipe:
         ema_decay=0.998,
         distillation=TAUGHT,
         augmentation=FOUND,
-        stages=(Stage(0, 96), Stage(34, 128), Stage(67, 160)),
+        stages=(Stage(0, 96), Stage(30, 128), Stage(60, 160)),
     )
 
 
@@ -121,9 +121,9 @@ def lightweight() -> Recipe:
         replace(
             _small(),
             name="lightweight",
-            epochs=90,
+            epochs=84,
             architecture="LightweightMTLNet224",
-            stages=(Stage(0, 96), Stage(45, 128)),
+            stages=(Stage(0, 96), Stage(42, 128)),
         )
     )
 
