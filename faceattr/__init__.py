@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from faceattr.images import decode_image as decode_image
     from faceattr.model import FaceAttributeModel as FaceAttributeModel
     from faceattr.model import FaceAttrNet as FaceAttrNet
+    from faceattr.model import FaceAttrNetLarge as FaceAttrNetLarge
     from faceattr.model import LightweightMTLNet224 as LightweightMTLNet224
     from faceattr.model import load_model as load_model
     from faceattr.pipeline import FacePipeline as FacePipeline
@@ -56,7 +57,13 @@ _HOMES = {
         "WeightsError",
     ),
     "faceattr.images": ("decode_image",),
-    "faceattr.model": ("FaceAttrNet", "FaceAttributeModel", "LightweightMTLNet224", "load_model"),
+    "faceattr.model": (
+        "FaceAttrNet",
+        "FaceAttrNetLarge",
+        "FaceAttributeModel",
+        "LightweightMTLNet224",
+        "load_model",
+    ),
     "faceattr.pipeline": ("FacePipeline", "PipelineInfo"),
     "faceattr.publishing": ("PublishError", "PublishResult"),
     "faceattr.results": ("Attribute", "Detection", "FaceBox", "FaceResult", "to_pandas"),

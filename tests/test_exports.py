@@ -21,7 +21,8 @@ def run(code):
 @pytest.mark.parametrize(
     "name",
     [
-        *("FacePipeline", "FaceAttrNet", "LightweightMTLNet224", "load_model", "FaceResult"),
+        *("FacePipeline", "FaceAttrNet", "FaceAttrNetLarge", "LightweightMTLNet224"),
+        *("load_model", "FaceResult"),
         *("ImageDecodeError", "FaceBox", "Attribute", "to_pandas", "decode_image", "PublishError"),
     ],
 )

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from synthetic import TINY_FACEATTRNET, write_fairface
 
 import train.answers as answers_module
+from faceattr import labels
 from faceattr.config import ModelConfig
 from faceattr.hub import find_weights, read_config
 from faceattr.model import load_model
@@ -32,7 +33,7 @@ from train.fit.checkpoint import (
     write_atomically,
 )
 from train.fit.command import fit
-from train.fit.select import Measured
+from train.fit.select import Measured, adjusted, keep
 from train.fit.settings import Settings, TrainingError
 from train.fit.signals import Stopped
 from train.fit.trainer import Trainer
@@ -432,3 +433,51 @@ def test_a_config_that_fit_writes_is_small_and_read_strictly(finished):
     path = finished / "model" / "config.json"
     assert path.stat().st_size < 12_000
     assert ModelConfig.from_dict(json.loads(path.read_text())).training["recipe"] == "smoke"
+
+
+def rare_class(rows, seed):
+    """Race answers where the rare class's logits lie too low by the log of its share."""
+    rng = np.random.default_rng(seed)
+    shares = np.array([0.3, 0.2, 0.2, 0.1, 0.1, 0.07, 0.03])
+    true = rng.choice(7, rows, p=shares)
+    logits = rng.normal(0, 1, (rows, 7)) + 2.5 * np.eye(7)[true] + np.log(shares)
+    targets = np.stack([rng.integers(0, len(t.classes), rows) for t in labels.TASKS], 1)
+    column = [t.name for t in labels.TASKS].index("race")
+    targets[:, column] = true
+    values = {t.name: 9 * np.eye(len(t.classes))[targets[:, i]] for i, t in enumerate(labels.TASKS)}
+    values["race"] = logits
+    tensors = {name: torch.from_numpy(v).float() for name, v in values.items()}
+    return Measured(32, {}, {}, tensors, targets), column
+
+
+def test_rare_classes_are_answered_more_often_as_far_as_it_costs_little():
+    measured, column = rare_class(4000, 1)
+    true = measured.targets[:, column]
+
+    def found(one):
+        right = one.logits["race"].numpy().argmax(1) == true
+        return right.mean(), min(right[true == c].mean() for c in range(7))
+
+    before = found(measured)
+    for most_lost in (0.0, 0.003, 0.02):
+        after, added, taus = adjusted(measured, measured.targets, most_lost)
+        overall, worst = found(after)
+        assert overall >= before[0] - most_lost - 1e-9
+        assert worst >= before[1]
+        assert taus["gender"] == taus["age"] == 0.0  # Nothing to gain where all is right.
+        torch.testing.assert_close(
+            after.logits["race"] - measured.logits["race"], added["race"].expand(4000, 7)
+        )
+    assert taus["race"] > 0 and worst > before[1] + 0.05
+
+
+def test_what_is_added_for_rare_classes_is_in_the_kept_weights(finished, tmp_path):
+    model = load_model(finished / "model")
+    measured, _ = rare_class(50, 2)
+    added = {t.name: torch.arange(len(t.classes)).float() for t in labels.TASKS}
+    keep(model, measured, model.config.training, tmp_path / "model", added)
+    images = torch.randn(2, 3, 32, 32)
+    with torch.inference_mode():
+        plain, kept = model(images), load_model(tmp_path / "model")(images)
+    for name, values in added.items():
+        torch.testing.assert_close(kept[name], plain[name] + values, atol=2e-2, rtol=1e-2)

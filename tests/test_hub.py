@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hub_server import HubServer
 
-from faceattr.hub import HUB_LIMIT_S
+from faceattr.hub import DEFAULT_MODEL, HUB_LIMIT_S
 
 ROOT = Path(__file__).resolve().parents[1]
 REPO = "user/faces"
@@ -111,6 +111,6 @@ def test_the_page_waits_only_once_for_a_hub_that_does_not_answer(files, tmp_path
         assert done.returncode == 0, done.stderr
         model, detector, note, took = json.loads(done.stdout)
         assert len([path for _, path in hub.requests if "/resolve/" in path]) <= 1
-    assert (model, note is None) == ((REPO, True) if known else ("FaceAttrNet", False))
+    assert (model, note is None) == ((REPO, True) if known else (DEFAULT_MODEL, False))
     assert detector == "yunet"
     assert took < HUB_LIMIT_S + 4

@@ -178,9 +178,15 @@ def load(
         batch_sampler=batches,
         num_workers=workers or workers_for(device),
         collate_fn=cast(Any, _as_is),
+        worker_init_fn=_alone,
         pin_memory=device.type == "cuda",
     )
     return iter(loader)
+
+
+def _alone(worker: int) -> None:
+    """A worker process draws by itself: OpenCV's threads would only be in each other's way."""
+    cv2.setNumThreads(1)
 
 
 def _as_is(batch: Batch) -> Batch:
