@@ -28,7 +28,7 @@ from optuna.trial import TrialState
 from train.answers import Answers
 from train.config import Distillation, Recipe, Stage
 from train.data.source import add_data_arguments, source_of
-from train.fit.device import choose_device
+from train.device import choose_device
 from train.fit.settings import Settings, TrainingError
 from train.fit.trainer import Trainer
 from train.recipes import faceattrnet

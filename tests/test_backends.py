@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from synthetic import TINY_FACEATTRNET
 
 from faceattr.__main__ import main
@@ -124,7 +125,10 @@ def test_the_bundled_onnx_file_is_of_the_bundled_weights(name):
     """Written by `faceattr export`."""
     classifier = OnnxClassifier(find_weights(name, file=ONNX_NAME))
     pixels = chips(9, classifier.config.preprocessing.image_size)
-    assert_same(classifier.probabilities(pixels), plain(load_model(name), pixels))
+    # The network's folded constants are rounded, too, where its weights are stored in float16.
+    halves = any(v.dtype == torch.float16 for v in load_file(find_weights(name).weights).values())
+    atol = 5e-4 if halves else 1e-5
+    assert_same(classifier.probabilities(pixels), plain(load_model(name), pixels), atol)
 
 
 def test_the_file_says_what_it_is(exported):

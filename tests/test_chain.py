@@ -4,10 +4,12 @@ import json
 import os
 import random
 import signal
+import subprocess
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from subprocess import PIPE
 
 import pytest
 from synthetic import TINY_FACEATTRNET, write_fairface
@@ -22,6 +24,8 @@ from train.data.source import Source
 from train.published import TABLE, Chain, ChainError, Publish, Run, Teach, check_commit, make, plan
 from train.recipes import smoke
 from train.tables import read_json, write_json
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def first() -> Recipe:
@@ -99,24 +103,42 @@ def test_a_chain_that_is_killed_goes_on_to_its_end_and_a_second_call_does_nothin
     assert found[0].read_bytes() == found[1].read_bytes()
 
 
+SHARED = (TINY[0], Run("third", first, 1, hours=0.1), *TINY[1:])
+ONE_OF_SEVERAL = """
+import logging, sys
+from pathlib import Path
+from test_chain import SHARED, Chain, Source, make
+logging.basicConfig(level=logging.INFO, format="%(message)s")
+make(Chain(SHARED, Source(sys.argv[1]), Path(sys.argv[2])))
+"""
+
+
 @pytest.mark.slow
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
-@pytest.mark.filterwarnings("ignore")
 def test_two_calls_at_once_share_the_steps(tmp_path):
     data = write_fairface(tmp_path / "data", train=500, validation=24, side=32)
-    table = (TINY[0], Run("third", first, 1, hours=0.1), *TINY[1:])
-    chain = Chain(table, Source(str(data)), tmp_path / "runs")
-    sys.stdout.flush()
-    child = os.fork()
-    if child == 0:
-        try:
-            make(chain)
-        finally:
-            os._exit(0)
-    make(chain)
-    os.waitpid(child, 0)
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-c",
+        ONE_OF_SEVERAL,
+        str(data),
+        str(tmp_path / "runs"),
+    ]
+    calls = [
+        subprocess.Popen(
+            command, cwd=ROOT, env=os.environ | {"PYTHONPATH": paths}, text=True, stderr=PIPE
+        )
+        for _ in range(2)
+    ]
+    said = [call.communicate()[1] for call in calls]
+    assert [call.returncode for call in calls] == [0, 0], said
+    chain = Chain(SHARED, Source(str(data)), tmp_path / "runs")
     assert plan(chain).count("done") == 5
-    # No step was begun twice.
+    # Neither was refused, and no epoch was trained twice.
+    for step in ("first", "third", "answers", "second", "FaceAttrNet"):
+        assert any(f"== {step} is done" in words for words in said)
     for name in ("first", "second", "third"):
         history = (tmp_path / "runs" / name / "history.jsonl").read_text().splitlines()
         epochs = [json.loads(line)["epoch"] for line in history]

@@ -32,10 +32,10 @@ from faceattr.model import FaceAttributeModel, load_files
 from train.config import Augmentation
 from train.data.batches import Views, Wanted, load
 from train.data.source import Rows, add_data_arguments, sha256, source_of
+from train.device import choose_device, keep_freed_memory
 from train.fit.checkpoint import only_run, write_atomically
-from train.fit.device import choose_device, keep_freed_memory
-from train.fit.provenance import runs_behind
 from train.fit.signals import Stopped, collected_signals
+from train.provenance import runs_behind
 from train.recipes import RECIPES
 
 log = logging.getLogger("train")

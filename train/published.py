@@ -29,16 +29,16 @@ from faceattr.config import CONFIG_NAME, ONNX_NAME, WEIGHTS_NAME
 from train.answers import Answers, AnswersError, store
 from train.config import Recipe
 from train.data.source import Rows, Source, add_data_arguments, sha256, source_of
+from train.device import choose_device, keep_freed_memory
 from train.evaluate.audit_table import audit_table
 from train.evaluate.predict import predict
 from train.evaluate.predictions import read_predictions
 from train.evaluate.report import evaluate, read_history
 from train.fit.checkpoint import BusyError, checkpoints, load_checkpoint, only_run
 from train.fit.command import fit
-from train.fit.device import choose_device, keep_freed_memory
-from train.fit.provenance import git_commit
 from train.fit.settings import Settings
 from train.fit.trainer import HISTORY_NAME
+from train.provenance import git_commit
 from train.recipes import faceattrnet, large, lightweight, teacher, teacher_small
 from train.report.card import FIGURES, make_card
 from train.report.plots import write_figures

@@ -21,7 +21,7 @@ from faceattr.model import FaceAttributeModel, FaceAttrNetLarge, build_model, lo
 from faceattr.preprocessing import Preprocessing
 from train.config import Recipe
 from train.data.source import sha256
-from train.fit.provenance import runs_behind
+from train.provenance import runs_behind
 
 Runs = dict[str, dict[str, Any]]
 

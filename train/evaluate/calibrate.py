@@ -18,7 +18,7 @@ from faceattr.config import ONNX_NAME
 from faceattr.hub import find_weights
 from faceattr.model import load_files
 from train.data.source import Rows, Source, add_data_arguments, source_of
-from train.fit.device import choose_device
+from train.device import choose_device
 from train.fit.select import calibrated, logits_of
 from train.tables import write_json
 

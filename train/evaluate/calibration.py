@@ -1,7 +1,7 @@
 """What is fitted on holdout rows after training: temperatures and thresholds. No torch.
 
 Temperature scaling: Guo et al., ICML 2017, section 4.2. Thresholds: selective classification
-(Geifman and El-Yaniv, NeurIPS 2017).
+(Geifman and El-Yaniv, NeurIPS 2017). Logit adjustment: Menon et al., ICLR 2021, section 4.
 """
 
 from __future__ import annotations
@@ -15,6 +15,36 @@ from scipy.special import logsumexp, softmax
 
 AIMED_ACCURACY = {"gender": 0.95, "age": 0.80, "race": 0.80}
 """By task, the accuracy that answers at or above the threshold reach on the holdout."""
+
+TAUS = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
+def fit_adjustment(
+    logits: NDArray[np.floating[Any]],
+    targets: NDArray[np.integer[Any]],
+    shares: NDArray[np.floating[Any]],
+    most_lost: float,
+) -> float:
+    """The τ by which rare classes are answered more often, as far as that costs little.
+
+    τ times the log of `shares` is taken off the logits. Of `TAUS` it is the one whose worst class
+    is answered best, of equal ones the least.
+
+    Args:
+        logits: of holdout rows, `(N, classes)`.
+        targets: their classes, `(N,)`.
+        shares: of each class among the training rows, `(classes,)`, above 0.
+        most_lost: share of the holdout rows that may be answered wrongly for it.
+    """
+
+    def found(tau: float) -> tuple[float, float]:
+        right = (logits - tau * np.log(shares)).argmax(1) == targets
+        return min(float(right[targets == c].mean()) for c in present), float(right.mean())
+
+    present = np.unique(targets)
+    least = found(0.0)[1] - most_lost - 1e-9
+    allowed = [tau for tau in TAUS if found(tau)[1] >= least]
+    return max(allowed, key=lambda tau: (found(tau)[0], -tau))
 
 
 def negative_log_likelihood(

@@ -39,7 +39,7 @@ from train.data.source import (
     sha256,
     source_of,
 )
-from train.fit.device import choose_device
+from train.device import choose_device
 
 log = logging.getLogger("train")
 _TOGETHER = 256

@@ -24,9 +24,9 @@ from faceattr.labels import TASKS
 from faceattr.model import FaceAttributeModel, load_files
 from train.data.batches import decode
 from train.data.source import Rows, Source, add_data_arguments, sha256, source_of
+from train.device import choose_device, keep_freed_memory
 from train.evaluate.cells import CONFIDENCE, Cell
 from train.evaluate.corruptions import CORRUPTIONS, Chip
-from train.fit.device import choose_device, keep_freed_memory
 from train.tables import rounded, write_report
 
 log = logging.getLogger("train")

@@ -19,8 +19,8 @@ import torch.distributed as dist
 
 from train.config import Recipe
 from train.data.source import add_data_arguments, source_of
+from train.device import Precision, choose_device
 from train.fit.checkpoint import CheckpointError, checkpoints, only_run
-from train.fit.device import Precision, choose_device
 from train.fit.settings import Settings
 from train.fit.trainer import Trainer
 from train.recipes import RECIPES

@@ -20,9 +20,8 @@ from faceattr.preprocessing import Preprocessing
 from train.data.batches import decode
 from train.data.source import Rows
 from train.evaluate.calibration import fit as fit_calibration
-from train.evaluate.calibration import fit_temperature, negative_log_likelihood
+from train.evaluate.calibration import fit_adjustment, fit_temperature, negative_log_likelihood
 
-TAUS = (0.0, 0.25, 0.5, 0.75, 1.0)
 _BATCH = {"cpu": 64, "cuda": 500}
 
 
@@ -125,11 +124,7 @@ def calibrated(
 def adjusted(
     measured: Measured, targets: NDArray[np.int64], most_lost: float
 ) -> tuple[Measured, dict[str, torch.Tensor], dict[str, float]]:
-    """Answer rare classes more often, as far as that costs little on the holdout.
-
-    Post-hoc logit adjustment (Menon et al., ICLR 2021, section 4): τ times the log of each class's
-    share of the training rows is taken off the logits. Of `TAUS` each head takes the one whose
-    worst class is answered best, among those that lose at most `most_lost`.
+    """Answer rare classes more often: see `train.evaluate.calibration.fit_adjustment`.
 
     Args:
         measured: on the holdout.
@@ -141,21 +136,11 @@ def adjusted(
     """
     logits, added, taus = dict(measured.logits), {}, {}
     for column, task in enumerate(labels.TASKS):
-        true, size = measured.targets[:, column], len(task.classes)
-        counts = np.bincount(targets[:, column], minlength=size) + 1
-        shares = np.log(counts / counts.sum())
-        present = np.unique(true)
-
-        def found(tau: float) -> tuple[float, float]:
-            values = logits[task.name].numpy() - tau * shares  # noqa: B023 - called at once
-            right = values.argmax(1) == true  # noqa: B023
-            worst = min(float(right[true == c].mean()) for c in present)  # noqa: B023
-            return worst, float(right.mean())
-
-        least = found(0.0)[1] - most_lost - 1e-9
-        tau = max((t for t in TAUS if found(t)[1] >= least), key=lambda t: (found(t)[0], -t))
+        counts = np.bincount(targets[:, column], minlength=len(task.classes)) + 1
+        shares, true = counts / counts.sum(), measured.targets[:, column]
+        tau = fit_adjustment(logits[task.name].numpy(), true, shares, most_lost)
         taus[task.name] = tau
-        added[task.name] = torch.from_numpy(-tau * shares).float()
+        added[task.name] = torch.from_numpy(-tau * np.log(shares)).float()
         logits[task.name] = logits[task.name] + added[task.name]
     return replace(measured, logits=logits), added, taus
 

@@ -9,7 +9,7 @@ import torch
 
 from train.config import Recipe
 from train.data.source import Source
-from train.fit.device import Precision
+from train.device import Precision
 
 
 class TrainingError(RuntimeError):

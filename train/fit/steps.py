@@ -16,7 +16,7 @@ from faceattr.model import FaceAttributeModel
 from train.config import Recipe
 from train.data.batches import Batch
 from train.data.source import Rows
-from train.fit.device import choose_precision
+from train.device import choose_precision
 from train.fit.losses import GroupLosses, RowLosses, mix
 from train.fit.settings import Settings, TrainingError
 

@@ -22,13 +22,13 @@ from train.config import TASKS, Recipe
 from train.data.batches import Batch, Order, Views, Wanted, load
 from train.data.drawn import Replay, drawn
 from train.data.source import HOLDOUT_EVERY, Rows
+from train.device import hardware, keep_freed_memory
 from train.fit.checkpoint import CheckpointError, load_checkpoint, save_checkpoint, write_atomically
-from train.fit.device import hardware, keep_freed_memory
-from train.fit.provenance import git_commit
 from train.fit.select import Measured, adjusted, best_size, keep, measure
 from train.fit.settings import Settings, TrainingError
 from train.fit.signals import Stopped, collected_signals
 from train.fit.steps import Stepper
+from train.provenance import git_commit
 from train.start import started
 
 log = logging.getLogger("train")
