@@ -22,7 +22,7 @@ UNDER_20_LEVEL = 0.08
 """Probability of `UNDER_20` from which a face is flagged as possibly of one of them.
 
 Chosen by the same command: from here on down, 95 % of the faces labelled younger than 20 are
-flagged with either of the bundled networks.
+flagged with each of the bundled networks.
 """
 
 

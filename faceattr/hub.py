@@ -25,7 +25,7 @@ _ADVICE = {
     404: "check the name and the revision",
 }
 BUNDLED = Path(__file__).parent / "weights"
-BUNDLED_NAMES = ("FaceAttrNetLarge", "FaceAttrNet", "LightweightMTLNet224")
+BUNDLED_NAMES = ("FaceAttrNet", "FaceAttrNetLarge", "LightweightMTLNet224")
 DEFAULT_MODEL = BUNDLED_NAMES[0]
 _silent_until = 0.0
 
@@ -54,7 +54,7 @@ def find_weights(
 
     Args:
         model: "user/name" on the Hub, a local folder, or the name of bundled weights (those of
-            `BUNDLED_NAMES`); None for `DEFAULT_MODEL`, the best of them.
+            `BUNDLED_NAMES`); None for `DEFAULT_MODEL`.
         revision: branch, tag or commit; Hub ids only. Pin a commit for reproducible results.
         file: which file of weights is wanted beside `config.json`.
 
