@@ -55,7 +55,7 @@ class Run:
     """One training run, in the folder `name`.
 
     Attributes:
-        hours: about what it takes on two CPU cores with AVX2.
+        hours: about what it takes on two CPU cores with AVX2; an estimate.
         answers: name of the stored answers that it learns from.
         start: name of the run whose weights it starts from.
     """
@@ -81,7 +81,7 @@ class Teach:
         teachers: names of runs.
         recipe: whose views are answered.
         views: of each row.
-        hours: about what it takes on two CPU cores with AVX2.
+        hours: about what it takes on two CPU cores with AVX2; an estimate.
     """
 
     name: str
@@ -115,12 +115,12 @@ Step = Run | Teach | Publish
 Table = Sequence[Step]
 
 TABLE: Table = (
-    Run("teacher", teacher, 0, hours=6.5),
+    Run("teacher", teacher, 0, hours=7.0),
     Run("teacher-small", teacher_small, 0, hours=3.0),
-    Teach("answers", ("teacher", "teacher-small"), faceattrnet, seed=0, views=8, hours=5.0),
-    Run("faceattrnet", faceattrnet, 0, hours=6.0, answers="answers"),
-    Run("lightweight", lightweight, 0, hours=6.0, answers="answers"),
-    Run("large", large, 0, hours=4.5, answers="answers"),
+    Teach("answers", ("teacher", "teacher-small"), faceattrnet, seed=0, views=8, hours=6.0),
+    Run("faceattrnet", faceattrnet, 0, hours=10.0, answers="answers"),
+    Run("lightweight", lightweight, 0, hours=21.0, answers="answers"),
+    Run("large", large, 0, hours=10.0, answers="answers"),
     Publish("FaceAttrNetLarge", "large"),
     Publish("FaceAttrNet", "faceattrnet"),
     Publish("LightweightMTLNet224", "lightweight"),

@@ -178,15 +178,16 @@ def load(
         batch_sampler=batches,
         num_workers=workers or workers_for(device),
         collate_fn=cast(Any, _as_is),
-        worker_init_fn=_alone,
         pin_memory=device.type == "cuda",
     )
-    return iter(loader)
-
-
-def _alone(worker: int) -> None:
-    """A worker process draws by itself: OpenCV's threads would only be in each other's way."""
+    # Workers are forked here. They draw with one thread each, and must not wait for threads of
+    # OpenCV's that stayed in this process.
+    threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
+    try:
+        return iter(loader)
+    finally:
+        cv2.setNumThreads(threads)
 
 
 def _as_is(batch: Batch) -> Batch:
