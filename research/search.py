@@ -36,7 +36,7 @@ from train.report.plots import Figure, canvas_of
 from train.tables import markdown_table, rounded, write_json, write_text
 
 log = logging.getLogger("train")
-EPOCHS = 4
+EPOCHS, BATCH = 4, 128
 ENOUGH = 8
 """Finished trials before it makes sense to say which settings mattered."""
 
@@ -49,6 +49,7 @@ def suggest(trial: optuna.Trial, side: int) -> Recipe:
         name=f"search-{trial.number}",
         epochs=EPOCHS,
         stages=(Stage(0, side),),
+        batch_size=BATCH,
         learning_rate=trial.suggest_float("learning_rate", 1e-3, 1e-2, log=True),
         weight_decay=trial.suggest_float("weight_decay", 1e-3, 0.3, log=True),
         mixup=trial.suggest_float("mixup", 0.0, 0.5),

@@ -28,6 +28,7 @@ def test_trials_are_kept_gone_on_with_and_ranked(tmp_path, monkeypatch):
     store([teacher], Rows(source, "train"), student.augmentation, tmp_path / "answers", views=1)
     monkeypatch.setattr(search, "faceattrnet", lambda: student)
     monkeypatch.setattr(search, "EPOCHS", 1)
+    monkeypatch.setattr(search, "BATCH", 8)
     monkeypatch.setattr(search, "ENOUGH", 3)
     summary = tmp_path / "out" / "search.json"
     command = ["search", "--data", str(data), "--answers", str(tmp_path / "answers")]

@@ -143,7 +143,7 @@ class Recipe:
             answered more often; 1 is balanced softmax (Ren et al., NeurIPS 2020). 0 by default.
         loss_weights: of each task's loss by name; 1 where left out.
         most_lost: share of the holdout rows that a head of the kept weights may lose so that its
-            worst class is answered better (`train.fit.select.adjusted`).
+            worst class is answered better (`train.fit.select.adjusted`); None to leave it alone.
         child_gender: weight of the gender loss of children under ten; others have 1.
         mixup: both parameters of the Beta distribution that mixes pairs of images and targets
             (Zhang et al., ICLR 2018); 0 for none.
@@ -174,7 +174,7 @@ class Recipe:
     age_spread: float = 0.0
     logit_adjustment: Mapping[str, float] = field(default_factory=dict)
     loss_weights: Mapping[str, float] = field(default_factory=dict)
-    most_lost: float = 0.0
+    most_lost: float | None = None
     child_gender: float = 1.0
     mixup: float = 0.0
     ema_decay: float | None = None
@@ -214,7 +214,7 @@ class Recipe:
             ("label_smoothing", 0 <= self.label_smoothing < 1, "lie in [0, 1)"),
             ("age_spread", 0 <= self.age_spread <= 5, "lie in 0 to 5"),
             ("mixup", self.mixup >= 0, "not be below 0"),
-            ("most_lost", 0 <= self.most_lost < 1, "lie in [0, 1)"),
+            ("most_lost", self.most_lost is None or 0 <= self.most_lost < 1, "lie in [0, 1)"),
             ("child_gender", 0 < self.child_gender <= 20, "lie in (0, 20]"),
             ("ema_decay", self.ema_decay is None or 0 < self.ema_decay < 1, "lie in (0, 1)"),
         ):

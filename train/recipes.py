@@ -14,7 +14,7 @@ FOUND = Augmentation(0.5, 12.0, 0.15, 0.07, 0.2, 0.2, 0.2, erase=0.1, degrade=0.
 patch now and then, lost detail."""
 
 WEIGHTS = {"gender": 1.2, "race": 0.85, "age": 0.7}
-"""Of the tasks' losses, found by the search (docs/research)."""
+"""Of the tasks' losses, found by the search (research/LOG.md)."""
 
 
 def report() -> Recipe:
@@ -60,6 +60,7 @@ def teacher_small() -> Recipe:
         label_smoothing=0.05,
         age_spread=0.5,
         loss_weights=WEIGHTS,
+        most_lost=0.0,
         mixup=0.2,
         ema_decay=0.998,
         views=8,
@@ -157,9 +158,9 @@ def fair(name: str) -> Recipe:
         _small(),
         name=name,
         epochs=6,
-        batch_size=256,
+        learning_rate=3e-3,
         mixup=0.0,
-        most_lost=0.0,
+        most_lost=None,
         stages=(Stage(0, 64),),
     )
     return replace(base, **FAIR[name])

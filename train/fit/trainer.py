@@ -217,8 +217,11 @@ class Trainer:
             if best.score() < progress.best:
                 progress.best = best.score()
                 if settings.is_first:
-                    best, added, taus = adjusted(best, self.rows.targets, recipe.most_lost)
-                    facts = {**self._facts(best), "logit_adjustment": taus}
+                    facts: dict[str, Any] = self._facts(best)
+                    added: dict[str, torch.Tensor] = {}
+                    if recipe.most_lost is not None:
+                        best, added, taus = adjusted(best, self.rows.targets, recipe.most_lost)
+                        facts["logit_adjustment"] = taus
                     keep(evaluated, best, facts, settings.output / "model", added)
         stopped = self._gained_too_little()
         progress.seconds += time.monotonic() - started
