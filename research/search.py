@@ -5,8 +5,8 @@
 The journal in --output is the study: the same command goes on where the last one ended, and several
 at once share the trials (on CPUs one a core, with OMP_NUM_THREADS=1). A trial is a short run of the
 small student on stored answers, judged by the sum of the three calibrated losses on the holdout,
-and pruned when it falls behind the median of the others. --summary gets all trials, the importance
-of each setting and a table, and a figure beside it.
+and pruned when it falls behind the median of the others. --summary gets the finished trials, the
+importance of each setting and a table, and a figure beside it.
 """
 
 from __future__ import annotations
@@ -149,12 +149,15 @@ def run(args: argparse.Namespace) -> None:
         )
     for name, value in facts.items():
         study.set_user_attr(name, value)
-    ended = [state for state in TrialState if state.is_finished()]
+    # Trials that were interrupted count as nothing and are drawn anew.
+    ended = (TrialState.COMPLETE, TrialState.PRUNED)
     study.optimize(
         lambda trial: objective(trial, settings, args.side),
         n_trials=max(0, args.trials - len(study.get_trials(states=ended))),
         catch=(TrainingError,),
         callbacks=[MaxTrialsCallback(args.trials, ended)],
     )
+    if not study.get_trials(states=(TrialState.COMPLETE,)):
+        raise TrainingError("no trial finished; the lines above say why")
     write(summarise(study), args.summary)
     log.info("best of %d trials: %s -> %s", len(study.trials), study.best_params, args.summary)

@@ -1,6 +1,5 @@
 """`python -m train published`: a short table of runs, killed on the way, gone on with, finished."""
 
-import json
 import os
 import random
 import signal
@@ -97,6 +96,8 @@ def test_a_chain_that_is_killed_goes_on_to_its_end_and_a_second_call_does_nothin
     assert len(load_model(folder).config.training["runs"]) == 1
     assert OnnxClassifier(find_weights(folder, file=ONNX_NAME)).config.architecture == "FaceAttrNet"
     assert plan(chain).count("done") == 4
+    (folder / "report.json").unlink()
+    assert plan(chain).count("done") == 3
     alone = Chain(TINY[:1], Source(str(data)), tmp_path / "alone")
     make(alone)
     found = [tmp_path / name / "first" / "model" / WEIGHTS_NAME for name in ("runs", "alone")]
@@ -136,13 +137,8 @@ def test_two_calls_at_once_share_the_steps(tmp_path):
     assert [call.returncode for call in calls] == [0, 0], said
     chain = Chain(SHARED, Source(str(data)), tmp_path / "runs")
     assert plan(chain).count("done") == 5
-    # Neither was refused, and no epoch was trained twice.
-    for step in ("first", "third", "answers", "second", "FaceAttrNet"):
-        assert any(f"== {step} is done" in words for words in said)
-    for name in ("first", "second", "third"):
-        history = (tmp_path / "runs" / name / "history.jsonl").read_text().splitlines()
-        epochs = [json.loads(line)["epoch"] for line in history]
-        assert epochs == sorted(set(epochs))
+    # Neither was refused, and no epoch was trained twice: two runs of two and one of one.
+    assert sum(words.count('{"epoch"') for words in said) == 5
 
 
 def test_runs_of_another_commit_are_not_gone_on_with(tmp_path):

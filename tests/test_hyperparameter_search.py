@@ -12,6 +12,7 @@ from train.config import Distillation, Stage
 from train.data.source import Rows, Source
 from train.fit.command import fit
 from train.fit.settings import Settings
+from train.fit.signals import Stopped
 from train.recipes import smoke
 from train.tables import read_json
 
@@ -33,7 +34,18 @@ def test_trials_are_kept_gone_on_with_and_ranked(tmp_path, monkeypatch):
     summary = tmp_path / "out" / "search.json"
     command = ["search", "--data", str(data), "--answers", str(tmp_path / "answers")]
     command += ["--output", str(tmp_path / "journal"), "--summary", str(summary), "--side", "16"]
+    objective, calls = search.objective, []
+
+    def interrupted(*given):
+        calls.append(1)
+        if len(calls) == 1:
+            raise Stopped
+        return objective(*given)
+
+    monkeypatch.setattr(search, "objective", interrupted)
+    assert main([*command, "--trials", "2"]) == 3
     assert main([*command, "--trials", "2"]) == 0
+    assert len(calls) == 3
     assert read_json(summary)["finished"] == 2
     assert main([*command, "--trials", "4"]) == 0
     found = read_json(summary)

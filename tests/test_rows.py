@@ -94,6 +94,8 @@ def test_a_changed_data_set_is_not_taken_for_the_stored_one(store, data):
     change_rows(data, "train", lambda rows: rows.pop(0))
     after = Rows(Source(str(data)), "train")
     assert (len(after), after.sha256 == before) == (60, False)
+    change_rows(data, "train", lambda rows: rows[0].update(race=1 - min(rows[0]["race"], 1)))
+    assert Rows(Source(str(data)), "train").sha256 not in {before, after.sha256}
 
 
 def test_rows_that_do_not_decode_are_named_and_left_out_in_every_part(store, data, caplog):
@@ -140,13 +142,19 @@ def test_a_path_that_is_no_folder_is_told_without_asking_the_hub(path, found):
     assert "Hub" not in str(caught.value)
 
 
+def test_a_folder_has_no_revision(tmp_path):
+    with pytest.raises(DataError, match="is a folder, which has no revision 'main'"):
+        Source(str(tmp_path), revision="main").pinned()
+
+
 def test_a_folder_that_is_no_data_set_is_refused(tmp_path):
     with pytest.raises(DataError, match="HuggingFaceM4/FairFace"):
         Rows(Source(str(tmp_path)), "train")
 
 
-def test_columns_must_be_fairfaces(store, data):
+@pytest.mark.parametrize("name", ["race", "service_test"])
+def test_columns_must_be_fairfaces(store, data, name):
     for path in (data / "0.25").glob("*"):
-        pq.write_table(pq.read_table(path).drop_columns("race"), path)
-    with pytest.raises(DataError, match="no column 'race'"):
+        pq.write_table(pq.read_table(path).drop_columns(name), path)
+    with pytest.raises(DataError, match=f"no column '{name}'"):
         Rows(Source(str(data)), "train")

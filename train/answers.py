@@ -84,10 +84,10 @@ class Answers:
         self.runs: dict[str, Any] = stored["runs"]
         self.views, self.seed = int(self.facts["views"]), int(self.facts["seed"])
         total = self.views * self.facts["rows"]
-        if stored["done"] != total:
+        if stored["done"] != total or not _are_whole(folder, total):
             raise AnswersError(
-                f"{str(folder)!r} holds {stored['done']} of {total} answers; the same "
-                "`python -m train answers` command goes on"
+                f"{str(folder)!r} holds {stored['done']} of {total} answers, or has lost "
+                f"{NUMBERS_NAME}; the same `python -m train answers` command goes on"
             )
         self._numbers = _numbers(folder, self.views, self.facts["rows"], "r")
 
@@ -110,6 +110,11 @@ class Answers:
         sizes = [len(task.classes) for task in labels.TASKS]
         names = [task.name for task in labels.TASKS]
         return dict(zip(names, torch.split(chosen, sizes, 1), strict=True))
+
+
+def _are_whole(folder: Path, total: int) -> bool:
+    path = folder / NUMBERS_NAME
+    return path.is_file() and path.stat().st_size == total * WIDTH * np.float16().itemsize
 
 
 def _numbers(folder: Path, views: int, rows: int, mode: Any) -> NDArray[np.float16]:
@@ -172,6 +177,8 @@ def store(
                 f"{str(output)!r} holds answers about another {' and '.join(changed)}; choose "
                 "another folder"
             )
+    if not _are_whole(output, total):
+        stored |= {"done": 0, "seconds": 0.0}
     if stored["done"] == total:
         return False
     models = [fold_batch_norms(load_files(file)).to(device) for file in files]
@@ -179,8 +186,7 @@ def store(
     if device.type == "cuda":
         # As precise as the answers are stored.
         models = [model.half() for model in models]
-    mode = "r+" if (output / NUMBERS_NAME).is_file() and stored["done"] else "w+"
-    numbers = _numbers(output, views, len(rows), mode)
+    numbers = _numbers(output, views, len(rows), "r+" if stored["done"] else "w+")
     source = Views(rows, augmentation, seed, plain=True)
     _answer_rest(models, source, numbers, stored, place, device)
     return True
@@ -197,11 +203,12 @@ def _answer_rest(
     """Fill in the numbers from `stored["done"]` on, row after row of view after view."""
     views, rows = numbers.shape[:2]
     size = _BATCH[device.type]
+    # Another device may have stopped anywhere in a view.
+    first, begun = divmod(stored["done"], rows)
     batches = [
         [(view, row) for row in range(start, min(start + size, rows))]
-        for view in range(views)
-        for start in range(0, rows, size)
-        if view * rows + start >= stored["done"]
+        for view in range(first, views)
+        for start in range(begun if view == first else 0, rows, size)
     ]
     sides = [model.config.preprocessing.image_size for model in models]
     distinct = sorted(set(sides))

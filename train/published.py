@@ -159,10 +159,12 @@ class Chain:
 
     def _is_published(self, step: Publish) -> bool:
         target = self.folder / "weights" / step.name
-        if not (target / CARD_NAME).is_file():
+        try:
+            report = read_json(target / REPORT_NAME)
+            made = sha256(self.model(step.run) / WEIGHTS_NAME)
+        except FileNotFoundError:
             return False
-        report = read_json(target / REPORT_NAME)
-        return bool(report["weights_sha256"] == sha256(self.model(step.run) / WEIGHTS_NAME))
+        return bool(report["weights_sha256"] == made)
 
     def ready(self) -> list[Step]:
         """Steps that are not done and wait for none, in order."""
@@ -222,8 +224,11 @@ class Chain:
         report = read_json(new / REPORT_NAME)
         make_card(report, read_json(new / CONFIG_NAME)).save(new / CARD_NAME)
         write_figures(card_figures(report), new / FIGURES)
-        shutil.rmtree(target, ignore_errors=True)
         target.parent.mkdir(exist_ok=True)
+        if target.exists():
+            old = new.with_name(new.name + ".old")
+            target.replace(old)
+            shutil.rmtree(old)
         new.replace(target)
         log.info("%s: %s, %s -> %s", step.run, WEIGHTS_NAME, ONNX_NAME, target)
 
@@ -282,6 +287,8 @@ def make(chain: Chain) -> bool:
 
 def _tried(chain: Chain, step: Step) -> bool:
     """Whether a step was carried out; not where another process is at it."""
+    if chain.is_done(step):
+        return True  # By another process, meanwhile.
     try:
         chain.carry_out(step)
     except BusyError:

@@ -99,7 +99,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sides", type=int, nargs="+", required=True, help="in pixels")
     parser.add_argument("--views", type=int, default=8, help="of each row (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the views (%(default)s)")
-    add_data_arguments(parser)
+    add_data_arguments(parser, device=False)
 
 
 def run(args: argparse.Namespace) -> None:

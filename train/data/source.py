@@ -106,7 +106,12 @@ class Source:
             DataError: when the Hub cannot say which commit that is.
         """
         if self.is_local:
-            return replace(self, revision=None)
+            if self.revision is not None:
+                raise DataError(
+                    f"{self.path!r} is a folder, which has no revision {self.revision!r}; give a "
+                    "Hub id, or leave the revision out"
+                )
+            return self
         is_file = Path(self.path).exists()
         if is_file or self.path.startswith(("/", ".", "~")):
             raise DataError(
@@ -213,6 +218,9 @@ def _streamed(source: Source, split: str) -> Iterator[tuple[Row, bool]]:
     """
     stream = source.stream(split).decode(False)
     maps = {task.name: _mapping(task, stream, source.path) for task in labels.TASKS}
+    for name in ("image", "service_test"):
+        if name not in (stream.features or {}):
+            raise DataError(f"{source.path!r} has no column {name!r}")
     done = 0
     try:
         for table in stream.with_format("arrow").iter(batch_size=_READ_ROWS):
@@ -282,7 +290,7 @@ class Rows:
         part: which of its parts.
         skipped: names of the split's rows that were left out since they do not decode.
         targets: class positions `(rows, tasks)` in `labels.TASKS` order.
-        sha256: of the split's stored images.
+        sha256: of the split's stored images, their names and labels.
     """
 
     def __init__(self, source: Source, part: Part, limit: int | None = None) -> None:
@@ -315,7 +323,8 @@ class Rows:
                 f"{source.max_skipped} are allowed: {', '.join(self.skipped)}; see to the data, or "
                 "allow more with --max-skipped"
             )
-        self.sha256: str = index["sha256"]
+        facts = [index[name] for name in ("sha256", "files", "targets")]
+        self.sha256 = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
         self._files: list[str] = index["files"]
         self._offsets = np.array(index["offsets"])
         self._marks: list[bool] = index["service_test"]
@@ -377,8 +386,10 @@ def _read_index(target: Path) -> dict[str, Any] | None:
     return index
 
 
-def add_data_arguments(parser: argparse.ArgumentParser, *, positional: bool = False) -> None:
-    """Options that choose the data set, `DATA` or `--data DATA`, and the device."""
+def add_data_arguments(
+    parser: argparse.ArgumentParser, *, positional: bool = False, device: bool = True
+) -> None:
+    """Options that choose the data set, `DATA` or `--data DATA`, and the device where used."""
     default = Source()
     if positional:
         parser.add_argument("data", metavar="DATA", help="Hub id or folder, e.g. " + default.path)
@@ -390,7 +401,8 @@ def add_data_arguments(parser: argparse.ArgumentParser, *, positional: bool = Fa
     parser.add_argument(
         "--max-skipped", type=int, default=default.max_skipped, metavar="N", help=words
     )
-    parser.add_argument("--device", help="cpu or cuda; by default a GPU where there is one")
+    if device:
+        parser.add_argument("--device", help="cpu or cuda; by default a GPU where there is one")
 
 
 def source_of(args: argparse.Namespace) -> Source:

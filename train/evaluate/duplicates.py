@@ -56,7 +56,7 @@ def duplicates(source: Source) -> dict[str, Any]:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `python -m train duplicates`."""
     parser.add_argument("--output", type=Path, required=True, metavar="JSON", help="file to write")
-    add_data_arguments(parser)
+    add_data_arguments(parser, device=False)
 
 
 def run(args: argparse.Namespace) -> None:

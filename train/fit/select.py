@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,8 @@ def logits_of(
     model.eval()
     parts: dict[str, list[torch.Tensor]] = {task.name: [] for task in labels.TASKS}
     pixels = torch.from_numpy(_pixels_of(rows, preprocessing.image_size))
-    with torch.inference_mode():
+    # Without this a GPU rounds what convolutions multiply to ten bits.
+    with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         for some in torch.split(pixels, _BATCH[device.type]):
             images = preprocessing.normalize(some.to(device).permute(0, 3, 1, 2).float())
             for name, logits in model(images).items():
@@ -87,13 +88,18 @@ class Measured:
 
 def measure(model: FaceAttributeModel, rows: Rows, side: int, device: torch.device) -> Measured:
     """A network on some rows, with images of `side` pixels."""
-    logits = logits_of(model, rows, Preprocessing(image_size=side), device)
+    return _judged(
+        side, logits_of(model, rows, Preprocessing(image_size=side), device), rows.targets
+    )
+
+
+def _judged(side: int, logits: dict[str, torch.Tensor], targets: NDArray[np.int64]) -> Measured:
     accuracy, loss = {}, {}
     for column, task in enumerate(labels.TASKS):
-        values, targets = logits[task.name].numpy(), rows.targets[:, column]
-        accuracy[task.name] = round(float((values.argmax(1) == targets).mean()), 6)
-        loss[task.name] = round(negative_log_likelihood(values, targets, 1.0), 6)
-    return Measured(side, accuracy, loss, logits, rows.targets)
+        values, true = logits[task.name].numpy(), targets[:, column]
+        accuracy[task.name] = round(float((values.argmax(1) == true).mean()), 6)
+        loss[task.name] = round(negative_log_likelihood(values, true, 1.0), 6)
+    return Measured(side, accuracy, loss, logits, targets)
 
 
 def best_size(
@@ -142,7 +148,7 @@ def adjusted(
         taus[task.name] = tau
         added[task.name] = torch.from_numpy(-tau * np.log(shares)).float()
         logits[task.name] = logits[task.name] + added[task.name]
-    return replace(measured, logits=logits), added, taus
+    return _judged(measured.image_size, logits, measured.targets), added, taus
 
 
 def keep(

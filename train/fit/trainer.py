@@ -201,10 +201,20 @@ class Trainer:
         sums = self.progress.loss_sums or {}
         return {name: round(value / self.progress.batch, 6) for name, value in sums.items()}
 
+    def _share_sums(self) -> None:
+        """Of several processes all go on with the mean of their losses, and so decide alike."""
+        sums = self.progress.loss_sums
+        if self.settings.world > 1 and sums:
+            told = torch.tensor([sums[name] for name in TASKS], device=self.device)
+            torch.distributed.all_reduce(told)
+            means = (told / self.settings.world).tolist()
+            self.progress.loss_sums = dict(zip(TASKS, means, strict=True))
+
     def _finish_epoch(self) -> None:
         """Measure on the holdout, keep the best weights, write history and checkpoint."""
         progress, recipe, settings = self.progress, self.recipe, self.settings
         started = time.monotonic()
+        self._share_sums()
         side = recipe.size_at(progress.epoch)
         measured = measure(self.stepper.evaluated, self.holdout, side, self.device)
         entry = {"epoch": progress.epoch + 1, "image_size": side, "train_loss": self._means()}
@@ -217,11 +227,11 @@ class Trainer:
             if best.score() < progress.best:
                 progress.best = best.score()
                 if settings.is_first:
-                    facts: dict[str, Any] = self._facts(best)
                     added: dict[str, torch.Tensor] = {}
+                    taus: dict[str, float] = {}
                     if recipe.most_lost is not None:
                         best, added, taus = adjusted(best, self.rows.targets, recipe.most_lost)
-                        facts["logit_adjustment"] = taus
+                    facts = self._facts(best) | ({"logit_adjustment": taus} if taus else {})
                     keep(evaluated, best, facts, settings.output / "model", added)
         stopped = self._gained_too_little()
         progress.seconds += time.monotonic() - started
