@@ -367,7 +367,7 @@ def test_a_failed_write_leaves_what_was_there(tmp_path, monkeypatch):
 
     monkeypatch.setattr(checkpoint_module.os, "fsync", fails)
     with pytest.raises(CheckpointError, match="make room"):
-        checkpoint_module.save_checkpoint(tmp_path, {}, epoch=0, batch=1)
+        checkpoint_module.save_checkpoint(tmp_path, {"progress": {"epoch": 0, "batch": 1}})
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
     assert path.read_bytes() == b"before"
 

@@ -54,7 +54,7 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted(folder.glob("checkpoint-*-*.pt"))
 
 
-def save_checkpoint(folder: Path, state: dict[str, Any], *, epoch: int, batch: int) -> Path:
+def save_checkpoint(folder: Path, state: dict[str, Any]) -> Path:
     """Write a checkpoint of tensors and plain values, then drop all but the last two.
 
     Raises:
@@ -62,7 +62,8 @@ def save_checkpoint(folder: Path, state: dict[str, Any], *, epoch: int, batch: i
     """
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    path = folder / f"checkpoint-{epoch:04d}-{batch:06d}.pt"
+    place = state["progress"]
+    path = folder / f"checkpoint-{place['epoch']:04d}-{place['batch']:06d}.pt"
     try:
         write_atomically(path, buffer.getvalue())
     except OSError as error:

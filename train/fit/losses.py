@@ -40,17 +40,11 @@ def target_tables(recipe: Recipe) -> dict[str, Tensor]:
     return tables
 
 
-def log_shares(targets: NDArray[np.int64], recipe: Recipe) -> dict[str, Tensor]:
-    """What is added to the logits in the loss `(classes,)`, of the tasks that are adjusted.
-
-    Frequencies are those of the training rows' `targets`, one row more for each class.
-    """
-    found = {}
-    for column, task in enumerate(labels.TASKS):
-        if tau := recipe.logit_adjustment.get(task.name, 0.0):
-            counts = np.bincount(targets[:, column], minlength=len(task.classes)) + 1
-            found[task.name] = tau * torch.log(torch.from_numpy(counts / counts.sum())).float()
-    return found
+def class_shares(targets: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
+    """Shares of the classes among some rows by task; each class is given one row more."""
+    sizes = [len(task.classes) for task in labels.TASKS]
+    counts = [np.bincount(targets[:, i], minlength=n) + 1 for i, n in enumerate(sizes)]
+    return {task.name: n / n.sum() for task, n in zip(labels.TASKS, counts, strict=True)}
 
 
 class RowLosses:
@@ -59,7 +53,9 @@ class RowLosses:
     def __init__(self, recipe: Recipe, targets: NDArray[np.int64], device: torch.device) -> None:
         self.recipe = recipe
         self.tables = {name: t.to(device) for name, t in target_tables(recipe).items()}
-        self.added = {name: t.to(device) for name, t in log_shares(targets, recipe).items()}
+        logs = {name: np.log(share) for name, share in class_shares(targets).items()}
+        taus = recipe.logit_adjustment.items()
+        self.added = {name: torch.tensor(tau * logs[name]).float().to(device) for name, tau in taus}
 
     def soft(self, targets: Tensor, answers: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
         """What rows are taught, to be mixed or not: `(N, classes)` or `(N, 1)` by name.

@@ -21,6 +21,7 @@ from train.data.batches import decode
 from train.data.source import Rows
 from train.evaluate.calibration import fit as fit_calibration
 from train.evaluate.calibration import fit_adjustment, fit_temperature, negative_log_likelihood
+from train.fit.losses import class_shares
 
 _BATCH = {"cpu": 64, "cuda": 500}
 
@@ -128,26 +129,26 @@ def calibrated(
 
 
 def adjusted(
-    measured: Measured, targets: NDArray[np.int64], most_lost: float
+    measured: Measured, targets: NDArray[np.int64], most_lost: float | None
 ) -> tuple[Measured, dict[str, torch.Tensor], dict[str, float]]:
     """Answer rare classes more often: see `train.evaluate.calibration.fit_adjustment`.
 
     Args:
         measured: on the holdout.
         targets: of the training rows, `(rows, tasks)`.
-        most_lost: share of all holdout rows.
+        most_lost: share of all holdout rows; None to leave them as they are.
 
     Returns:
         The measurement with adjusted logits, what is added to them by task, and τ by task.
     """
+    if most_lost is None:
+        return measured, {}, {}
     logits, added, taus = dict(measured.logits), {}, {}
-    for column, task in enumerate(labels.TASKS):
-        counts = np.bincount(targets[:, column], minlength=len(task.classes)) + 1
-        shares, true = counts / counts.sum(), measured.targets[:, column]
-        tau = fit_adjustment(logits[task.name].numpy(), true, shares, most_lost)
-        taus[task.name] = tau
-        added[task.name] = torch.from_numpy(-tau * np.log(shares)).float()
-        logits[task.name] = logits[task.name] + added[task.name]
+    for column, (name, shares) in enumerate(class_shares(targets).items()):
+        true = measured.targets[:, column]
+        taus[name] = fit_adjustment(logits[name].numpy(), true, shares, most_lost)
+        added[name] = torch.from_numpy(-taus[name] * np.log(shares)).float()
+        logits[name] = logits[name] + added[name]
     return _judged(measured.image_size, logits, measured.targets), added, taus
 
 

@@ -7,7 +7,7 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -119,9 +119,8 @@ class Trainer:
         # Nothing goes on from a finished run.
         if not self.progress.finished:
             state |= {"torch_rng": torch.get_rng_state(), **self.stepper.state_dict()}
-        done = {"epoch": self.progress.epoch, "batch": self.progress.batch}
         if self.settings.is_first:
-            save_checkpoint(self.settings.output, state, **done)
+            save_checkpoint(self.settings.output, state)
 
     def resume(self) -> None:
         """Go back to the state of the newest checkpoint.
@@ -201,20 +200,19 @@ class Trainer:
         sums = self.progress.loss_sums or {}
         return {name: round(value / self.progress.batch, 6) for name, value in sums.items()}
 
-    def _share_sums(self) -> None:
-        """Of several processes all go on with the mean of their losses, and so decide alike."""
-        sums = self.progress.loss_sums
-        if self.settings.world > 1 and sums:
-            told = torch.tensor([sums[name] for name in TASKS], device=self.device)
+    def _shared(self, values: Iterable[float]) -> list[float]:
+        """Means over all processes, with which they decide alike."""
+        told = torch.tensor([*values], dtype=torch.float64, device=self.device)
+        if self.settings.world > 1:
             torch.distributed.all_reduce(told)
-            means = (told / self.settings.world).tolist()
-            self.progress.loss_sums = dict(zip(TASKS, means, strict=True))
+        return list((told / self.settings.world).tolist())
 
     def _finish_epoch(self) -> None:
         """Measure on the holdout, keep the best weights, write history and checkpoint."""
         progress, recipe, settings = self.progress, self.recipe, self.settings
         started = time.monotonic()
-        self._share_sums()
+        if sums := progress.loss_sums:
+            progress.loss_sums = dict(zip(sums, self._shared(sums.values()), strict=True))
         side = recipe.size_at(progress.epoch)
         measured = measure(self.stepper.evaluated, self.holdout, side, self.device)
         entry = {"epoch": progress.epoch + 1, "image_size": side, "train_loss": self._means()}
@@ -227,10 +225,7 @@ class Trainer:
             if best.score() < progress.best:
                 progress.best = best.score()
                 if settings.is_first:
-                    added: dict[str, torch.Tensor] = {}
-                    taus: dict[str, float] = {}
-                    if recipe.most_lost is not None:
-                        best, added, taus = adjusted(best, self.rows.targets, recipe.most_lost)
+                    best, added, taus = adjusted(best, self.rows.targets, recipe.most_lost)
                     facts = self._facts(best) | ({"logit_adjustment": taus} if taus else {})
                     keep(evaluated, best, facts, settings.output / "model", added)
         stopped = self._gained_too_little()
@@ -283,11 +278,8 @@ class Trainer:
         with collected_signals() as signals:
 
             def stop() -> bool:
-                if self.settings.world == 1:
-                    return bool(signals)
-                told = torch.tensor(float(bool(signals)), device=self.device)
-                torch.distributed.all_reduce(told)
-                return bool(told)
+                told = [float(bool(signals))]
+                return any(self._shared(told) if self.settings.world > 1 else told)
 
             while not self.progress.finished:
                 self._train_epoch(stop)
