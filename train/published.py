@@ -26,6 +26,7 @@ import torch
 from faceattr.audit.calibration import AUDIT_NAME, write_table
 from faceattr.backends.export import export
 from faceattr.config import CONFIG_NAME, ONNX_NAME, WEIGHTS_NAME
+from faceattr.publishing import CARD_NAME, REPORT_NAME
 from train.answers import Answers, AnswersError, store
 from train.config import Recipe
 from train.data.source import Rows, Source, add_data_arguments, sha256, source_of
@@ -47,7 +48,6 @@ from train.tables import read_json, write_json, write_report
 
 log = logging.getLogger("train")
 CHAIN_NAME = "chain.json"
-REPORT_NAME, CARD_NAME = "report.json", "README.md"
 
 
 @dataclass(frozen=True)

@@ -36,12 +36,12 @@ def report() -> Recipe:
 
 
 MOST_LOST = 0.003
-"""What a head may lose for its worst class, as in the rule for fairness."""
+"""Share of all faces that a head may lose for its worst groups or classes."""
 
 TAUGHT = Distillation(weight=0.9, temperature=1.6)
 """How students learn from stored answers, found by the search too."""
 
-LITE2 = {"widths": (16, 24, 48, 88, 120, 208, 352), "depths": (1, 3, 3, 4, 4, 5, 1)}
+LITE2: dict[str, Any] = {"widths": (16, 24, 48, 88, 120, 208, 352), "depths": (1, 3, 3, 4, 4, 5, 1)}
 """`FaceAttrNetLarge.Sizes` of EfficientNet-Lite2; 4.9 M parameters."""
 
 

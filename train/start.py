@@ -22,6 +22,7 @@ from faceattr.preprocessing import Preprocessing
 from train.config import Recipe
 from train.data.source import sha256
 from train.provenance import runs_behind
+from train.recipes import LITE2
 
 Runs = dict[str, dict[str, Any]]
 
@@ -72,11 +73,11 @@ def lite_of(sizes: Any) -> str:
     Raises:
         WeightsError: when none has.
     """
-    widths, deeper = FaceAttrNetLarge.Sizes().widths, (1, 3, 3, 4, 4, 5, 1)
+    lite0, lite2 = FaceAttrNetLarge.Sizes(), FaceAttrNetLarge.Sizes(**LITE2)
     found = {
-        (widths, FaceAttrNetLarge.Sizes().depths): "lite0",
-        (widths, deeper): "lite1",
-        ((16, 24, 48, 88, 120, 208, 352), deeper): "lite2",
+        (lite0.widths, lite0.depths): "lite0",
+        (lite0.widths, lite2.depths): "lite1",
+        (lite2.widths, lite2.depths): "lite2",
     }.get((sizes.widths, sizes.depths))
     if found is None or sizes.stem != 32 or sizes.features != 1280:
         raise WeightsError(f"no EfficientNet-Lite has the sizes {sizes}; start from random weights")

@@ -100,7 +100,11 @@ def _training_facts(training: Json) -> dict[str, Any]:
         "cost": cost(training),
         "arithmetic": training.get("precision", "float32"),
         "versions": ", ".join(f"{name} {v}" for name, v in sorted(training["versions"].items())),
-        "more_licences": "",
+        "adjusted": ", ".join(
+            f"{TITLES[name].lower()} {tau:g}"
+            for name, tau in training.get("logit_adjustment", {}).items()
+            if tau
+        ),
     }
 
 

@@ -17,13 +17,12 @@ from typing import Any
 from faceattr.labels import AGE, TASKS
 from train.evaluate.cells import FEW_FACES, Cell
 from train.evaluate.report import check_schema
+from train.recipes import MOST_LOST
 from train.report.sections import TITLES, Json, display, percent, render
 from train.tables import TableError, markdown_table, read_json, write_json, write_text
 
 log = logging.getLogger("train")
 
-MOST_LOST = 0.003
-"""Share of all faces that a head may lose against the control."""
 CHILDREN = AGE.classes[:2]
 """The age groups below ten years."""
 WORST = (("race", "race"), ("gender", "race"), ("age", "age"))
