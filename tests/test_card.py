@@ -221,3 +221,11 @@ def test_a_card_shows_its_pictures_with_alt_text(report, tmp_path):
     shown = re.findall(r"!\[(.{40,}?)\]\(figures/([a-z0-9-]+\.png)\)", output.read_text())
     assert {name for _, name in shown} == {path.name for path in (tmp_path / "figures").iterdir()}
     assert len(shown) == len(card_figures(report)) == 3
+
+
+def test_a_card_says_which_heads_were_adjusted_for_rare_classes(changed):
+    report, config = changed
+    assert "Rare classes" not in make_card(report, config).text
+    for facts in (report, config):
+        facts["training"]["logit_adjustment"] = {"gender": 0.0, "age": 0.25, "race": 0.5}
+    assert "τ: age group 0.25, race 0.5 |" in make_card(report, config).text
