@@ -22,6 +22,7 @@ from faceattr.audit.labelled import label_sample
 from faceattr.audit.labelling import (
     PAGE_NAME,
     SHEET_NAME,
+    check_sheet,
     forget_crops,
     read_sheet,
     write_sheet,
@@ -302,6 +303,8 @@ def _answer(asked: _Asked, engine: Engine | None, *, restart: bool, quiet: bool)
             restart=restart,
         )
     wanted = [name for name in (question.truth, question.prediction) if name is not None]
+    if question.labels is not None:
+        check_sheet(question.labels, tables.faces)
     images = tables.images if tables.images.is_file() else None
     found = read_collected(tables.faces, images, by=question.by, columns=wanted)
     facts = {**tables.facts, "created": date.today().isoformat()}
