@@ -37,7 +37,7 @@ def _infos(stream: Any, file: str) -> Iterator[tarfile.TarInfo]:
             yield info
     except tarfile.TarError as error:
         raise _damaged(file, last, str(error)) from error
-    stream.seek(archive.offset)  # type: ignore[attr-defined]
+    stream.seek(archive.offset)
     if any(stream.read(tarfile.BLOCKSIZE)):
         raise _damaged(file, last, "no header of a member follows")
 
