@@ -12,15 +12,16 @@ holds their labels:
 from __future__ import annotations
 
 import argparse
+import re
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from faceattr.audit.render import to_text
-from faceattr.labels import GENDER, RACE, TASKS
+from faceattr.labels import AGE, GENDER, RACE, TASKS
 from scripts.audit_validity import CLEAN, load
 from train.report.results import insert
 from train.tables import markdown_table, read_json, write_json, write_text
@@ -59,15 +60,38 @@ def _filled(*sentences: str) -> str:
 
 
 def example(found: Mapping[str, Any]) -> str:
-    """The terminal's answer and what is so."""
-    male = found["labels"][GENDER.name][GENDER.index("Male")]
-    *races, last = (f"{100 * share:.1f}" for share in found["labels"][RACE.name])
+    """The terminal's answer, what is so, and which intervals miss it."""
+    labels = found["labels"]
     said = _filled(
-        f"By their labels {100 * male:.1f} % are male, and {', '.join(races)} and {last} %",
-        "belong to the seven races in this order.",
+        f"By their labels {100 * labels[GENDER.name][GENDER.index('Male')]:.1f} % are male,",
+        f"{_listed(labels[AGE.name])} % belong to the nine age groups and",
+        f"{_listed(labels[RACE.name])} % to the seven races, in this order. {_held(found)}",
     )
     command = "faceattr audit HuggingFaceM4/FairFace --config 0.25 --split validation --crops"
     return f"```console\n$ {command} --output audit/\n{found['text']}```\n\n{said}"
+
+
+def _listed(shares: Sequence[float]) -> str:
+    *others, last = (f"{100 * share:.1f}" for share in shares)
+    return f"{', '.join(others)} and {last}"
+
+
+def _held(found: Mapping[str, Any]) -> str:
+    """How many of the printed intervals hold the labels' shares, and those that do not."""
+    classes = [(task, place) for task in TASKS for place in range(len(task.classes))]
+    ends = re.findall(r"\(([\d.]+) to ([\d.]+)\)$", found["text"], re.MULTILINE)
+    missed = []
+    for (task, place), (low, high) in zip(classes, ends, strict=True):
+        share = round(100 * found["labels"][task.name][place], 1)
+        if not float(low) <= share <= float(high):
+            name = f"{task.name} {task.display_name(task.classes[place])}"
+            missed.append(f"{name} ({share} % by labels, interval {low} to {high})")
+    if not missed:
+        return f"All {len(ends)} intervals hold these shares."
+    return (
+        f"Of the {len(ends)} intervals {len(ends) - len(missed)} hold these shares; those that do "
+        f"not: {'; '.join(missed)}."
+    )
 
 
 def validity(found: Mapping[str, Any]) -> str:

@@ -185,7 +185,7 @@ def test_the_split_has_to_be_named_where_there_are_several(tiny_fairface):
     ("source", "message"),
     [
         ("nowhere", "no such file or folder: 'nowhere'"),
-        ("empty", "holds no image, table or archive"),
+        ("empty", "holds no image, Parquet table or archive"),
         ("http://example.org/a.jpg", "give --http"),
         ("photo.xyz", "is no source"),
         ("list.txt", "is empty"),

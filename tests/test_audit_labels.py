@@ -12,7 +12,7 @@ from synthetic import picture
 
 from faceattr.audit.collect import collect
 from faceattr.audit.labelled import LabelSample
-from faceattr.audit.labelling import forget_crops, read_sheet, write_sheet
+from faceattr.audit.labelling import check_sheet, forget_crops, read_sheet, write_sheet
 from faceattr.audit.sources import SourceOptions, open_collection
 from faceattr.audit.work import Settings
 from faceattr.errors import AuditError
@@ -31,14 +31,20 @@ def audited(tmp_path_factory):
     return root, found
 
 
-@pytest.fixture
-def sheet(audited):
+def write(audited, *rows):
     root, found = audited
     refs = open_collection(root / "in", SourceOptions()).refs
-    page = write_sheet(
-        found.faces, LabelSample(np.array([0, 2]), np.array([0.5, 1.0])), root / "out", refs, CROPS
-    )
-    return root / "out", page
+    sample = LabelSample(np.array(rows), np.array([0.5, 1.0]))
+    return write_sheet(found.faces, sample, root / "out", refs, CROPS)
+
+
+@pytest.fixture
+def sheet(audited):
+    return audited[0] / "out", write(audited, 0, 2)
+
+
+def data_of(page):
+    return json.loads(base64.b64decode(re.search(r'atob\("([^"]+)"\)', page.read_text())[1]))
 
 
 def rows_of(path):
@@ -58,11 +64,17 @@ def test_the_sheet_names_faces_and_weights_and_leaves_the_labels_open(sheet, aud
 def test_the_page_shows_crops_and_no_answer_of_the_model(sheet):
     folder, page = sheet
     text = page.read_text()
-    data = json.loads(base64.b64decode(re.search(r'atob\("([^"]+)"\)', text)[1]))
+    data = data_of(page)
     assert [row["row"] for row in data["rows"]] == [0, 2]
     assert set(data["rows"][0]) == {"row", "image", "id", "face", "inclusion"}
     assert sorted(p.name for p in (folder / "label-crops").iterdir()) == ["0.jpg", "2.jpg"]
     assert "http" not in text.replace("http-equiv", "")
+
+
+def test_a_browser_keeps_labels_for_one_sheet_alone(sheet, audited):
+    first = data_of(sheet[1])["key"]
+    assert data_of(write(audited, 0, 1))["key"] != first == data_of(write(audited, 0, 2))["key"]
+    assert '"faceattr-labels:" + data.key;' in sheet[1].read_text()
 
 
 def test_forgetting_deletes_the_crops_and_the_page_but_not_the_labels(sheet):
@@ -86,6 +98,17 @@ def test_a_filled_in_sheet_is_read_by_class_names(sheet):
     told = {name: codes.tolist() for name, codes in labels.true.items()}
     assert told == {"gender": [1, 0], "age": [8, -1], "race": [-1, 2]}
     assert labels.unclear == {"gender": 0, "age": 0, "race": 1}
+
+
+def test_labels_of_other_faces_are_refused(sheet, audited):
+    folder, _ = sheet
+    path = folder / "label-sheet.csv"
+    text = path.read_text().replace(",,,\n", ",Male,,\n")
+    path.write_text(text)
+    check_sheet(read_sheet(path), audited[1].faces)
+    path.write_text(text.replace("a.jpg", "z.jpg"))
+    with pytest.raises(AuditError, match="row 0 has the id 'a.jpg', the sheet 'z.jpg'"):
+        check_sheet(read_sheet(path), audited[1].faces)
 
 
 @pytest.mark.parametrize(

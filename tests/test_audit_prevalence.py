@@ -16,7 +16,8 @@ from faceattr.audit.calibration import (
     read_table,
     write_table,
 )
-from faceattr.audit.prevalence import adjusted, confusion, measure
+from faceattr.audit.matrix import adjusted, confusion
+from faceattr.audit.prevalence import measure
 from faceattr.audit.resampling import resampled_means
 from faceattr.audit.shift import shift_test
 from faceattr.audit.simplex import minimise
@@ -264,6 +265,13 @@ def test_own_bins_are_sums_of_corrected_classes(known):
         single_values, merged = getattr(age, name).value, getattr(bins, name).value
         assert merged[0] == pytest.approx(single_values[:3].sum())
         assert merged[-1] == pytest.approx(single_values[7:].sum())
+        # What widens the classes' intervals widens those of bins; a bin of one class keeps its own.
+        if name != "counted":
+            kept = [(getattr(one, name).low, getattr(one, name).high) for one in (age, bins)]
+            np.testing.assert_array_equal(np.array(kept[0])[:, 3:7], np.array(kept[1])[:, 1:5])
+    assert age.rival is not None
+    rival = age.rival.value[:3].sum()
+    assert bins.em.low[0] <= rival <= bins.em.high[0]
     assert bins.counts.sum() == 800
     assert (bins.em.low <= bins.em.value).all() and (bins.em.value <= bins.em.high).all()
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -97,6 +98,46 @@ def test_without_a_calibration_nothing_is_corrected_and_the_report_says_so():
     assert report["warnings"][0]["title"] == "Nothing is corrected."
     assert all(row["corrected"] is None for table in report["tasks"] for row in table["rows"])
     assert "Nothing is corrected." in to_html(report)
+
+
+def test_a_correction_of_mirrored_answers_says_what_it_was_made_for():
+    rng = np.random.default_rng(1)
+    found, _ = collected(rng)
+    said = [
+        build_report(found, {**FACTS, "mirror": mirror}, Question(), calibration(rng))["warnings"]
+        for mirror in (False, True)
+    ]
+    assert [sum("(--mirror)" in one["text"] for one in found) for found in said] == [0, 1]
+
+
+def other_system(found, truth, said):
+    """What a report says of another system whose values repeat over the faces."""
+    columns = {"true": truth, "said": said}
+    repeated = {name: (values * found.faces)[: found.faces] for name, values in columns.items()}
+    question = Question(truth="true", prediction="said")
+    asked = replace(found, columns=repeated)
+    return build_report(asked, FACTS, question, calibration(np.random.default_rng(1)))[
+        "other_system"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("truth", "said"),
+    [
+        (["1", "0", "1", ""], ["1", "1", "1", ""]),
+        (["1", "0", "1", None], ["1.0", "1.0", "1.0", "1.0"]),
+    ],
+)
+def test_another_systems_gaps_are_no_answers_and_one_is_one_however_written(truth, said):
+    found, _ = collected(np.random.default_rng(1))
+    text = other_system(found, truth, said)["text"]
+    assert "66.7\xa0% of 450 faces; 150 faces without both are left out" in text
+
+
+def test_columns_that_call_things_by_different_names_are_refused():
+    found, _ = collected(np.random.default_rng(1))
+    with pytest.raises(AuditError, match=r"'said' \('0', '1'\) occurs in 'true' \('cat', 'dog'\)"):
+        other_system(found, ["cat", "dog"], ["0", "1"])
 
 
 def test_a_collection_without_a_face_gives_a_report_without_shares():

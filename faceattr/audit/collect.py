@@ -14,11 +14,11 @@ from typing import Any
 from faceattr import __version__, arguments
 from faceattr.audit.engine_local import Outcome, Part, run_local
 from faceattr.audit.idle import check_source
+from faceattr.audit.places import Ref
 from faceattr.audit.progress import Progress
 from faceattr.audit.sources import (
     Collection,
     SourceOptions,
-    in_parts,
     open_collection,
     sampled,
 )
@@ -87,7 +87,8 @@ def weights_facts(settings: Settings) -> dict[str, Any]:
         WeightsError: when they cannot be had.
     """
     try:
-        files = find_weights(settings.model, revision=settings.revision, file=ONNX_NAME)
+        name = WEIGHTS_NAME if settings.backend == "torch" else ONNX_NAME
+        files = find_weights(settings.model, revision=settings.revision, file=name)
     except WeightsError:
         files = find_weights(settings.model, revision=settings.revision, file=WEIGHTS_NAME)
     original = find_beside(files, WEIGHTS_NAME)
@@ -180,7 +181,7 @@ def _run(
 
     def missing() -> Iterator[Part]:
         first = 0
-        for refs in in_parts(collection.refs(), PART_SIZE):
+        for refs in _in_parts(collection.refs(), PART_SIZE):
             number = next(count)
             if store.has(number, refs):
                 progress.kept(len(refs))
@@ -200,6 +201,17 @@ def _run(
             settings, store, missing(), engine.workers, progress.done, engine.ray_address
         )
     return outcome, next(count)
+
+
+def _in_parts(refs: Iterator[Ref], size: int) -> Iterator[list[Ref]]:
+    """Consecutive references, `size` at a time."""
+    for first in refs:
+        part = [first]
+        for ref in refs:
+            part.append(ref)
+            if len(part) == size:
+                break
+        yield part
 
 
 def _total(collection: Collection) -> int | None:

@@ -81,3 +81,15 @@ def of_population(value: Floats, errors: Floats, images: int) -> Estimates:
         np.where(value <= 0, np.maximum(found.high, 1 - least), found.high),
         found.draws,
     )
+
+
+def holding(found: Estimates, other: Estimates) -> Estimates:
+    """The same estimates, their intervals widened to hold another's."""
+    low, high = np.minimum(found.low, other.low), np.maximum(found.high, other.high)
+    return Estimates(found.value, low, high, found.draws)
+
+
+def including(found: Estimates, value: Floats) -> Estimates:
+    """The same interval for another value, widened to hold it where it has to be."""
+    low, high = np.minimum(found.low, value), np.maximum(found.high, value)
+    return Estimates(value, low, high, found.draws)

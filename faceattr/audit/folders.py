@@ -18,6 +18,7 @@ from faceattr.audit.store import (
     REPORT_NAME,
     RUN_NAME,
 )
+from faceattr.errors import AuditError, said_of
 
 _OWN = frozenset(
     (RUN_NAME, IMAGES_NAME, FACES_NAME, PARTS_NAME, LIST_NAME, CROPS_NAME, PAGE_NAME, SHEET_NAME)
@@ -36,9 +37,19 @@ def holds_audit(folder: str | os.PathLike[str]) -> bool:
 
 
 def walk(folder: str) -> Iterator[str]:
-    """Files below a folder in order of name: no audit's, no hidden ones, no links to folders."""
-    with os.scandir(folder) as entries:
-        listed = sorted(entries, key=lambda entry: entry.name)
+    """Files below a folder in order of name: no audit's, no hidden ones, no links to folders.
+
+    Raises:
+        AuditError: for a folder that cannot be read: left out it would change every share.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            listed = sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        raise AuditError(
+            f"the folder {folder!r} cannot be read: {said_of(error)}; make it readable, or move it "
+            "out of SOURCE"
+        ) from error
     ran = any(entry.name == RUN_NAME for entry in listed) and holds_audit(folder)
     for entry in listed:
         if entry.name.startswith(".") or (ran and entry.name in _OWN):

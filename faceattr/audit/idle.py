@@ -9,14 +9,17 @@ from faceattr.arguments import refuse_idle
 from faceattr.audit.places import is_remote, is_web
 from faceattr.audit.sources import Collection, SourceOptions
 from faceattr.audit.work import Settings
+from faceattr.errors import ArgumentError
 
 
-def check_crops(settings: Settings) -> None:
-    """Refuse options of finding faces where every image is one.
+def check_finding(settings: Settings) -> None:
+    """Refuse options of finding faces where every image is one, or that the detector lacks.
 
     Raises:
         ArgumentError: naming the option.
     """
+    if settings.detector == "haar" and settings.detect == "thorough":
+        raise ArgumentError("--detect thorough: YuNet only; leave out --detector haar")
     if settings.crops:
         reason = "with --crops, where each image is one face; leave out one"
         refuse_idle(_finding(settings), reason)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import csv
+import hashlib
 import io
 import json
 import shutil
@@ -29,6 +30,11 @@ SHEET_NAME = "label-sheet.csv"
 PAGE_NAME = "label-sheet.html"
 CROPS_NAME = "label-crops"
 SHEET_COLUMNS = ("row", "image", "id", "face", "inclusion", *(task.name for task in labels.TASKS))
+_IDENTIFY = ("id", "face", "image")
+_OTHER_FACES = (
+    "the labels are of other faces than those of this audit: {}; give the sheet that "
+    "--label-sample wrote for these tables, with its rows as they were"
+)
 UNCLEAR = "unclear"
 """What a labeller writes where a face cannot be judged; such rows are left out and counted."""
 
@@ -39,9 +45,11 @@ class Labels(Labelled):
 
     Attributes:
         unclear: by task, how many faces nobody could judge; they are left out.
+        faces: which face the sheet says that each row is, by column of the table of faces.
     """
 
     unclear: Mapping[str, int] = field(default_factory=dict)
+    faces: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready counts."""
@@ -84,7 +92,7 @@ def write_sheet(
         _write_crops(entries, folder, refs, settings)
         (output / SHEET_NAME).write_text(_csv(entries), encoding="utf-8")
         page = output / PAGE_NAME
-        page.write_text(_page(entries), encoding="utf-8")
+        page.write_text(_page(entries, _digest(faces)), encoding="utf-8")
     except OSError as error:
         raise AuditError(
             f"the sheet of labels cannot be written: {error.strerror or error}"
@@ -164,8 +172,22 @@ def _csv(entries: Sequence[Mapping[str, Any]]) -> str:
     return stream.getvalue()
 
 
-def _page(entries: Sequence[Mapping[str, Any]]) -> str:
-    """The page: the model's answers are not on it, they would sway the labeller."""
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while content := stream.read(1 << 20):
+            digest.update(content)
+    return digest.hexdigest()
+
+
+def _page(entries: Sequence[Mapping[str, Any]], audit: str) -> str:
+    """The page: the model's answers are not on it, they would sway the labeller.
+
+    Args:
+        entries: faces.
+        audit: digest of the table that they are of; with them it is what a browser keeps the
+            labels under, so that those of another sheet are not shown.
+    """
     tasks = [
         {
             "name": task.name,
@@ -180,7 +202,9 @@ def _page(entries: Sequence[Mapping[str, Any]]) -> str:
         {key: entry[key] for key in ("row", "image", "id", "face", "inclusion")}
         for entry in entries
     ]
-    data = json.dumps({"tasks": tasks, "rows": rows, "columns": SHEET_COLUMNS, "crops": CROPS_NAME})
+    key = hashlib.sha256(json.dumps([audit, rows]).encode("utf-8")).hexdigest()
+    values = {"tasks": tasks, "rows": rows, "columns": SHEET_COLUMNS, "crops": CROPS_NAME}
+    data = json.dumps({**values, "key": key})
     template = (files("faceattr.audit") / "templates" / "labels.html").read_text(encoding="utf-8")
     # An id may hold whatever a file name can; "</script>" must not end the script.
     return template.replace("__DATA__", base64.b64encode(data.encode("utf-8")).decode("ascii"))
@@ -222,7 +246,40 @@ def read_sheet(path: Path) -> Labels:
             f"{str(path)!r}: the columns 'row' and 'inclusion' hold numbers"
         ) from error
     told = {name: codes[kept] for name, codes in true.items()}
-    return Labels(places[kept], inclusion[kept], told, unclear)
+    faces = {
+        name: [
+            (row[name] or "").strip() for row, is_kept in zip(rows, kept, strict=True) if is_kept
+        ]
+        for name in _IDENTIFY
+        if name in names
+    }
+    return Labels(places[kept], inclusion[kept], told, unclear, faces)
+
+
+def check_sheet(labelled: Labels, faces: Path) -> None:
+    """Refuse labels of other faces than those of a table, as far as the sheet names them.
+
+    Args:
+        labelled: of `read_sheet`.
+        faces: the table of faces.
+
+    Raises:
+        AuditError: naming the first row that differs.
+    """
+    known = pq.read_schema(faces).names
+    columns = [name for name in labelled.faces if name in known]
+    if not columns:
+        return
+    table = pq.read_table(faces, columns=columns)
+    if labelled.rows.max() >= table.num_rows:
+        raise AuditError(_OTHER_FACES.format(f"it has {table.num_rows:,} faces"))
+    for name in columns:
+        found = [str(value).strip() for value in table[name].take(labelled.rows).to_pylist()]
+        for row, here, said in zip(labelled.rows, found, labelled.faces[name], strict=True):
+            if here != said:
+                raise AuditError(
+                    _OTHER_FACES.format(f"row {row} has the {name} {here!r}, the sheet {said!r}")
+                )
 
 
 def _class(task: labels.Task, value: str, line: int) -> int:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from faceattr.audit import present
 from faceattr.audit.answers import Answers, Axis, Floats, single
@@ -296,18 +298,44 @@ def _other_system(
         return None
     if calibration is None:
         raise AuditError("--truth and --prediction need the calibration table of the weights")
-    pairs = list(
-        zip(found.columns[question.truth], found.columns[question.prediction], strict=True)
-    )
-    known = np.array([None not in pair for pair in pairs], np.bool_)
-    if not known.any():
-        raise AuditError(
-            f"no face has both {question.truth!r} and {question.prediction!r}; name columns of the "
-            "source that hold the truth and what the other system said"
-        )
-    right = np.array([truth == said for truth, said in pairs], np.bool_)[known]
+    known, right = _judged(found, question.truth, question.prediction)
     rates = [
         rates_by_group(answers.select(known), right, calibration, axis, seed=question.seed)
         for axis in axes
     ]
     return present.other_system(rates, question.truth, question.prediction, int((~known).sum()))
+
+
+def _judged(
+    found: Collected, truth: str, prediction: str
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which faces have both values, and whether the two agree for each of these.
+
+    Raises:
+        AuditError: where no face has both, and where the two columns share no value.
+    """
+    true, said = ([_comparable(value) for value in found.columns[n]] for n in (truth, prediction))
+    pairs = [(a, b) for a, b in zip(true, said, strict=True) if a and b]
+    if not pairs:
+        raise AuditError(
+            f"no face has both {truth!r} and {prediction!r}; name columns of the source that hold "
+            "the truth and what the other system said"
+        )
+    truths, answers = ({pair[side] for pair in pairs} for side in (0, 1))
+    if not truths & answers:
+        raise AuditError(
+            f"no value of {prediction!r} ({_some(answers)}) occurs in {truth!r} ({_some(truths)}); "
+            "expected both columns to call the same things by the same names"
+        )
+    known = np.array([bool(a and b) for a, b in zip(true, said, strict=True)], np.bool_)
+    return known, np.array([a == b for a, b in pairs], np.bool_)
+
+
+def _comparable(value: str | None) -> str:
+    """A value to compare: 1.0, as tables with gaps hold whole numbers, is 1; "" for none."""
+    return re.sub(r"^(-?\d+)\.0+$", r"\1", value or "")
+
+
+def _some(values: set[str]) -> str:
+    shown = ", ".join(repr(value) for value in sorted(values)[:3])
+    return shown + (", …" if len(values) > 3 else "")

@@ -115,6 +115,16 @@ def is_web(place: str) -> bool:
     return any(part.lower().startswith(("http://", "https://")) for part in place.split("::"))
 
 
+def folder_of(place: str) -> str:
+    """Name of the folder that a path or an address lies in."""
+    return os.path.basename(os.path.dirname(place))
+
+
+def shown_below(base: str, place: str) -> str:
+    """What ids show of a path or an address: what follows `base`, the same on every system."""
+    return place[len(base) :].replace(os.sep, "/").lstrip("/") or os.path.basename(place)
+
+
 class Reader:
     """Reads images one by one; keeps the last Parquet file and archive open."""
 

@@ -22,7 +22,16 @@ import numpy as np
 from faceattr.audit import em
 from faceattr.audit.answers import DEFAULT_AXES, Answers, Axis, Codes, Floats, single
 from faceattr.audit.calibration import CalibrationTable
-from faceattr.audit.estimates import DRAWS, Estimates, exact, interval, of_population
+from faceattr.audit.estimates import (
+    DRAWS,
+    Estimates,
+    exact,
+    holding,
+    including,
+    interval,
+    of_population,
+)
+from faceattr.audit.matrix import adjusted, confusion
 from faceattr.audit.resampling import (
     alike,
     calibration_times,
@@ -61,6 +70,8 @@ class Shares:
         matrix: corrected by the confusion matrix; None without a calibration table.
         em: corrected by EM; None without a calibration table.
         corrected: "matrix" or "em": which one is recommended for this axis.
+        rival: EM corrected by what the calibration rows say of its probabilities, where the
+            interval of `em` holds that one's too.
     """
 
     axis: Axis
@@ -70,6 +81,7 @@ class Shares:
     matrix: Estimates | None
     em: Estimates | None
     corrected: str = RECOMMENDED
+    rival: Estimates | None = None
 
     @property
     def best(self) -> Estimates | None:
@@ -90,27 +102,6 @@ class Shares:
             "em": None if self.em is None else self.em.to_dict(),
             "corrected": self.corrected,
         }
-
-
-def confusion(predicted: Codes, true: Codes, cells: int) -> Floats:
-    """Share of each predicted cell among the faces of each true one, `(predicted, true)`."""
-    counts = np.bincount(predicted * cells + true, minlength=cells * cells).reshape(cells, cells)
-    found: Floats = counts / np.maximum(counts.sum(axis=0), 1)
-    return found
-
-
-def adjusted(rates: Floats, counted: Floats) -> Floats:
-    """Shares whose mixture of the columns of `rates` is nearest to the counted ones.
-
-    Args:
-        rates: of `confusion`, shape `(n, cells, cells)`.
-        counted: shape `(n, cells)`.
-
-    Returns:
-        Shape `(n, cells)`: least squares on the simplex (Bunse 2022).
-    """
-    gram = np.einsum("nij,nik->njk", rates, rates)
-    return minimise(gram, np.einsum("nij,ni->nj", rates, counted))
 
 
 @dataclass(frozen=True, eq=False)
@@ -204,15 +195,17 @@ def _shares(fitted: _Fitted, means: Floats, times: Floats, population: bool, see
         truth = labelled - fitted.plain
     uncertain = interval(fitted.plain, ems - fitted.plain - truth)
     uncertain = _off_border(fitted, uncertain, gradient, truth)
-    if fitted.axis.name in LEANING:
-        uncertain = _with_bias(fitted, uncertain, gradient, truth)
+    rival = _rival(fitted, gradient, truth) if fitted.axis.name in LEANING else None
+    if rival is not None:
+        uncertain = holding(uncertain, rival)
     return Shares(
         fitted.axis,
         int(fitted.counts.sum()),
         fitted.counts,
         of_population(counted, shifts, fitted.images) if population else exact(counted, len(means)),
         interval(matrix, matrices - matrix - truth),
-        _including(uncertain, fitted.em),
+        including(uncertain, fitted.em),
+        rival=rival,
     )
 
 
@@ -237,8 +230,8 @@ def _off_border(fitted: _Fitted, found: Estimates, gradient: Floats, truth: Floa
     )
 
 
-def _with_bias(fitted: _Fitted, found: Estimates, gradient: Floats, truth: Floats) -> Estimates:
-    """The interval widened to hold that of EM corrected by the calibration rows.
+def _rival(fitted: _Fitted, gradient: Floats, truth: Floats) -> Estimates:
+    """EM corrected by the calibration rows.
 
     Were the probabilities exact, the mean scores of the classes, weighted by the shares found,
     would be 1 on the calibration rows. What they are instead moves EM (one Newton step).
@@ -253,15 +246,7 @@ def _with_bias(fitted: _Fitted, found: Estimates, gradient: Floats, truth: Float
     moved = minimise(fitted.curve[None], slope[None])[0]
     curves = np.broadcast_to(fitted.curve, (len(gradient), *fitted.curve.shape))
     draws = minimise(curves, usual + gradient - bias)
-    other = interval(moved, draws - moved - truth)
-    low, high = np.minimum(found.low, other.low), np.maximum(found.high, other.high)
-    return Estimates(found.value, low, high, found.draws)
-
-
-def _including(found: Estimates, value: Floats) -> Estimates:
-    """The same interval for another value, widened to hold it where it has to be."""
-    low, high = np.minimum(found.low, value), np.maximum(found.high, value)
-    return Estimates(value, low, high, found.draws)
+    return interval(moved, draws - moved - truth)
 
 
 def _part(answers: Answers, seed: int) -> Answers:
@@ -274,16 +259,28 @@ def _part(answers: Answers, seed: int) -> Answers:
 
 
 def _merged(base: Shares, axis: Axis) -> Shares:
-    """The shares of own bins: sums over classes that were corrected one by one."""
-    gather = np.eye(len(axis.cells))[list(axis.members[0])]
+    """The shares of own bins: sums over classes that were corrected one by one.
 
-    def joined(found: Estimates | None) -> Estimates | None:
+    A bin of one class keeps its interval.
+    """
+    gather = np.eye(len(axis.cells))[list(axis.members[0])]
+    is_one = gather.sum(axis=0) == 1
+
+    def summed(found: Estimates) -> Estimates:
+        value = found.value @ gather
+        return interval(value, found.draws @ gather - value)
+
+    def joined(found: Estimates | None, rival: Estimates | None = None) -> Estimates | None:
         if found is None:
             return None
-        value = found.value @ gather
         if np.isnan(found.low).all():
-            return exact(value, len(found.draws))
-        return interval(value, found.draws @ gather - value)
+            return exact(found.value @ gather, len(found.draws))
+        whole = summed(found)
+        if rival is not None:
+            whole = holding(whole, summed(rival))
+        low = np.where(is_one, found.low @ gather, whole.low)
+        high = np.where(is_one, found.high @ gather, whole.high)
+        return Estimates(whole.value, low, high, whole.draws)
 
     counted = joined(base.counted)
     assert counted is not None
@@ -293,7 +290,7 @@ def _merged(base: Shares, axis: Axis) -> Shares:
         np.rint(base.counts @ gather).astype(np.int64),
         counted,
         joined(base.matrix),
-        joined(base.em),
+        joined(base.em, base.rival),
         base.corrected,
     )
 

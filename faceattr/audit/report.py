@@ -14,6 +14,12 @@ from faceattr.audit.measures import LEAST_COUNT
 
 SCHEMA = 1
 NO_TABLE = "No calibration table lies beside these weights"
+_ONE_VIEW = {
+    "title": "The correction is of another view.",
+    "text": "Answers are means over faces and their mirror images (--mirror), the calibration rows "
+    "were answered from one view: corrected shares and intervals are made for slightly other "
+    "errors. Without --mirror they fit.",
+}
 
 
 def build_report(
@@ -41,6 +47,8 @@ def build_report(
         text = f"{why_not}, so shares are as the classifier counted them: biased, and without an "
         text += "interval for its errors."
         warnings.insert(0, {"title": "Nothing is corrected.", "text": text})
+    elif facts["mirror"]:
+        warnings.append(_ONE_VIEW)
     asked = "population" if question.population else "collection"
     report: dict[str, Any] = {
         "schema": SCHEMA,

@@ -11,19 +11,18 @@ from inspect import cleandoc
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from faceattr import arguments
 from faceattr.audit.answers import Answers, parse_merges
 from faceattr.audit.calibration import CalibrationTable, find_table
 from faceattr.audit.collect import STDIN, Engine, Tables, collect, spooled
 from faceattr.audit.collected import Collected
-from faceattr.audit.idle import check_crops, check_earlier
+from faceattr.audit.earlier import UNKNOWN, find_earlier
+from faceattr.audit.idle import check_earlier, check_finding
 from faceattr.audit.labelled import label_sample
 from faceattr.audit.labelling import (
     PAGE_NAME,
     SHEET_NAME,
+    check_sheet,
     forget_crops,
     read_sheet,
     write_sheet,
@@ -33,22 +32,12 @@ from faceattr.audit.reading import read_collected
 from faceattr.audit.render import to_html, to_markdown
 from faceattr.audit.report import NO_TABLE, build_report
 from faceattr.audit.sources import SourceOptions, open_collection, sampled
-from faceattr.audit.store import (
-    FACES_NAME,
-    IMAGES_NAME,
-    REPORT_NAME,
-    RUN_NAME,
-    write_atomically,
-)
+from faceattr.audit.store import REPORT_NAME, write_atomically
 from faceattr.audit.words import counted
 from faceattr.audit.work import Settings
 from faceattr.config import CONFIG_NAME
 from faceattr.errors import AuditError, WeightsError, said_of
 from faceattr.hub import find_weights
-from faceattr.labels import TASKS
-
-UNKNOWN = "unknown"
-"""Name of weights that no file names."""
 
 
 @dataclass(frozen=True)
@@ -267,7 +256,7 @@ def _checked(asked: Request) -> _Asked:
         min_face=min_face,
         detect=asked.detect,
     )
-    check_crops(settings)
+    check_finding(settings)
     return _Asked(
         asked.source, Path(asked.output), options, settings, sample, _question(asked, seed), sheet
     )
@@ -290,7 +279,7 @@ def _question(asked: Request, seed: int) -> Question:
 def _answer(asked: _Asked, engine: Engine | None, *, restart: bool, quiet: bool) -> Audited:
     """Tables, of which those of an earlier audit are used as they are, and their report."""
     question = asked.question
-    tables = _earlier(asked.source, asked.folder)
+    tables = find_earlier(asked.source, asked.folder)
     is_earlier = tables is not None
     if tables is None:
         tables = collect(
@@ -314,6 +303,8 @@ def _answer(asked: _Asked, engine: Engine | None, *, restart: bool, quiet: bool)
             restart=restart,
         )
     wanted = [name for name in (question.truth, question.prediction) if name is not None]
+    if question.labels is not None:
+        check_sheet(question.labels, tables.faces)
     images = tables.images if tables.images.is_file() else None
     found = read_collected(tables.faces, images, by=question.by, columns=wanted)
     facts = {**tables.facts, "created": date.today().isoformat()}
@@ -362,68 +353,22 @@ def _calibration(
 
 
 def _write(folder: Path, report: Mapping[str, Any]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise AuditError(
+            f"--output {str(folder)!r} cannot be made: {said_of(error)}; give a folder"
+        ) from error
     text = json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False)
     write_atomically(folder / f"{REPORT_NAME}.json", text + "\n")
     write_atomically(folder / f"{REPORT_NAME}.html", to_html(report))
     write_atomically(folder / f"{REPORT_NAME}.md", to_markdown(report))
 
 
-def _earlier(source: str | os.PathLike[str], output: Path) -> Tables | None:
-    """The tables of an earlier audit, where the source is one."""
-    path = Path(source)
-    if path.is_dir():
-        faces = path / FACES_NAME
-        if not (faces.is_file() and (path / RUN_NAME).is_file()):
-            return None
-    else:
-        faces = path
-    if faces.suffix != ".parquet" or not faces.is_file():
-        return None
-    try:
-        names = pq.read_schema(faces).names
-    except (OSError, pa.ArrowInvalid) as error:
-        raise AuditError(
-            f"{str(faces)!r} is no readable Parquet table: {said_of(error)}"
-        ) from error
-    if {"image", "id", "image_width", "faces", "error", "message"} <= set(names):
-        raise AuditError(
-            f"{str(faces)!r} is an earlier audit's table of images; give its folder or "
-            f"{FACES_NAME}, which lies beside it"
-        )
-    if any(f"{task.name}:{task.classes[0]}" not in names for task in TASKS):
-        return None
-    if output.resolve() == faces.parent.resolve():
-        # Only the report is written anew; the tables stay.
-        output.mkdir(exist_ok=True)
-    return Tables(faces.with_name(IMAGES_NAME), faces, _facts_of(faces))
-
-
-def _facts_of(faces: Path) -> dict[str, Any]:
-    run = faces.with_name(RUN_NAME)
-    facts: dict[str, Any] = {}
-    if run.is_file():
-        facts = json.loads(run.read_text(encoding="utf-8")).get("facts", {})
-    return {
-        "source": faces.name,
-        "kind": "faces",
-        "revision": None,
-        "notes": [],
-        "weights": {"model": UNKNOWN, "revision": None, "sha256": "", "file": ""},
-        "detector": "unknown",
-        "backend": "unknown",
-        "mirror": False,
-        "crops": False,
-        "columns": [],
-        "faceattr": "unknown",
-        **facts,
-    }
-
-
 def _sheet(found: Collected, tables: Tables, asked: _Asked, size: int) -> str:
     """Write the sheet of faces to label; what to do with it."""
     folder, seed = tables.faces.parent, asked.question.seed
-    if tables.facts.get("kind") == "faces" or _earlier(asked.source, folder) is not None:
+    if tables.facts.get("kind") == "faces" or find_earlier(asked.source, folder) is not None:
         raise AuditError(
             "--label-sample shows crops of faces: give the images as SOURCE, with the same "
             "--output; tables that are complete are not made again"

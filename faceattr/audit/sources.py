@@ -24,6 +24,7 @@ from faceattr.audit.places import (
     Inline,
     ParquetColumns,
     Ref,
+    folder_of,
     is_remote,
     is_web,
     open_binary,
@@ -194,7 +195,7 @@ def _check_columns(wanted: Sequence[str], known: Sequence[str], what: str) -> No
 
 def _folder(path: Path, options: SourceOptions) -> Collection:
     """A folder of images, a data set in the Hub's layout, or one of archives."""
-    images, others, tars = 0, 0, []
+    images, others, tars, tables = 0, 0, [], []
     for file in walk(str(path)):
         ending = _ending(file)
         if ending == ".parquet" and not file.endswith("metadata.parquet"):
@@ -207,12 +208,15 @@ def _folder(path: Path, options: SourceOptions) -> Collection:
             images += 1
         else:
             others += 1
+            if ending in (*TABLES, *LISTS):
+                tables.append(file)
     if tars and not images:
         return _tars(str(path), tars, options)
     if not images:
         raise AuditError(
-            f"the folder {str(path)!r} holds no image, table or archive"
+            f"the folder {str(path)!r} holds no image, Parquet table or archive"
             + (f" ({counted(others, 'file')} of other kinds)" if others else "")
+            + (f"; give a table or list itself as SOURCE: {tables[0]!r}" if tables else "")
             + f"; images end in {', '.join(sorted(ENDINGS))}"
         )
     _check_columns(options.columns, [FOLDER], "a folder")
@@ -242,7 +246,7 @@ def _files(pattern: str, found: Sequence[str], options: SourceOptions) -> Collec
 
     def refs() -> Iterator[Ref]:
         for file in images:
-            yield Ref(file, file, file, {FOLDER: PurePosixPath(file).parent.name})
+            yield Ref(file, file, file, {FOLDER: folder_of(file)})
 
     return Collection(pattern, "files", refs, lambda: len(images))
 
@@ -251,7 +255,7 @@ def _root_of(text: str, options: SourceOptions) -> str:
     """What stands before the relative paths of a list or table."""
     if options.root is not None:
         return options.root
-    return text.rpartition("/")[0] or "."
+    return os.path.dirname(text) or "."
 
 
 def _lines(text: str) -> Iterator[str]:
@@ -264,11 +268,11 @@ def _lines(text: str) -> Iterator[str]:
 def _list(text: str, options: SourceOptions) -> Collection:
     """A text file with a path or an address a line."""
     _check_columns(options.columns, [FOLDER], "a list of paths")
-    name = PurePosixPath(text).name
+    name = os.path.basename(text)
 
     def refs() -> Iterator[Ref]:
         for number, line in enumerate(_lines(text)):
-            yield Ref(f"{name}#{number}", line, line, {FOLDER: PurePosixPath(line).parent.name})
+            yield Ref(f"{name}#{number}", line, line, {FOLDER: folder_of(line)})
 
     count = sum(1 for _ in _lines(text))
     if count == 0:
@@ -287,7 +291,7 @@ def _csv_rows(text: str) -> Iterator[dict[str, Any]]:
 
 def _csv(text: str, options: SourceOptions) -> Collection:
     """A table of text with a column of paths or addresses."""
-    name = PurePosixPath(text).name
+    name = os.path.basename(text)
     try:
         first = next(_csv_rows(text), None)
         count = sum(1 for _ in _csv_rows(text))
@@ -319,7 +323,7 @@ def _parquet(files: Sequence[str], options: SourceOptions, name: str | None = No
     with open_binary(files[0]) as stream:
         schema = pq.read_schema(stream)
     return parquet_collection(
-        name or PurePosixPath(files[0]).name, "parquet", files, hub_features(schema), options
+        name or os.path.basename(files[0]), "parquet", files, hub_features(schema), options
     )
 
 
@@ -382,7 +386,7 @@ def _row_counts(files: Sequence[str]) -> list[int]:
 
 def _tars(name: str, files: Sequence[str], options: SourceOptions) -> Collection:
     """Uncompressed tar archives in the layout of WebDataset."""
-    base = name if len(files) > 1 or os.path.isdir(name) else name.rpartition("/")[0]
+    base = name if len(files) > 1 or os.path.isdir(name) else os.path.dirname(name)
     if glob.has_magic(base):
         base = "" if is_remote(base) else os.path.commonpath(files)
     wanted = frozenset(options.columns)
@@ -394,7 +398,7 @@ def _tars(name: str, files: Sequence[str], options: SourceOptions) -> Collection
     if first is None:
         raise AuditError(f"the archives of {name!r} hold no image")
     _check_columns(options.columns, list(first.columns), "the first image's part of the archive")
-    return Collection(PurePosixPath(name).name, "tar", refs, lambda: sum(1 for _ in refs()))
+    return Collection(os.path.basename(name), "tar", refs, lambda: sum(1 for _ in refs()))
 
 
 def _remote(text: str, options: SourceOptions) -> Collection:
@@ -423,14 +427,3 @@ def _web_file(text: str) -> Collection:
     raise AuditError(
         f"{text!r} is no image: download the table or archive first, or give a list of addresses"
     )
-
-
-def in_parts(refs: Iterator[Ref], size: int) -> Iterator[list[Ref]]:
-    """Consecutive references, `size` at a time."""
-    for first in refs:
-        part = [first]
-        for ref in refs:
-            part.append(ref)
-            if len(part) == size:
-                break
-        yield part

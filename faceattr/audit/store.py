@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from faceattr.audit.faces import SOURCE_PREFIX
 from faceattr.audit.places import Ref
 from faceattr.audit.work import face_fields, image_fields
-from faceattr.errors import AuditError
+from faceattr.errors import AuditError, said_of
 
 RUN_NAME = "run.json"
 IMAGES_NAME = "images.parquet"
@@ -42,7 +42,8 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     Raises:
         AuditError: when the disk is full or the folder cannot be written.
     """
-    data = content.encode("utf-8") if isinstance(content, str) else content
+    # Bytes of a file name that are no UTF-8 are shown as escapes, which JSON reads back.
+    data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
     try:
         name = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
         try:
@@ -118,6 +119,27 @@ def digest_of(refs: Sequence[Ref]) -> str:
     return hashlib.sha256(joined.encode("utf-8", "surrogatepass")).hexdigest()[:8]
 
 
+def read_run(folder: Path) -> dict[str, Any] | None:
+    """What is noted of the run in a folder; None where there is none.
+
+    Raises:
+        AuditError: for a file that is damaged.
+    """
+    path = folder / RUN_NAME
+    if not path.is_file():
+        return None
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if not (isinstance(values, dict) and {"settings", "complete"} <= values.keys()):
+            raise ValueError("it is no note of a run")
+        return values
+    except (OSError, ValueError) as error:
+        raise AuditError(
+            f"{RUN_NAME} in {str(folder)!r} is damaged ({said_of(error)}); begin anew: give the "
+            "images as SOURCE, with --restart"
+        ) from error
+
+
 class Store:
     """The output folder of one audit."""
 
@@ -136,11 +158,12 @@ class Store:
         self._parts = folder / PARTS_NAME
         ours = (self._parts, folder, *folder.parents)
         try:
+            str(folder).encode("utf-8")  # Arrow opens no other names.
             self._made = [path for path in ours if not path.exists()]
             self._parts.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
+        except (OSError, UnicodeEncodeError) as error:
             raise AuditError(
-                f"the folder {str(folder)!r} cannot be made: {error.strerror}"
+                f"the folder {str(folder)!r} cannot be made: {said_of(error)}"
             ) from error
 
     @property
@@ -228,14 +251,7 @@ class Store:
             self._write({"settings": said, "located": located, "complete": False})
 
     def _read(self) -> dict[str, Any] | None:
-        path = self.folder / RUN_NAME
-        if not path.is_file():
-            return None
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise AuditError(f"{RUN_NAME} in {str(self.folder)!r} is damaged") from error
-        return dict(values)
+        return read_run(self.folder)
 
     def _write(self, values: Mapping[str, Any]) -> None:
         text = json.dumps(values, indent=1, ensure_ascii=False)
@@ -323,7 +339,7 @@ def _join(parts: Sequence[Path], columns: Sequence[str], images: Path, faces: Pa
                 image_writer.write_table(table.drop_columns(["found"]).cast(image_schema))
                 face_writer.write_table(_faces(table, names, face_schema))
         for draft, path in zip(drafts, (images, faces), strict=True):
-            with draft.open("rb") as stream:
+            with draft.open("r+b") as stream:  # Windows syncs only what may be written.
                 os.fsync(stream.fileno())
             os.replace(draft, path)
     finally:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import PurePosixPath
 from typing import Any
 
 import pyarrow as pa
 
-from faceattr.audit.places import Cell, Ref
+from faceattr.audit.places import Cell, Ref, shown_below
 
 
 def hub_features(schema: pa.Schema) -> Mapping[str, Any]:
@@ -63,9 +62,9 @@ def image_column(schema: pa.Schema, features: Mapping[str, Any]) -> str | None:
 
 def parquet_refs(files: Sequence[str], counts: Sequence[int]) -> Iterator[Ref]:
     """One reference a row; ids are the file's name, from where names differ, and the row."""
-    folders = [file.rpartition("/")[0] for file in files]
+    folders = [os.path.dirname(file).replace(os.sep, "/") for file in files]
     base = os.path.commonprefix([f"{folder}/" for folder in folders]).rpartition("/")[0]
     for file, count in zip(files, counts, strict=True):
-        shown = file[len(base) :].lstrip("/") if base else PurePosixPath(file).name
+        shown = shown_below(base, file) if base else os.path.basename(file)
         for row in range(count):
             yield Ref(f"{shown}#{row}", "", Cell(file, row), {})

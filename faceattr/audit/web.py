@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import http.client
+import io
 import ipaddress
 import socket
 import ssl
 import time
-from urllib.parse import urljoin, urlsplit
+from typing import Any, cast
+from urllib.parse import quote, urljoin, urlsplit
 
 MAX_REDIRECTS = 3
 TIMEOUT_S = 20.0
@@ -52,6 +54,8 @@ def fetch(url: str, max_bytes: int) -> bytes:
     for _ in range(MAX_REDIRECTS + 1):
         try:
             content, url = _step(url, max_bytes, deadline)
+        except TimeoutError as error:
+            raise AddressError(f"the answer took longer than {TIMEOUT_S:g} s") from error
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise AddressError(f"the address gave no answer ({type(error).__name__})") from error
         if content is not None:
@@ -59,7 +63,60 @@ def fetch(url: str, max_bytes: int) -> bytes:
     raise AddressError(f"the address redirects more than {MAX_REDIRECTS} times")
 
 
-def _connection(url: str) -> tuple[http.client.HTTPConnection, str]:
+def _quoted(part: str) -> str:
+    """A part of an address in the letters that HTTP knows; what is quoted already stays so."""
+    return quote(part, safe="%/:=&?~+!$,;'@()*[]")
+
+
+def _left(deadline: float) -> float:
+    """Seconds until the deadline.
+
+    Raises:
+        TimeoutError: when there are none.
+    """
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError
+    return left
+
+
+class _TimedStream(io.RawIOBase):
+    """What a socket receives until the deadline, by however few bytes it comes."""
+
+    def __init__(self, sock: socket.socket, deadline: float) -> None:
+        self._sock, self._deadline = sock, deadline
+        self._stream = sock.makefile("rb", buffering=0)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        self._sock.settimeout(_left(self._deadline))
+        return self._stream.readinto(buffer)
+
+    def close(self) -> None:
+        self._stream.close()
+        super().close()
+
+
+class _TimedSocket:
+    """As much of a socket as `http.client` uses of it, each step ending by the deadline."""
+
+    def __init__(self, sock: socket.socket, deadline: float) -> None:
+        self._sock, self._deadline = sock, deadline
+
+    def sendall(self, content: bytes) -> None:
+        self._sock.settimeout(_left(self._deadline))
+        self._sock.sendall(content)
+
+    def makefile(self, _: str) -> io.BufferedReader:
+        return io.BufferedReader(_TimedStream(self._sock, self._deadline))
+
+    def close(self) -> None:
+        self._sock.close()
+
+
+def _connection(url: str, deadline: float) -> tuple[http.client.HTTPConnection, str]:
     """An open connection to the address that was checked, and what to ask for."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -67,25 +124,30 @@ def _connection(url: str) -> tuple[http.client.HTTPConnection, str]:
     secure = parts.scheme == "https"
     port = parts.port or (443 if secure else 80)
     kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
-    connection = kind(parts.hostname, port, timeout=TIMEOUT_S)
+    host = parts.hostname.encode("idna").decode("ascii")
+    connection = kind(host, port)
     # Connected here: the name must not be looked up again, it could stand for another host then.
-    plain = socket.create_connection((public_address(parts.hostname, port), port), TIMEOUT_S)
+    address = public_address(host, port)
+    sock = socket.create_connection((address, port), _left(deadline))
     if secure:
-        context = ssl.create_default_context()
-        connection.sock = context.wrap_socket(plain, server_hostname=parts.hostname)
-    else:
-        connection.sock = plain
-    return connection, (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        sock.settimeout(_left(deadline))
+        sock = ssl.create_default_context().wrap_socket(sock, server_hostname=host)
+    connection.sock = cast(socket.socket, _TimedSocket(sock, deadline))
+    return connection, _quoted(parts.path or "/") + (
+        f"?{_quoted(parts.query)}" if parts.query else ""
+    )
 
 
 def _step(url: str, max_bytes: int, deadline: float) -> tuple[bytes | None, str]:
     """One request: the content, or the address that it redirects to."""
-    connection, path = _connection(url)
+    connection, path = _connection(url, deadline)
     try:
         connection.request("GET", path, headers={"User-Agent": "faceattr"})
         answer = connection.getresponse()
         if answer.status in (301, 302, 303, 307, 308):
-            return None, urljoin(url, answer.headers.get("Location", ""))
+            # http.client reads each byte as one character.
+            target = answer.headers.get("Location", "").encode("latin-1", "replace")
+            return None, urljoin(url, target.decode("utf-8", "replace"))
         if answer.status != 200:
             raise AddressError(f"the address answered HTTP {answer.status}")
         content = bytearray()
@@ -93,8 +155,6 @@ def _step(url: str, max_bytes: int, deadline: float) -> tuple[bytes | None, str]
             content += chunk
             if len(content) > max_bytes:
                 raise AddressError(f"expected at most {max_bytes:,} bytes, came more")
-            if time.monotonic() > deadline:
-                raise AddressError(f"the answer took longer than {TIMEOUT_S:.0f} s")
         return bytes(content), url
     finally:
         connection.close()

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from faceattr import labels
 from faceattr.audit.faces import SOURCE_PREFIX, face_values
 from faceattr.audit.places import Loaded, ParquetColumns, Reader, ReadError, Ref, as_text
-from faceattr.errors import CropWarning, FaceAttrError
+from faceattr.errors import CropWarning, ImageDecodeError
 from faceattr.images import open_image
 from faceattr.pipeline import FacePipeline
 from faceattr.results import FaceResult
@@ -153,7 +153,7 @@ class Worker:
         for number, row in enumerate(rows, start=first):
             row["image"] = number
         buffer = io.BytesIO()
-        table = pa.Table.from_pylist(rows, schema=self._schema)
+        table = pa.Table.from_pylist([_storable(row) for row in rows], schema=self._schema)
         pq.write_table(table, buffer, compression="zstd")
         return buffer.getvalue()
 
@@ -173,18 +173,22 @@ class Worker:
             except ReadError as error:
                 self._name(row, error.columns, ref.name)
                 row.update(error=error.kind, message=str(error))
-            except FaceAttrError as error:
+            except ImageDecodeError as error:
                 row.update(error="undecodable", message=str(error))
         self._find(images)
         return rows
 
     def _find(self, images: Sequence[tuple[dict[str, Any], Any]]) -> None:
-        """Fill in the faces of images whose headers were read."""
+        """Fill in the faces of images whose headers were read.
+
+        Raises:
+            FaceAttrError: for whatever is no image's fault, such as an option of the detector.
+        """
         if not images:
             return
         try:
             found = self._predict([image for _, image in images])
-        except FaceAttrError as error:
+        except ImageDecodeError as error:
             if len(images) == 1:
                 images[0][0].update(error="undecodable", message=str(error))
             else:
@@ -214,6 +218,14 @@ class Worker:
 
 def _empty_row(ref: Ref) -> dict[str, Any]:
     return {"id": ref.id, "faces": 0, "found": []}
+
+
+def _storable(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row whose texts are UTF-8; bytes of a file name that are none become escapes."""
+    return {
+        key: value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
+        for key, value in row.items()
+    }
 
 
 def _path_or_bytes(loaded: Loaded) -> Path | bytes:
