@@ -31,6 +31,17 @@ Source: TypeAlias = "bytes | Callable[[], bytes] | RequestError"
 """A file's content, what gives it, or why there is none."""
 
 
+def read(source: Source) -> bytes:
+    """The content of a file.
+
+    Raises:
+        RequestError: why there is none.
+    """
+    if isinstance(source, RequestError):
+        raise source
+    return source if isinstance(source, bytes) else source()
+
+
 @dataclass(frozen=True)
 class Found:
     """A picture and its faces.
@@ -130,9 +141,7 @@ class FaceService:
     ) -> Found:
         """Open a picture and let `answer` find its faces; both are timed."""
         start = time.perf_counter()
-        if isinstance(source, RequestError):
-            raise source
-        content = source if isinstance(source, bytes) else source()
+        content = read(source)
         limits = self.limits
         limits.check(len(content))
         try:
