@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 import faceattr
 from faceattr import labels
-from faceattr.detection import load_detector
+from faceattr.detection import MIN_FACE, load_detector
 from faceattr.errors import CropWarning, DetectorError, FaceAttrError
 from faceattr.explain import CAVEAT, explain
 from faceattr.images import OpenedImage, open_image
@@ -112,7 +112,7 @@ class FaceService:
         source: Source,
         *,
         detector: str = "default",
-        min_face: float = 0.0,
+        min_face: float = MIN_FACE,
         detect: str = "fast",
     ) -> Found:
         """The faces of one picture.
@@ -268,7 +268,7 @@ class FaceService:
         }
 
     def _chosen(
-        self, detector: str = "default", min_face: float = 0.0, detect: str = "fast"
+        self, detector: str = "default", min_face: float = MIN_FACE, detect: str = "fast"
     ) -> tuple[FacePipeline, dict[str, Any]]:
         """The pipeline of a detector, and what else it is called with."""
         detector = checked("detector", detector, ["default", *self._pipelines])

@@ -206,7 +206,7 @@ def test_options_change_what_is_found(server):
         {"detector": "magic"},
         {"detect": "slow"},
         {"min_face": "large"},
-        {"min_face": "-1"},
+        {"min_face": "23"},
         {"min_face": "nan"},
     ],
 )
