@@ -550,6 +550,15 @@ def test_an_upload_of_which_one_file_is_refused_leaves_nothing(strict):
     assert released(site)
 
 
+def test_an_upload_without_room_counts_no_longer(strict):
+    url, site = strict
+    full = site.service.limits.max_held_bytes - 3_000
+    site.inbox.hold(full)
+    assert post(url, "gradio_api/upload", {}, [("files", bytes(2_000))])[0] == 429
+    site.inbox.let_go(full)
+    assert released(site)
+
+
 def test_an_error_of_ours_tells_a_client_nothing(strict, caplog):
     url, site = strict
 
