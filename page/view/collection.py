@@ -37,8 +37,8 @@ def _as_it_came(payload: Any) -> list[Any]:
 
 def collection_tab(calls: Calls) -> None:
     """Fields of the tab, connected with the service."""
-    most = calls.service.limits.max_collection
-    gr.HTML(filled("collection_intro.html", most=most, worth=WORTH_FACES))
+    limits = calls.service.limits
+    gr.HTML(filled("collection_intro.html", limits=limits, worth=WORTH_FACES))
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
             files = gr.File(
