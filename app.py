@@ -34,14 +34,20 @@ def load_pipeline() -> tuple[FacePipeline, str | None]:
 
     ONNX Runtime runs the network where it is installed: it is faster, and the page starts
     without PyTorch.
+
+    Raises:
+        ValueError: for a revision of no repository.
     """
     model = os.environ.get("FACEATTR_MODEL") or None
     revision = os.environ.get("FACEATTR_REVISION") or None
     detector = os.environ.get("FACEATTR_DETECTOR") or "auto"
-    try:
-        pipeline = FacePipeline.from_pretrained(
-            model, revision if model else None, detector=detector, backend="auto"
+    if revision and not model:
+        raise ValueError(
+            f"FACEATTR_REVISION: expected with FACEATTR_MODEL only, came {revision!r}; "
+            "set FACEATTR_MODEL to the Hub repository it belongs to, or leave it out"
         )
+    try:
+        pipeline = FacePipeline.from_pretrained(model, revision, detector=detector, backend="auto")
     except WeightsError as error:
         if model is None:
             raise

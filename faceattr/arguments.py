@@ -54,18 +54,18 @@ def optional_whole_number(name: str, value: Any, least: int, most: int | None = 
     return None if value is None else whole_number(name, value, least, most)
 
 
-def pixels(name: str, value: Any) -> float:
-    """A length in pixels: a finite number from 0 on.
+def pixels(name: str, value: Any, least: float = 0.0) -> float:
+    """A length in pixels: a finite number from `least` on.
 
     Raises:
         ArgumentError: for another number.
         ArgumentTypeError: for anything else.
     """
-    wanted = f"{name}: expected a number of pixels from 0 on, came {_shown(value)}"
+    wanted = f"{name}: expected a number of pixels from {least:g} on, came {_shown(value)}"
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, Real):
         raise ArgumentTypeError(wanted)
     number = float(value)
-    if not (math.isfinite(number) and number >= 0):
+    if not (math.isfinite(number) and number >= least):
         raise ArgumentError(wanted)
     return number
 

@@ -17,6 +17,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from faceattr import arguments
+from faceattr.detection import MIN_FACE
 from faceattr.drawing import annotate
 from faceattr.errors import (
     ArgumentError,
@@ -99,10 +100,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     faces.add_argument(
         "--min-face",
-        type=_checked(lambda value: arguments.pixels("min_face", value), float),
-        default=0.0,
+        type=_checked(lambda value: arguments.pixels("min_face", value, MIN_FACE), float),
+        default=MIN_FACE,
         metavar="PIXELS",
-        help="least width of a face",
+        help="least width of a face, from %(default)g on: narrower ones tell nothing reliable "
+        "(default: %(default)g)",
     )
     faces.add_argument(
         "--max-faces",
@@ -160,7 +162,7 @@ def _check_together(args: argparse.Namespace) -> bool:
     idle = {
         f"--detector {args.detector}": args.detector not in ("auto", "none"),
         "--detect thorough": args.detect == "thorough",
-        "--min-face": args.min_face > 0,
+        "--min-face": args.min_face > MIN_FACE,
         "--max-faces": args.max_faces is not None,
     }
     if is_crop:

@@ -129,7 +129,8 @@ class FacePipeline:
 
         Args:
             model: "user/name" on the Hub, a local folder, the name of bundled weights
-                ("FaceAttrNet", "LightweightMTLNet224"), or None for the default ones.
+                ("FaceAttrNet", "FaceAttrNetLarge", "LightweightMTLNet224"), or None for the
+                default ones.
             revision: branch, tag or commit of the Hub repository; pin a commit to get the
                 same answers tomorrow.
             detector: "yunet"; "auto", which means it; or "haar".
@@ -137,7 +138,7 @@ class FacePipeline:
                 PyTorch, the number of a CUDA device. PyTorch only.
             min_face: least width of a face in pixels of the image.
             backend: "onnx" for ONNX Runtime, which needs the weights' `model.onnx`; "torch" for
-                PyTorch, which `pip install 'faceattr[torch]'` brings; or "auto": "onnx" where
+                PyTorch, which the extra `[torch]` brings; or "auto": "onnx" where
                 there is that file and no device is given, otherwise "torch". Probabilities agree
                 within 1e-5.
             mirror: ask the network about each face's mirror image too and answer with the mean of

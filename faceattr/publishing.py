@@ -88,6 +88,13 @@ class PublishResult:
     url: str
 
 
+def log_plan(files: Mapping[str, Path]) -> None:
+    """List what would be uploaded, with sizes in bytes."""
+    sizes = {path: local.stat().st_size for path, local in files.items()}
+    for path, size in (*sizes.items(), ("total", sum(sizes.values()))):
+        log.info("%12s  %s", f"{size:,}", path)
+
+
 def publish_files(
     files: Mapping[str, Path],
     repo_id: str,

@@ -7,10 +7,14 @@ until the answer is made.
 from __future__ import annotations
 
 import io
+import struct
 import zipfile
 import zlib
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -26,12 +30,21 @@ from faceattr.audit.report import build_report
 from faceattr.audit.words import counted
 from faceattr.images import ENDINGS
 from faceattr.labels import TASKS
+from faceattr.limits import too_many_bytes
 from page.errors import RequestError
 from page.limits import Limits
-from page.service import FaceService, Found, Source
+from page.service import FaceService, Found, Source, read
 
 _ZIP = b"PK\x03\x04"
+_ENTRY = b"PK\x01\x02"
 _MOST_ENTRIES = 2_000
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+"""Those that are unpacked no further than asked for; 400 bytes of bzip2 make 400 MB at once."""
+_BROKEN = (
+    *(zipfile.BadZipFile, zlib.error, struct.error),
+    *(EOFError, OSError, OverflowError, RuntimeError, ValueError),
+)
+"""What Python's reader raises for wrong bytes, names and places, and for what it cannot unpack."""
 
 
 @dataclass(frozen=True)
@@ -40,68 +53,70 @@ class Item:
 
     Attributes:
         name: of its file.
-        content: encoded image.
+        content: encoded image, or what reads it: nothing is unpacked before it is looked at.
     """
 
     name: str
     content: Source
 
 
-def unpack(name: str, content: bytes, limits: Limits) -> list[Item]:
+def unpack(name: str, source: Source, limits: Limits) -> list[Item]:
     """The images of a zip archive; any other file as it is.
 
-    Sizes are those of the data as it is unpacked, never those that the archive states.
+    Args:
+        name: of the file.
+        source: is read again for each image of an archive.
+        limits: of images, and of the bytes of each as it is unpacked, whatever the archive states.
 
     Raises:
-        RequestError: for an archive that is damaged, or unpacks to more than a request may hold.
+        RequestError: for an archive that is damaged, or has no images or too many.
     """
+    try:
+        content = read(source)
+    except RequestError as error:
+        return [Item(name, error)]
     if not content.startswith(_ZIP):
-        return [Item(name, content)]
+        return [Item(name, source)]
+    # Counted before they are read: what the archive states may be wrong.
+    if (entries := content.count(_ENTRY)) > _MOST_ENTRIES:
+        raise RequestError(
+            "too_large", f"expected at most {_MOST_ENTRIES:,} files in the zip, came {entries:,}"
+        )
+    with _opened(content) as archive:
+        wanted = [entry for entry in archive.infolist() if _is_image(entry)]
+    check_count(len(wanted), limits)
+    return [
+        Item(PurePosixPath(entry.filename).name, partial(_unpacked, source, entry, limits))
+        for entry in wanted
+    ]
+
+
+def _unpacked(source: Source, entry: zipfile.ZipInfo, limits: Limits) -> bytes:
+    with _opened(read(source)) as archive:
+        if entry.compress_type not in _METHODS:
+            raise NotImplementedError
+        with archive.open(entry) as stream:
+            data = stream.read(limits.max_bytes + 1)
+    if len(data) > limits.max_bytes:
+        raise RequestError("too_large", too_many_bytes(limits.max_bytes))
+    return data
+
+
+@contextmanager
+def _opened(content: bytes) -> Iterator[zipfile.ZipFile]:
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            return _members(archive, limits)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+            yield archive
+    except _BROKEN as error:
         raise RequestError(
-            "bad_request", "the zip archive is damaged, encrypted or of an unusual kind"
+            "bad_picture", "the zip archive is damaged, encrypted or of an unusual kind"
         ) from error
-
-
-def _members(archive: zipfile.ZipFile, limits: Limits) -> list[Item]:
-    entries = archive.infolist()
-    if len(entries) > _MOST_ENTRIES:
-        raise RequestError(
-            "too_large",
-            f"expected at most {_MOST_ENTRIES:,} files in the zip, came {len(entries):,}",
-        )
-    wanted = [entry for entry in entries if _is_image(entry)]
-    check_count(len(wanted), limits)
-    items: list[Item] = []
-    room = limits.max_request_bytes
-    for entry in wanted:
-        most = min(limits.max_bytes, room)
-        with archive.open(entry) as stream:
-            data = stream.read(most + 1)
-        room -= min(len(data), most)
-        shown = PurePosixPath(entry.filename).name
-        if len(data) <= most:
-            items.append(Item(shown, data))
-        elif most < limits.max_bytes:
-            raise RequestError(
-                "too_large",
-                f"expected at most {limits.max_request_bytes:,} bytes of images, came more",
-            )
-        else:
-            refused = RequestError(
-                "too_large", f"expected at most {limits.max_bytes:,} bytes a picture, came more"
-            )
-            items.append(Item(shown, refused))
-    return items
 
 
 def _is_image(entry: zipfile.ZipInfo) -> bool:
     path = PurePosixPath(entry.filename)
     hidden = path.name.startswith(".") or "__MACOSX" in path.parts
-    return not entry.is_dir() and not hidden and path.suffix.lower() in ENDINGS
+    return path.suffix.lower() in ENDINGS and not hidden and not entry.is_dir()
 
 
 def check_count(count: int, limits: Limits) -> None:

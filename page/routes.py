@@ -96,9 +96,9 @@ def _add_uploads(app: Starlette, calls: Calls) -> None:
                 for file in files:
                     limits.check(file.size or 0)
                     content = await file.read()
-                    request.scope["faceattr.body"].hand_over(len(content))
                     await file.close()
                     tokens.append(inbox.put(content, len(content)))
+                    request.scope["faceattr.body"].hand_over(len(content))
             except RequestError:
                 inbox.drop(tokens)
                 raise
@@ -130,7 +130,9 @@ async def _form(
         RequestError: when the form is damaged or holds something else.
     """
     expected = RequestError(
-        "bad_request", f"expected multipart/form-data with a file in the field {field!r}"
+        "bad_request",
+        f"expected multipart/form-data with a file in the field {field!r}, and each other field "
+        "once, as text",
     )
     if not request.headers.get("content-type", "").startswith("multipart/form-data"):
         raise expected
@@ -158,8 +160,9 @@ async def _form(
                 f"expected only the form fields {', '.join(known)}; came {unknown[0][:40]!r}",
             )
         found = [value for name, value in items if name == field and isinstance(value, UploadFile)]
-        if not found:
+        texts = {name: value for name, value in items if name != field and isinstance(value, str)}
+        if not found or len(found) + len(texts) < len(items):
             raise expected
-        yield found, {name: value for name, value in items if isinstance(value, str)}
+        yield found, texts
     finally:
         await form.close()

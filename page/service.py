@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 import faceattr
 from faceattr import labels
-from faceattr.detection import load_detector
+from faceattr.detection import MIN_FACE, load_detector
 from faceattr.errors import CropWarning, DetectorError, FaceAttrError
 from faceattr.explain import CAVEAT, explain
 from faceattr.images import OpenedImage, open_image
@@ -29,6 +29,17 @@ SHOWN_LIMITS = ("max_bytes", "max_pixels", "max_faces", "max_batch", "time_limit
 log = logging.getLogger("faceattr")
 Source: TypeAlias = "bytes | Callable[[], bytes] | RequestError"
 """A file's content, what gives it, or why there is none."""
+
+
+def read(source: Source) -> bytes:
+    """The content of a file.
+
+    Raises:
+        RequestError: why there is none.
+    """
+    if isinstance(source, RequestError):
+        raise source
+    return source if isinstance(source, bytes) else source()
 
 
 @dataclass(frozen=True)
@@ -101,7 +112,7 @@ class FaceService:
         source: Source,
         *,
         detector: str = "default",
-        min_face: float = 0.0,
+        min_face: float = MIN_FACE,
         detect: str = "fast",
     ) -> Found:
         """The faces of one picture.
@@ -130,9 +141,7 @@ class FaceService:
     ) -> Found:
         """Open a picture and let `answer` find its faces; both are timed."""
         start = time.perf_counter()
-        if isinstance(source, RequestError):
-            raise source
-        content = source if isinstance(source, bytes) else source()
+        content = read(source)
         limits = self.limits
         limits.check(len(content))
         try:
@@ -259,7 +268,7 @@ class FaceService:
         }
 
     def _chosen(
-        self, detector: str = "default", min_face: float = 0.0, detect: str = "fast"
+        self, detector: str = "default", min_face: float = MIN_FACE, detect: str = "fast"
     ) -> tuple[FacePipeline, dict[str, Any]]:
         """The pipeline of a detector, and what else it is called with."""
         detector = checked("detector", detector, ["default", *self._pipelines])

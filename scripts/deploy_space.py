@@ -17,8 +17,16 @@ from huggingface_hub import HfApi, SpaceCard  # noqa: E402
 from faceattr.config import CONFIG_NAME, ONNX_NAME, WEIGHTS_NAME  # noqa: E402
 from faceattr.errors import FaceAttrError  # noqa: E402
 from faceattr.hub import DEFAULT_MODEL  # noqa: E402
-from faceattr.publishing import CARD_NAME, PublishError, connect, hub_errors, load_card, push, stage  # noqa: E402  # noqa: E402
-from train.publish import log_plan  # noqa: E402
+from faceattr.publishing import (  # noqa: E402
+    CARD_NAME,
+    PublishError,
+    connect,
+    hub_errors,
+    load_card,
+    log_plan,
+    push,
+    stage,
+)
 
 TOP_LEVEL = ("app.py", "requirements.txt", "LICENSE")
 PACKAGES = ("faceattr", "page")
@@ -32,7 +40,7 @@ NEEDED = (
     "page/__init__.py",
 )
 
-log = logging.getLogger("train")
+log = logging.getLogger("faceattr")
 
 
 def space_files(root: Path) -> dict[str, Path]:

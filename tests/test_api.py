@@ -206,7 +206,7 @@ def test_options_change_what_is_found(server):
         {"detector": "magic"},
         {"detect": "slow"},
         {"min_face": "large"},
-        {"min_face": "-1"},
+        {"min_face": "23"},
         {"min_face": "nan"},
     ],
 )
@@ -547,6 +547,15 @@ def test_an_upload_of_which_one_file_is_refused_leaves_nothing(strict):
     files = [("files", png(red_quarters(1))), ("files", bytes(20_001))]
     assert post(url, "gradio_api/upload", {}, files)[0] == 413
     assert len(site.inbox) == 0
+    assert released(site)
+
+
+def test_an_upload_without_room_counts_no_longer(strict):
+    url, site = strict
+    full = site.service.limits.max_held_bytes - 3_000
+    site.inbox.hold(full)
+    assert post(url, "gradio_api/upload", {}, [("files", bytes(2_000))])[0] == 429
+    site.inbox.let_go(full)
     assert released(site)
 
 

@@ -1,7 +1,10 @@
 """What the repository says about its weights is what their report says."""
 
 import hashlib
+import os
 import re
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -166,3 +169,38 @@ def test_the_guide_of_the_audit_is_what_its_command_writes(tmp_path, monkeypatch
 def test_a_file_without_markers_is_refused():
     with pytest.raises(TableError, match="<!-- results -->"):
         insert("no markers here", "| table |")
+
+
+def test_a_bundle_takes_the_place_of_the_old_one_whole_or_not_at_all(tmp_path):
+    tools, run, target = (tmp_path / name for name in (".venv/bin", "run/model", "target"))
+    for folder in (tools, run, target / "figures", tmp_path / "scripts"):
+        folder.mkdir(parents=True)
+    for name in ("bundle_weights", "environment.sh"):
+        shutil.copy(ROOT / "scripts" / name, tmp_path / "scripts")
+    for path in ("run/model/config.json", "run/model/model.safetensors", "run/history.jsonl"):
+        (tmp_path / path).write_text("new")
+    for name in ("config.json", "figures/old.png", "notes.txt"):
+        (target / name).write_text("old")
+    # Neither pip nor Python is wanted here: the stub makes what --output names.
+    programs = {
+        "python": 'while [ $# -gt 1 ]; do [ "$1" != --output ] || echo > "$2"; shift; done',
+        "cp": '/bin/cp "$@" && [ -z "$BROKEN" -o "$1" != -r ]',
+        "cksum": "echo 1",
+    }
+    for name, body in programs.items():
+        (tools / name).write_text(f"#!/bin/sh\n{body}\n")
+        (tools / name).chmod(0o755)
+    (tmp_path / ".venv" / ".installed-dev").write_text("dev 1")
+    (tmp_path / "pyproject.toml").touch()
+
+    def bundle(broken):
+        environment = {"PATH": f"{tools}:{os.environ['PATH']}", "BROKEN": broken}
+        command = ["bash", "scripts/bundle_weights", "run", "a/dataset", "target/"]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True)
+        files = {p.relative_to(target).as_posix() for p in target.rglob("*") if p.is_file()}
+        return done.returncode, (target / "config.json").read_text(), files
+
+    assert bundle("yes") == (1, "old", {"config.json", "figures/old.png", "notes.txt"})
+    made = {"config.json", "model.safetensors", "history.jsonl", "report.json", "README.md"}
+    assert bundle("") == (0, "new", {*made, "audit.json", "notes.txt"})
+    assert not list(tmp_path.glob("target.*"))

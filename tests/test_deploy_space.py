@@ -156,10 +156,15 @@ def test_a_card_that_describes_no_gradio_space_is_refused(script, checkout):
         script.space_files(checkout)
 
 
-def test_dry_run_of_this_repository_lists_the_bundled_weights(tmp_path):
+def test_dry_run_of_this_repository_lists_the_bundled_weights_and_needs_no_torch(tmp_path):
     assert os.access(SCRIPT, os.X_OK)
+    code = f"""
+import runpy, sys
+sys.modules["torch"] = None
+runpy.run_path({str(SCRIPT)!r}, run_name="__main__")
+"""
     done = subprocess.run(
-        [sys.executable, SCRIPT, "--repo-id", SPACE, "--dry-run"],
+        [sys.executable, "-c", code, "--repo-id", SPACE, "--dry-run"],
         capture_output=True,
         text=True,
         timeout=120,

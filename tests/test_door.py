@@ -118,6 +118,12 @@ def test_unknown_form_fields_are_refused(url, name):
     assert status == 400
 
 
+def test_text_in_the_field_of_a_picture_is_refused(url):
+    status, answer = post(url, "api/v1/predict", {"picture": "text"}, [("picture", PICTURE)])
+    assert (status, answer["error"]["kind"]) == (400, "bad_request")
+    assert "a file in the field 'picture'" in answer["error"]["message"]
+
+
 def test_every_answer_forbids_guessing_its_type(url):
     for path in ("", "health", "api/v1/predict", "gradio_api/info", "nothing/here", "theme.css"):
         assert headers(url + path)[1]["X-Content-Type-Options"] == "nosniff", path

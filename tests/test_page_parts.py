@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from site_fixtures import data_url, png, red_quarters, tiny_service
 
 import app
+from faceattr.detection import MIN_FACE
 from faceattr.hub import WeightsFiles, find_beside
 from page import server
 from page.admission.body import Body
@@ -26,6 +27,7 @@ from page.admission.gradio_private import check
 from page.admission.inbox import SAFE_S, Inbox
 from page.admission.json_body import JsonBody
 from page.calls import Calls
+from page.endpoints import SCHEMAS
 from page.errors import RequestError
 from page.limits import Limits
 from page.view.blocks import build_page
@@ -72,6 +74,10 @@ def test_limits_come_from_the_environment():
 def test_a_wrong_limit_is_named(name, text):
     with pytest.raises(ValueError, match=name):
         Limits.from_env({name: text})
+
+
+def test_the_least_face_of_the_api_is_the_librarys():
+    assert SCHEMAS["min_face"]["minimum"] == SCHEMAS["min_face"]["default"] == MIN_FACE
 
 
 def test_the_gate_refuses_at_once_what_it_has_no_room_for():

@@ -418,7 +418,7 @@ def options(folder, **changes):
 
 
 def test_dry_run_lists_files_and_sizes_and_needs_no_hub_or_token(hub, folder, caplog):
-    caplog.set_level("INFO", logger="train")
+    caplog.set_level("INFO")
     assert publishing.run(options(folder, flags=["--dry-run"])) == 0
     size = f"{(folder / 'model.safetensors').stat().st_size:,}"
     assert any(line.split() == [size, "model.safetensors"] for line in caplog.messages)

@@ -171,6 +171,7 @@ def test_a_thorough_search_finds_what_a_fast_one_does_not():
     [
         ("GRADIO_SERVER_PORT", "http", "whole number from 0 to 65535, came 'http'"),
         ("FACEATTR_MAX_FACES", "many", "whole number, came 'many'"),
+        ("FACEATTR_REVISION", "main", "with FACEATTR_MODEL only, came 'main'"),
         ("FACEATTR_DETECTOR", "dlib", "'auto', 'yunet' or 'haar', came 'dlib'"),
     ],
 )

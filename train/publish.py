@@ -6,7 +6,6 @@ import argparse
 import json
 import logging
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from faceattr.publishing import (
     PublishError,
     PublishResult,
     load_card,
+    log_plan,
     publish_files,
     sha256,
 )
@@ -119,13 +119,6 @@ def publish(folder: str | Path, repo_id: str, **options: Any) -> PublishResult:
         WeightsError: when the folder's weights do not load strictly.
     """
     return publish_files(check_folder(Path(folder)), repo_id, **{"message": MESSAGE} | options)
-
-
-def log_plan(files: Mapping[str, Path]) -> None:
-    """List what would be uploaded, with sizes in bytes."""
-    sizes = {path: local.stat().st_size for path, local in files.items()}
-    for path, size in (*sizes.items(), ("total", sum(sizes.values()))):
-        log.info("%12s  %s", f"{size:,}", path)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

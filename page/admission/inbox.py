@@ -1,4 +1,4 @@
-"""Images between the request that brings them and the one that uses them: in memory, used once."""
+"""Images between the request that brings them and the one that uses them, in memory."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import secrets
 import threading
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 from urllib.parse import unquote
 
@@ -114,7 +115,7 @@ class Inbox:
             return None
         return entry.content
 
-    def sources(self, payload: Any) -> list[Source]:
+    def sources(self, payload: Any, *, keep: bool = False) -> list[Source]:
         """What stands behind an image of a request, or behind each of a list of them.
 
         It stays from now on until a source is called, or `drop`: a request that waits in line
@@ -122,25 +123,26 @@ class Inbox:
 
         Args:
             payload: a token, `{"path": …}` or `{"url": …}`, or a list of such.
+            keep: whether each stays until `drop` alone, to be read more than once.
 
         Raises:
             RequestError: where the front door refused a list as a whole.
         """
         if isinstance(payload, list):
-            return [self._source(item) for item in payload]
-        source = self._source(payload)
+            return [self._source(item, keep) for item in payload]
+        source = self._source(payload, keep)
         entry = self._entries.get(_token(payload))
         if entry is not None and isinstance(entry.content, RequestError):
             raise entry.content
         return [source]
 
-    def _source(self, payload: Any) -> Source:
+    def _source(self, payload: Any, keep: bool) -> Source:
         token = _token(payload)
         if _TOKEN.fullmatch(token):
             with self._lock:
                 if entry := self._entries.get(token):
                     self._entries[token] = replace(entry, since=math.inf)
-            return lambda: self.take(token)
+            return partial(self._read if keep else self.take, token)
         if token.startswith(("http://", "https://")):
             return RequestError(
                 "bad_request",
@@ -159,7 +161,13 @@ class Inbox:
             RequestError: "bad_request" when it was used before or waited too long, or why there
                 is none.
         """
-        entry = self._remove(token)
+        return self._content(self._remove(token))
+
+    def _read(self, token: str) -> bytes:
+        """The same, and it stays."""
+        return self._content(self._entries.get(token))
+
+    def _content(self, entry: _Entry | None) -> bytes:
         if entry is None:
             raise RequestError(
                 "bad_request", "this upload is gone: each can be used once; upload it again"

@@ -156,7 +156,7 @@ def _wire(
         progress: gr.Progress = gr.Progress(),  # noqa: B008
     ) -> tuple[str, Any]:
         progress(0.2, desc="Finding and classifying faces")
-        options: Any = {"detector": detector, "min_face": min_face or 0.0, "detect": detect}
+        options: Any = {"detector": detector, "min_face": min_face or MIN_FACE, "detect": detect}
         return await answered(picture, lambda source: service.find(source, **options))
 
     async def show_whole(picture: Any) -> tuple[str, Any]:

@@ -14,17 +14,8 @@ from faceattr.audit.render import figure, interval, to_html
 from faceattr.audit.render import percent as share
 from faceattr.audit.words import NO_FACE, WORTH_FACES, counted
 from page.calls import Calls
-from page.collection import (
-    Gathered,
-    Item,
-    check_count,
-    look,
-    report,
-    unpack,
-)
+from page.collection import Gathered, Item, check_count, look, report, unpack
 from page.errors import RequestError
-from page.limits import Limits
-from page.service import Source
 from page.view.encode import csv_text, text_url
 from page.view.render import render_message
 from page.view.texts import TEMPLATES, filled
@@ -46,8 +37,8 @@ def _as_it_came(payload: Any) -> list[Any]:
 
 def collection_tab(calls: Calls) -> None:
     """Fields of the tab, connected with the service."""
-    most = calls.service.limits.max_collection
-    gr.HTML(filled("collection_intro.html", most=most, worth=WORTH_FACES))
+    limits = calls.service.limits
+    gr.HTML(filled("collection_intro.html", limits=limits, worth=WORTH_FACES))
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
             files = gr.File(
@@ -95,9 +86,10 @@ async def _described(calls: Calls, payloads: list[Any], crops: bool, progress: g
         raise RequestError("bad_request", "no image came: drop some first")
     service, gate = calls.service, calls.gate
     items: list[Item] = []
-    for number, source in enumerate(calls.inbox.sources(payloads), start=1):
-        items += await gate.run(partial(_items, source, f"image {number}", service.limits))
-    check_count(len(items), service.limits)
+    # The uploads stay, and count, in the inbox until the end; nothing of them is held here.
+    for number, source in enumerate(calls.inbox.sources(payloads, keep=True), start=1):
+        items += await gate.run(partial(unpack, f"image {number}", source, service.limits))
+        check_count(len(items), service.limits)
     gathered = Gathered()
     for number, item in enumerate(items):
         progress((number, len(items)), desc="Finding and classifying faces", unit="images")
@@ -105,16 +97,6 @@ async def _described(calls: Calls, payloads: list[Any], crops: bool, progress: g
     progress(1.0, desc="Measuring")
     values = await gate.run(lambda: report(service, gathered, crops=crops))
     return render_collection(values, gathered)
-
-
-def _items(source: Source, name: str, limits: Limits) -> list[Item]:
-    if isinstance(source, RequestError):
-        return [Item(name, source)]
-    try:
-        content = source if isinstance(source, bytes) else source()
-    except RequestError as error:
-        return [Item(name, error)]
-    return unpack(name, content, limits)
 
 
 def render_collection(values: Mapping[str, Any], gathered: Gathered) -> str:
