@@ -240,7 +240,7 @@ def test_damaged_missing_and_empty_images_become_rows_and_end_nothing(jpegs, tmp
 @pytest.mark.parametrize(
     ("option", "value", "said"),
     [
-        ("--min-face", "nan", "min_face: expected a number of pixels from 0 on, came nan"),
+        ("--min-face", "nan", "min_face: expected a number of pixels from 24 on, came nan"),
         ("--seed", "-1", "seed: expected a whole number from 0 on, came -1"),
         ("--workers", "0", "workers: expected a whole number from 1 on, came 0"),
         ("--sample", "0", "sample: expected a whole number from 1 on, came 0"),

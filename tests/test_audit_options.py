@@ -51,7 +51,7 @@ def refused(tmp_path, capsys):
         "--sample 3",
         "--crops",
         "--detector haar",
-        "--min-face 9",
+        "--min-face 99",
         "--mirror",
         "--root .",
         "--split test",
@@ -74,7 +74,7 @@ def test_an_earlier_audit_refuses_what_only_reading_images_would_need(earlier, r
         ("--image-column file", "--image-column: has no effect with a folder of images"),
         ("--ray-address auto", "--ray-address: has no effect with the local engine"),
         ("--crops --detector haar", "--detector haar: has no effect with --crops"),
-        ("--crops --min-face 9", "--min-face: has no effect with --crops"),
+        ("--crops --min-face 99", "--min-face: has no effect with --crops"),
         ("--crops --detect thorough", "--detect thorough: has no effect with --crops"),
     ],
 )

@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from faceattr.detection import MIN_FACE
 from faceattr.errors import FaceAttrError
 
 DESCRIPTION = """Describe the make-up of an image collection: shares of perceived gender, age group
@@ -63,7 +64,12 @@ def _add_engine(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--detector", default="auto", help="auto, yunet or haar (default: auto)")
     group.add_argument("--backend", choices=["auto", "onnx", "torch"], default="auto")
     group.add_argument("--mirror", action="store_true", help="mean over each face and its mirror")
-    group.add_argument("--min-face", type=float, default=0.0, help="least width in pixels")
+    group.add_argument(
+        "--min-face",
+        type=float,
+        default=MIN_FACE,
+        help="least width in pixels, from %(default)g on (%(default)g)",
+    )
     group.add_argument(
         "--detect", choices=["fast", "thorough"], default="fast", help="thorough: smaller faces too"
     )

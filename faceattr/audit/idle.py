@@ -9,6 +9,7 @@ from faceattr.arguments import refuse_idle
 from faceattr.audit.places import is_remote, is_web
 from faceattr.audit.sources import Collection, SourceOptions
 from faceattr.audit.work import Settings
+from faceattr.detection import MIN_FACE
 from faceattr.errors import ArgumentError
 
 
@@ -29,7 +30,7 @@ def _finding(settings: Settings) -> dict[str, bool]:
     return {
         f"--detector {settings.detector}": settings.detector not in ("auto", "none"),
         "--detect thorough": settings.detect == "thorough",
-        "--min-face": settings.min_face > 0,
+        "--min-face": settings.min_face > MIN_FACE,
     }
 
 

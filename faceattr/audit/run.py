@@ -36,6 +36,7 @@ from faceattr.audit.store import REPORT_NAME, write_atomically
 from faceattr.audit.words import counted
 from faceattr.audit.work import Settings
 from faceattr.config import CONFIG_NAME
+from faceattr.detection import MIN_FACE
 from faceattr.errors import AuditError, WeightsError, said_of
 from faceattr.hub import find_weights
 
@@ -85,7 +86,7 @@ class Request:
         detector: which one looks.
         backend: what runs the network.
         mirror: whether each face is looked at in a mirror too.
-        min_face: least width of a face in pixels.
+        min_face: least width of a face in pixels, from 24 on.
         detect: "fast", or "thorough" for small faces in large images too.
         engine: what runs the workers; None for one process a core.
         restart: whether an earlier run's work is thrown away.
@@ -153,7 +154,7 @@ def audit(
     detector: str = "auto",
     backend: str = "auto",
     mirror: bool = False,
-    min_face: float = 0.0,
+    min_face: float = MIN_FACE,
     detect: str = "fast",
     engine: Engine | None = None,
     restart: bool = False,
@@ -233,7 +234,7 @@ def _checked(asked: Request) -> _Asked:
     seed = arguments.whole_number("seed", asked.seed, 0)
     sample = arguments.optional_whole_number("sample", asked.sample, 1)
     sheet = arguments.optional_whole_number("label_sample", asked.label_sample, 1)
-    min_face = arguments.pixels("min_face", asked.min_face)
+    min_face = arguments.pixels("min_face", asked.min_face, MIN_FACE)
     named = (*asked.keep, asked.by, asked.truth, asked.prediction)
     columns = tuple(dict.fromkeys(column for column in named if column is not None))
     options = SourceOptions(

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from faceattr import labels
 from faceattr.audit.faces import SOURCE_PREFIX, face_values
 from faceattr.audit.places import Loaded, ParquetColumns, Reader, ReadError, Ref, as_text
+from faceattr.detection import MIN_FACE
 from faceattr.errors import CropWarning, ImageDecodeError
 from faceattr.images import open_image
 from faceattr.pipeline import FacePipeline
@@ -60,7 +61,7 @@ class Settings:
     root: str | None = None
     http: bool = False
     parquet: ParquetColumns | None = None
-    min_face: float = 0.0
+    min_face: float = MIN_FACE
     detect: str = "fast"
 
     def pipeline(self) -> FacePipeline:
