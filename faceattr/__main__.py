@@ -84,13 +84,20 @@ def _prepare_output() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+def _without_end(words: list[str]) -> list[str]:
+    """Words without the "--" that ends the options, which argparse loses in mixed arguments."""
+    end = words.index("--") if "--" in words else len(words)
+    names = words[end + 1 :]
+    return words[:end] + [f"./{n}" if n.startswith("-") and n != "-" else n for n in names]
+
+
 def _run(words: list[str]) -> int:
     name = words.pop(0) if words[0] in COMMANDS else "predict"
     parser = argparse.ArgumentParser(prog=f"faceattr {name}")
     with _naming_the_extra(COMMANDS[name]):
         module = importlib.import_module(COMMANDS[name].module)
         module.add_arguments(parser)
-        status: int = module.run(parser.parse_intermixed_args(words))
+        status: int = module.run(parser.parse_intermixed_args(_without_end(words)))
     sys.stdout.flush()
     return status
 

@@ -199,7 +199,7 @@ def files_of(images: Sequence[str]) -> list[str]:
     """
     files: list[str] = []
     for given in images:
-        if given == "-" or not Path(given).is_dir():
+        if given == "-" or not os.path.isdir(given):
             files.append(given)
             continue
         found = []
@@ -378,5 +378,6 @@ def run(args: argparse.Namespace) -> int:
         except OSError as error:
             failed += 1
             reason = error.strerror or error
-            print(f"error: {file}: cannot write {error.filename!r}: {reason}", file=sys.stderr)
+            target = "the output" if error.filename is None else repr(error.filename)
+            print(f"error: {file}: cannot write {target}: {reason}", file=sys.stderr)
     return 1 if failed else 0

@@ -69,7 +69,7 @@ def find_faces(
     pixels = image.decode(reduction)
     options = {"thorough": True} if thorough else {}
     found = detector.detect(pixels, reduction, **options)
-    faces = [face for face in found if face.box.width >= min_face][:max_faces]
+    faces = [face for face in found if _width(face) >= min_face][:max_faces]
     transforms = [crop_transform(face) for face in faces]
     smallest = min(map(crop_pixels, transforms), default=np.inf)
     if reduction > 1 and smallest < reduction * CHIP_SIDE:
@@ -79,6 +79,11 @@ def find_faces(
         _cut(face, cut_face(pixels, matrix, reduction=reduction))
         for face, matrix in zip(faces, transforms, strict=True)
     ]
+
+
+def _width(face: Detection) -> float:
+    """From ear to ear, in pixels of the image, however the face is turned."""
+    return face.box.height if face.turn in (90, 270) else face.box.width
 
 
 def read_crop(detector: FaceDetector, image: OpenedImage, *, align: bool = False) -> Cut:

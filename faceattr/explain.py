@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from faceattr import labels
+from faceattr.backends.classify import ask
 from faceattr.pipeline import FacePipeline
 
 CAVEAT = (
@@ -53,11 +54,12 @@ def explain(pipeline: FacePipeline, chip: NDArray[np.uint8], task: str) -> Expla
     preprocessing = pipeline.config.preprocessing
     (face,) = preprocessing.to_pixels([chip])
     grey = np.rint(np.multiply(preprocessing.mean, 255)).astype(np.uint8)
-    shares = pipeline.classifier.probabilities(face[None])[task][0]
+    mirror = pipeline.info.mirror
+    shares = ask(pipeline.classifier, face[None], mirror=mirror)[task][0]
     best = int(shares.argmax())
 
     def answers(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        return pipeline.classifier.probabilities(pixels)[task][:, best]
+        return ask(pipeline.classifier, pixels, mirror=mirror)[task][:, best]
 
     drop = _occlusion(answers, face, grey)
     return Explanation(known.classes[best], float(shares[best]), drop, _overlay(chip, drop))

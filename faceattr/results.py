@@ -283,13 +283,15 @@ def to_pandas(results: Results) -> Any:
         raise MissingPackageError(
             "to_pandas needs the package pandas; run pip install pandas"
         ) from error
+    images = _by_image(results)
     rows = [
         {"image": image, "face": number, **face.to_row()}
-        for image, faces in _by_image(results)
-        for number, face in enumerate(faces)
+        for image, faces in images
+        for number, face in enumerate(faces, start=1)
     ]
     frame = pandas.DataFrame(rows, columns=["image", "face", *ROW])
-    return frame.drop(columns="image") if frame["image"].isna().all() else frame
+    of_one = all(image is None for image, _ in images)
+    return frame.drop(columns="image") if of_one else frame
 
 
 def _rounded(score: float | None) -> float | None:

@@ -26,6 +26,7 @@ RawSource: TypeAlias = (
 
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://|data:", re.IGNORECASE)
 _ROWS = 256
+_PIECE = 1 << 20
 
 
 def read_source(
@@ -83,17 +84,34 @@ def _read_row(row: Mapping[str, Any], max_bytes: int) -> tuple[str, bytes]:
     )
 
 
+def _read_on(stream: Any, name: str, max_bytes: int) -> bytes:
+    """What is left, to one piece above `max_bytes` at most.
+
+    Piece by piece: Python sets aside at once all that a call may give, and some streams give less
+    than there is.
+    """
+    pieces: list[bytes] = []
+    while sum(map(len, pieces)) <= max_bytes:
+        piece = stream.read(_PIECE)
+        if not isinstance(piece, bytes):
+            raise ImageTypeError(f"{name}: expected a file opened in binary mode: open(path, 'rb')")
+        if not piece:
+            break
+        pieces.append(piece)
+    return b"".join(pieces)
+
+
 def _read_stream(stream: Any, max_bytes: int) -> tuple[str, bytes]:
     """What a file object still has, as far as `max_bytes`."""
     path = getattr(stream, "name", None)
     name = _shown_name(path) if isinstance(path, (str, os.PathLike)) else "the file object"
     try:
-        content = stream.read(max_bytes + 1)
+        content = _read_on(stream, name, max_bytes)
+    except ImageDecodeError:
+        raise
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise ImageDecodeError(f"cannot read {name}: {reason}") from error
-    if not isinstance(content, bytes):
-        raise ImageTypeError(f"{name}: expected a file opened in binary mode: open(path, 'rb')")
     if not content:
         advice = "check what writes to it"
         with contextlib.suppress(AttributeError, OSError, ValueError):
@@ -125,9 +143,9 @@ def _read_file(path: str | os.PathLike[str], name: str, max_bytes: int) -> bytes
             raise ImageNotFoundError(f"there is no file {name}; check the path")
         if not file.is_file():
             raise ImageDecodeError(f"expected an image file, but {name} is not a regular file")
-        check_bytes(file.stat().st_size, name, max_bytes)
+        check_bytes(size := file.stat().st_size, name, max_bytes)
         with file.open("rb") as stream:
-            content = stream.read(max_bytes + 1)
+            content = stream.read(size + 1)
     except ImageDecodeError:
         raise
     except (OSError, ValueError) as error:

@@ -346,6 +346,20 @@ def test_images_may_follow_options(chips, capsys):
     assert capsys.readouterr().out.count(image) == 2
 
 
+def test_names_that_look_like_options_follow_two_dashes(chips, capsys, monkeypatch):
+    monkeypatch.chdir(chips)
+    Path("b.png").rename("-b.png")
+    assert main(["--", "-b.png"]) == main(["--crops", "--", "-b.png"]) == 0
+    assert capsys.readouterr().out.count("./-b.png") == 2
+
+
+def test_a_name_that_no_file_can_have_costs_the_others_nothing(chips, capsys):
+    assert main(["a" * 300 + ".jpg", str(chips / "b.png"), "--crops"]) == 1
+    said = capsys.readouterr()
+    assert "b.png" in said.out
+    assert "aaa.jpg" in said.err
+
+
 def test_a_terminal_sees_a_bar_and_a_file_does_not(chips, monkeypatch, capsys):
     files = [str(chips / "b.png"), str(chips / "below" / "c.PNG")]
     assert main(["--crops", *files]) == 0

@@ -14,6 +14,7 @@ from faceattr import CropWarning, FacePipeline
 from faceattr.__main__ import main
 from faceattr.detection import YuNetDetector
 from faceattr.errors import ArgumentError, DetectorError
+from faceattr.results import Detection, FaceBox
 from scripts.measure_detection import read_chips
 
 
@@ -116,6 +117,22 @@ def test_faces_narrower_than_the_least_are_left_out_once(pipeline, photos_dir):
     assert sorted(face.box.width for face in kept) == widths[1:]
     strict = FacePipeline(pipeline.classifier, pipeline.detector, min_face=widths[0] + 0.1)
     assert len(strict(photo)) == len(widths) - 1
+
+
+class OneTurned(YuNetDetector):
+    """One face, 40 pixels from ear to ear, that lies on its side."""
+
+    def detect(self, image, *given, **options):
+        return [Detection(FaceBox(60, 60, 60, 40), 0.9, None, "yunet", 90)]
+
+
+def test_the_width_of_a_turned_face_goes_from_ear_to_ear(pipeline):
+    turned, image = (
+        FacePipeline(pipeline.classifier, OneTurned()),
+        np.zeros((200, 200, 3), np.uint8),
+    )
+    assert len(turned(image, min_face=39)) == 1
+    assert turned(image, min_face=41) == []
 
 
 def test_how_to_look_is_chosen_per_pipeline_and_per_call(pipeline, chips):

@@ -2,7 +2,7 @@
 
 import struct
 import zlib
-from io import BytesIO
+from io import BytesIO, RawIOBase
 from pathlib import Path
 
 import numpy as np
@@ -392,6 +392,28 @@ def test_file_objects_are_read_from_where_they_stand(tmp_path, noise):
         decode_image(written)
     with file.open("rb") as stream, pytest.raises(ImageDecodeError, match="at most 9 bytes"):
         decode_image(stream, max_bytes=9)
+
+
+class Dripping(RawIOBase):
+    """A stream that gives less than it is asked for, and notes what that was."""
+
+    def __init__(self, data):
+        self.rest, self.most = BytesIO(data), 0
+
+    def readable(self):
+        return True
+
+    def readinto(self, buffer):
+        self.most = max(self.most, len(buffer))
+        piece = self.rest.read(min(len(buffer), 50))
+        buffer[: len(piece)] = piece
+        return len(piece)
+
+
+def test_a_stream_may_give_its_bytes_in_small_pieces_and_no_room_is_wasted(noise):
+    stream = Dripping(encode(Image.fromarray(noise)))
+    np.testing.assert_array_equal(decode_image(stream), noise)
+    assert stream.most <= 1 << 20
 
 
 def test_a_file_opened_as_text_or_closed_is_named(tmp_path):

@@ -126,10 +126,13 @@ def test_tables_of_one_image_of_several_and_of_named_ones():
     pandas = pytest.importorskip("pandas")
     one = to_pandas([face(), face()])
     assert list(one.columns) == ["face", *ROW]
-    assert one["face"].tolist() == [0, 1]
+    assert one["face"].tolist() == [1, 2]
     several = to_pandas([[face()], [], [face(), face()]])
     assert list(several.columns) == ["image", "face", *ROW]
-    assert several[["image", "face"]].values.tolist() == [[0, 0], [2, 0], [2, 1]]
+    assert several[["image", "face"]].values.tolist() == [[0, 1], [2, 1], [2, 2]]
+    # An image column wherever there may be several, even without a face.
+    assert list(to_pandas([[], []]).columns) == list(to_pandas({"a": []}).columns)
+    assert to_pandas([[], []]).columns[0] == "image"
     named = to_pandas({"a.jpg": [face()], "b.jpg": []})
     assert named["image"].tolist() == ["a.jpg"]
     assert len(to_pandas(face())) == 1

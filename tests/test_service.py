@@ -69,6 +69,15 @@ def test_heat_maps_agree(pipelines, task):
     np.testing.assert_allclose(one.drop, other.drop, rtol=0, atol=1e-5)
 
 
+def test_a_heat_map_explains_the_answer_of_a_face_and_its_mirror_image(pipelines):
+    plain = pipelines[1]
+    mirrored = FacePipeline(plain.classifier, plain.detector, mirror=True)
+    face = mirrored(PORTRAIT)[0]
+    found = explain(mirrored, face.crop, "age")
+    assert (found.label, found.probability) == (face.age.label, pytest.approx(face.age.probability))
+    assert found.probability != explain(plain, face.crop, "age").probability
+
+
 class OnePixel:
     """Says "Male" with the redness of one pixel."""
 

@@ -22,7 +22,11 @@ def classify(
         chips: RGB uint8, square, of any size; at least one.
         mirror: whether answers are those of the mean of the logits of a chip and its mirror image.
     """
-    pixels = classifier.config.preprocessing.to_pixels(chips)
+    return ask(classifier, classifier.config.preprocessing.to_pixels(chips), mirror=mirror)
+
+
+def ask(classifier: Classifier, pixels: NDArray[np.uint8], *, mirror: bool) -> dict[str, Floats]:
+    """As `classify`, of pixels `(N, side, side, 3)` in the network's own size."""
     found = classifier.probabilities(pixels)
     if mirror:
         others = classifier.probabilities(np.ascontiguousarray(pixels[:, :, ::-1]))
