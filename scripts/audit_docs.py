@@ -100,8 +100,12 @@ def validity(found: Mapping[str, Any]) -> str:
     explained = _filled(
         f"For each head {found['draws']} collections of {found['faces']:,} validation faces with",
         f"skewed shares (Dirichlet, {found['concentration']:g}). *Error*: mean absolute error of a",
-        "class share. *Coverage*: how often the 95 % interval held the share. Second table: the",
-        f"same collections with worse images; {worse} of each head for warnings and EM. Written by",
+        "class share. *Coverage*: how often the 95 % interval held the share; for counted shares",
+        "the interval of `--population`, for the others that of these images. Collections take a",
+        "face several times where its class has too few, for 70+ most often. All rest on one",
+        "calibration table: ± is over the collections only. Second table: the",
+        f"same collections with worse images; {worse} of each head for warnings and EM.",
+        "Written by",
         "`python -m scripts.audit_validity` (`docs/results/audit_validity.json`).",
     )
     return "\n\n".join([_errors(found), _shifts(found), explained, _summary(found)])
@@ -148,6 +152,11 @@ def _summary(found: Mapping[str, Any]) -> str:
     return "EM, the method that the report recommends:\n\n" + "\n".join(parts)
 
 
+def _range_of_rates(rounds: Sequence[Mapping[str, float]]) -> str:
+    shares = [one["bare_seconds_1"] / one["audit_seconds_1"] for one in rounds]
+    return f"{min(shares):.0%} to {max(shares):.0%}"
+
+
 def size(runs: Mapping[str, Any]) -> str:
     """Rates, memory, kills and the table of costs."""
     whole, rates, photos = runs["undisturbed"], runs["rates"], runs["photographs"]
@@ -157,8 +166,10 @@ def size(runs: Mapping[str, Any]) -> str:
         f"One machine: `--workers` processes, one thread each. {whole['images']:,} crops took",
         f"{whole['workers']} workers {whole['seconds']:.0f} s. Two workers are",
         f"{rates['two_workers_faster_by']:.2f} times as fast as one, which reaches",
-        f"{rates['share_of_bare_rate']:.1%} of the bare pipeline's rate (starting and joining",
-        f"included). A worker needs {whole['peak_megabytes_at_1000']:.0f} MB at 1,000 and",
+        f"{rates['share_of_bare_rate']:.0%} of the bare pipeline's rate (medians of",
+        f"{len(rates['rounds'])} rounds, {_range_of_rates(rates['rounds'])}; starting and joining",
+        "included; the machine had other work). A worker needs",
+        f"{whole['peak_megabytes_at_1000']:.0f} MB at 1,000 and",
         f"{whole['peak_megabytes']:.0f} MB at {whole['images']:,} images. {kills[0]['images']:,}",
         f"images killed {len(kills[0]['kills_after_parts'])} times by SIGKILL gave {same} an",
         "undisturbed run with either engine (`python -m scripts.audit_torture`,",

@@ -15,7 +15,7 @@ from PIL import Image
 
 from faceattr.hub import BUNDLED, BUNDLED_NAMES, DEFAULT_MODEL
 from faceattr.labels import AGE, GENDER, RACE, TASKS
-from scripts import audit_docs
+from scripts import audit_docs, benchmark
 from train.__main__ import main
 from train.data.source import Source
 from train.evaluate.predict import predict
@@ -154,12 +154,30 @@ def test_a_pipeline_measured_with_other_weights_is_refused(tmp_path, capsys):
     assert "was measured with other weights" in capsys.readouterr().err
 
 
+def emptied(path, page):
+    """Copy a file without what stands between its markers; its whole text."""
+    text = path.read_text(encoding="utf-8")
+    rest = re.sub(r"(<!-- (\w+) -->\n).*?(?=<!-- /\2 -->)", r"\1", text, flags=re.DOTALL)
+    assert len(rest) < 0.8 * len(text)
+    page.write_text(rest, encoding="utf-8")
+    return text
+
+
+def test_the_readmes_results_are_what_their_command_writes(tmp_path):
+    page = tmp_path / "README.md"
+    text = emptied(ROOT / "README.md", page)
+    command = ["results", *REPORTS, "--pipeline", PIPELINE, "--into", page]
+    assert main([*map(str, command), "--performance", str(benchmark.RESULT)]) == 0
+    assert page.read_text(encoding="utf-8") == text
+
+
+def test_the_page_of_costs_is_what_its_command_writes():
+    assert benchmark.PAGE.read_text(encoding="utf-8") == benchmark.page(read(benchmark.RESULT))
+
+
 def test_the_guide_of_the_audit_is_what_its_command_writes(tmp_path, monkeypatch):
     page = tmp_path / "audit.md"
-    text = (ROOT / "docs" / "audit.md").read_text(encoding="utf-8")
-    emptied = re.sub(r"(<!-- (\w+) -->\n).*?(?=<!-- /\2 -->)", r"\1", text, flags=re.DOTALL)
-    assert len(emptied) < 0.8 * len(text)
-    page.write_text(emptied, encoding="utf-8")
+    text = emptied(ROOT / "docs" / "audit.md", page)
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(sys, "argv", ["audit_docs", "--into", str(page)])
     audit_docs.main()

@@ -84,12 +84,13 @@ def of_population(value: Floats, errors: Floats, images: int) -> Estimates:
 
 
 def holding(found: Estimates, other: Estimates) -> Estimates:
-    """The same estimates, their intervals widened to hold another's."""
+    """The same estimates, their intervals widened to hold another's; every second draw is its."""
     low, high = np.minimum(found.low, other.low), np.maximum(found.high, other.high)
-    return Estimates(found.value, low, high, found.draws)
+    own = np.arange(len(found.draws))[:, None] % 2 == 0
+    return Estimates(found.value, low, high, np.where(own, found.draws, other.draws))
 
 
 def including(found: Estimates, value: Floats) -> Estimates:
-    """The same interval for another value, widened to hold it where it has to be."""
+    """The same interval for another value, widened to hold it; the draws move with the value."""
     low, high = np.minimum(found.low, value), np.maximum(found.high, value)
-    return Estimates(value, low, high, found.draws)
+    return Estimates(value, low, high, np.clip(found.draws + value - found.value, 0, 1))

@@ -280,6 +280,7 @@ def gap_table(report: Json) -> str:
         [
             f"{TITLES[task.name]} by {grouping_title(grouping)}",
             _points(found["difference"]),
+            percent(found["if_equal"]["p95"]),
             f"{_group(grouping, worst['group'])}, {percent(worst['accuracy'])} of {worst['n']:,}",
         ]
         for task in TASKS
@@ -287,7 +288,7 @@ def gap_table(report: Json) -> str:
         for found in [report["fairness"][task.name][grouping]["accuracy"]]
         if (worst := found["worst"]) is not None
     ]
-    return markdown_table(["", "Points", "Worst group, %"], rows)
+    return markdown_table(["", "Points", "By chance, up to", "Worst group, %"], rows)
 
 
 CRITERIA = {
