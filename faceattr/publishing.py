@@ -129,13 +129,14 @@ def publish_files(
         validate_card(api, card)
         size = sum((staged / name).stat().st_size for name in files)
         log.info("%d files, %.1f MB -> %s, branch %s", len(files), size / 1e6, repo_id, revision)
+        expected = golden_answers(staged)
         api.create_repo(repo_id, private=private or None, exist_ok=True)
         _check_visibility(api, repo_id, private)
         if revision != "main":
             api.create_branch(repo_id, branch=revision, exist_ok=True)
         commit, changed = push(api, repo_id, staged, message=message, revision=revision)
         log.info("committed %s" if changed else "nothing has changed since %s", commit)
-        _verify(api, repo_id, commit, staged)
+        _verify(api, repo_id, commit, _answering_file(staged), expected)
     log.info("loaded back at that commit: answers equal, bit for bit")
     return PublishResult(repo_id, commit, changed, f"{api.endpoint}/{repo_id}/tree/{commit}")
 
@@ -273,7 +274,7 @@ def golden_answers(folder: Path) -> dict[str, NDArray[np.float32]]:
     Logits where PyTorch and its weights are at hand, otherwise the probabilities of `model.onnx`.
     """
     chip = np.random.default_rng(2026).integers(0, 256, (224, 224, 3), dtype=np.uint8)
-    if not (folder / WEIGHTS_NAME).is_file() or find_spec("torch") is None:
+    if _answering_file(folder) == ONNX_NAME:
         exported = OnnxClassifier(find_weights(folder, file=ONNX_NAME))
         return exported.probabilities(exported.config.preprocessing.to_pixels([chip]))
     # Imported here: where there is no PyTorch, the other way is taken.
@@ -284,9 +285,16 @@ def golden_answers(folder: Path) -> dict[str, NDArray[np.float32]]:
     return {task: values.detach().numpy() for task, values in logits.items()}
 
 
-def _verify(api: HfApi, repo_id: str, commit: str, folder: Path) -> None:
-    """Load what is on the Hub at `commit`; its answers must be the folder's, bit for bit."""
-    weights = WEIGHTS_NAME if (folder / WEIGHTS_NAME).is_file() else ONNX_NAME
+def _answering_file(folder: Path) -> str:
+    """Which file of weights in `folder` gives its golden answers."""
+    by_torch = (folder / WEIGHTS_NAME).is_file() and find_spec("torch") is not None
+    return WEIGHTS_NAME if by_torch else ONNX_NAME
+
+
+def _verify(
+    api: HfApi, repo_id: str, commit: str, weights: str, expected: Mapping[str, NDArray[np.float32]]
+) -> None:
+    """Load `weights` from the Hub at `commit`; the answers must be those expected, bit for bit."""
     with tempfile.TemporaryDirectory() as scratch:
         for name in (CONFIG_NAME, weights):
             path = api.hf_hub_download(repo_id, name, revision=commit, cache_dir=scratch)
@@ -294,8 +302,7 @@ def _verify(api: HfApi, repo_id: str, commit: str, folder: Path) -> None:
             published = golden_answers(Path(path).parent)
         except WeightsError as error:
             raise PublishError(f"{repo_id} at {commit} does not load: {error}") from error
-    here = golden_answers(folder)
-    differing = [task for task in here if not np.array_equal(here[task], published[task])]
+    differing = [task for task in expected if not np.array_equal(expected[task], published[task])]
     if differing:
         raise PublishError(
             f"{repo_id} at {commit} gives other answers than what was sent for {differing}. "

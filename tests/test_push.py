@@ -153,10 +153,12 @@ def test_a_pipeline_goes_to_the_hub_and_comes_back_bit_for_bit(hub, network, tmp
         assert same_answers(pipeline, FacePipeline.from_pretrained(there, backend=backend))
 
 
-def test_where_there_is_no_pytorch_the_onnx_file_proves_it(hub, network, tmp_path, monkeypatch):
+@pytest.mark.parametrize("both", [True, False])
+def test_without_pytorch_the_onnx_file_proves_it(hub, network, tmp_path, monkeypatch, both):
     network.save_pretrained(tmp_path / "mine")
     export(tmp_path / "mine")
-    (tmp_path / "mine" / "model.safetensors").unlink()
+    if not both:
+        (tmp_path / "mine" / "model.safetensors").unlink()
     pipeline = FacePipeline.from_pretrained(tmp_path / "mine", backend="onnx")
     monkeypatch.setitem(sys.modules, "torch", None)
     result = send(hub, pipeline)
