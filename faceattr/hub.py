@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 from dataclasses import dataclass
@@ -54,28 +55,36 @@ def find_weights(
 
     Args:
         model: "user/name" on the Hub, a local folder, or the name of bundled weights (those of
-            `BUNDLED_NAMES`); None for `DEFAULT_MODEL`.
+            `BUNDLED_NAMES`); None for `DEFAULT_MODEL`. A `Path` is a folder, and so is a string
+            that names one here, whatever else has that name.
         revision: branch, tag or commit; Hub ids only. Pin a commit for reproducible results.
         file: which file of weights is wanted beside `config.json`.
 
     Raises:
         WeightsError: saying what was looked for and what to do.
     """
-    bundled = DEFAULT_MODEL if model is None else str(model)
-    is_bundled = bundled in BUNDLED_NAMES
-    if is_bundled or Path(bundled).is_dir():
-        if revision is not None:
-            raise WeightsError(f"revision {revision!r} given for local weights; leave it out")
-        folder = BUNDLED / bundled if is_bundled else Path(bundled)
-        for name in (CONFIG_NAME, file):
-            if not (folder / name).is_file():
-                advice = "; `faceattr export FOLDER` writes it"
-                raise WeightsError(
-                    f"{name} is missing in the weights folder {folder.name!r}"
-                    + (advice if name == ONNX_NAME else "")
-                )
-        return WeightsFiles(folder / CONFIG_NAME, folder / file, folder.name)
-    return _download(bundled, revision, file)
+    folder = _local_folder(model)
+    if folder is None:
+        return _download(str(model), revision, file)
+    if revision is not None:
+        raise WeightsError(f"revision {revision!r} given for local weights; leave it out")
+    if not folder.is_dir():
+        raise WeightsError(f"there is no folder {str(folder)!r}; check the spelling")
+    name = Path(os.path.abspath(folder)).name
+    for part in (CONFIG_NAME, file):
+        if not (folder / part).is_file():
+            advice = "; `faceattr export FOLDER` writes it" if part == ONNX_NAME else ""
+            raise WeightsError(f"{part} is missing in the weights folder {name!r}{advice}")
+    return WeightsFiles(folder / CONFIG_NAME, folder / file, name)
+
+
+def _local_folder(model: str | Path | None) -> Path | None:
+    """The folder that is meant; None for a Hub id."""
+    if model is None:
+        return BUNDLED / DEFAULT_MODEL
+    if isinstance(model, Path) or Path(model).is_dir():
+        return Path(model)
+    return BUNDLED / model if model in BUNDLED_NAMES else None
 
 
 def _answers(repo_id: str, revision: str | None) -> bool:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from faceattr import labels
 from faceattr.config import CONFIG_NAME, WEIGHTS_NAME, ModelConfig
-from faceattr.hub import WeightsFiles, find_weights, read_config
+from faceattr.hub import BUNDLED, WeightsFiles, find_weights, read_config
 from faceattr.layers import (
     ConvNorm,
     DepthwiseSeparableConv,
@@ -158,7 +158,7 @@ class FaceAttributeModel(nn.Module, ABC):
             WeightsError: as `load_model`, and for weights of another class.
         """
         if model is None and cls is not FaceAttributeModel:
-            model = cls.__name__
+            model = BUNDLED / cls.__name__
         loaded = load_model(model, revision=revision)
         if not isinstance(loaded, cls):
             raise WeightsError(
