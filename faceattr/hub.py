@@ -48,6 +48,10 @@ class WeightsFiles:
     revision: str | None = None
 
 
+class AbsentFileError(WeightsError):
+    """A model lacks the one file that was asked for, or the cache does and the Hub is silent."""
+
+
 def find_weights(
     model: str | Path | None = None, *, revision: str | None = None, file: str = WEIGHTS_NAME
 ) -> WeightsFiles:
@@ -61,6 +65,7 @@ def find_weights(
         file: which file of weights is wanted beside `config.json`.
 
     Raises:
+        AbsentFileError: where all that is wrong is that there is no such file.
         WeightsError: saying what was looked for and what to do.
     """
     folder = _local_folder(model)
@@ -74,7 +79,7 @@ def find_weights(
     for part in (CONFIG_NAME, file):
         if not (folder / part).is_file():
             advice = "; `faceattr export FOLDER` writes it" if part == ONNX_NAME else ""
-            raise WeightsError(f"{part} is missing in the weights folder {name!r}{advice}")
+            raise AbsentFileError(f"{part} is missing in the weights folder {name!r}{advice}")
     return WeightsFiles(folder / CONFIG_NAME, folder / file, name)
 
 
@@ -130,11 +135,13 @@ def _download(repo_id: str, revision: str | None, file: str) -> WeightsFiles:
     import httpx2
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import (
+        EntryNotFoundError,
         HfHubHTTPError,
         HFValidationError,
         LocalEntryNotFoundError,
     )
 
+    local = False
     try:
         # Files of a commit that are in the cache cost no request.
         pinned = _is_commit(revision) and all(
@@ -153,13 +160,15 @@ def _download(repo_id: str, revision: str | None, file: str) -> WeightsFiles:
             f"{repo_id!r} is neither a folder here nor a Hub id of the form 'user/name'"
         ) from error
     except LocalEntryNotFoundError as error:
-        raise WeightsError(
-            f"the Hub cannot be reached and {repo_id!r} is not in the local cache; "
+        kind = AbsentFileError if local else WeightsError
+        raise kind(
+            f"the Hub cannot be reached and {file} of {repo_id!r} is not in the local cache; "
             "check the connection, or give a local folder"
         ) from error
     except HfHubHTTPError as error:
         status = error.response.status_code
-        raise WeightsError(
+        kind = AbsentFileError if isinstance(error, EntryNotFoundError) else WeightsError
+        raise kind(
             f"cannot download {file} of {repo_id!r} at revision {revision or 'main'!r}: the Hub "
             f"answered HTTP {status}; {_ADVICE.get(status, 'try again later')}"
         ) from error

@@ -205,7 +205,7 @@ def test_onnx_has_no_pytorch_network_and_no_other_device(exported):
         ("onnxruntime", {"backend": "onnx"}, "pip install onnxruntime"),
         ("torch", {"backend": "torch"}, r"backend 'torch' was asked for.*\.\[torch\]"),
         ("torch", {"device": "cuda"}, r"device 'cuda' was given.*\.\[torch\]"),
-        ("torch", {}, r"'bare' has no model.onnx.*\.\[torch\]"),
+        ("torch", {}, r"no model.onnx was found \(.*'bare'.*\.\[torch\]"),
     ],
 )
 def test_the_message_says_how_to_get_what_is_not_installed(
