@@ -6,7 +6,9 @@ import json
 import os
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 
 from faceattr.config import CONFIG_NAME, ONNX_NAME, WEIGHTS_NAME, ModelConfig
@@ -200,7 +202,7 @@ def read_config(files: WeightsFiles) -> ModelConfig:
 
 
 def find_beside(files: WeightsFiles, name: str) -> Path | None:
-    """A file that may accompany the weights, such as `report.json`; None where there is none."""
+    """A file that may accompany the weights, such as `report.json`; None where it cannot be had."""
     local = files.config.with_name(name)
     if local.is_file():
         return local
@@ -218,3 +220,36 @@ def find_beside(files: WeightsFiles, name: str) -> Path | None:
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, httpx2.HTTPError):
         return None
     return Path(found)
+
+
+def find_all_beside(files: WeightsFiles, patterns: Sequence[str]) -> dict[str, Path]:
+    """Every file that accompanies the weights and whose path fits a pattern, by that path.
+
+    Raises:
+        WeightsError: where the Hub does not give the list, or one of them.
+    """
+    if files.revision is None:
+        folder = files.config.parent
+        paths = [path for pattern in patterns for path in folder.glob(pattern)]
+        return {path.relative_to(folder).as_posix(): path for path in paths}
+    import httpx2
+    from huggingface_hub import HfApi, hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+
+    try:
+        names = HfApi().list_repo_files(files.name, revision=files.revision)
+        return {
+            name: Path(hf_hub_download(files.name, name, revision=files.revision))
+            for name in names
+            if any(_fits(name, pattern) for pattern in patterns)
+        }
+    except (httpx2.HTTPError, OSError, EntryNotFoundError) as error:
+        raise WeightsError(
+            f"cannot download what lies beside the weights of {files.name!r} "
+            f"({type(error).__name__}); check the connection and the disk, then try again"
+        ) from error
+
+
+def _fits(path: str, pattern: str) -> bool:
+    """Whether a path in a repository fits a pattern whose star stands for no slash."""
+    return path.count("/") == pattern.count("/") and fnmatch(path, pattern)

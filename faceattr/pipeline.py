@@ -299,10 +299,12 @@ class FacePipeline:
         """Write weights, config and what belongs to them into a folder, made if needed.
 
         `from_pretrained(folder)` loads it. Card, report and `model.onnx` go along where they lie
-        beside the weights that were loaded and these have not changed since.
+        beside the weights that were loaded and these have not changed since. Where the folder held
+        other weights, such files of theirs are removed.
 
         Raises:
-            WeightsError: for a pipeline that was made from neither files nor a network.
+            WeightsError: for a pipeline that was made from neither files nor a network, and where
+                the Hub does not give what lies beside the weights.
         """
         from faceattr.publishing import save_pipeline
 

@@ -12,7 +12,7 @@ import logging
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -36,7 +36,7 @@ from faceattr.audit.calibration import AUDIT_NAME
 from faceattr.backends.onnx import OnnxClassifier
 from faceattr.config import CONFIG_NAME, ONNX_NAME, WEIGHTS_NAME, ModelConfig
 from faceattr.errors import FaceAttrError, WeightsError
-from faceattr.hub import WeightsFiles, find_beside, find_weights
+from faceattr.hub import WeightsFiles, find_all_beside, find_weights
 
 if TYPE_CHECKING:
     from faceattr.model import FaceAttributeModel
@@ -46,6 +46,7 @@ CARD_NAME = "README.md"
 REPORT_NAME = "report.json"
 COMPANIONS = (CARD_NAME, REPORT_NAME, ONNX_NAME, AUDIT_NAME)
 """Files that are of certain weights and go wherever these go, with the figures."""
+FIGURES = "figures/*.png"
 OWNED = ("figures/*", ONNX_NAME, AUDIT_NAME)
 """Paths in a repository that are ours: what is gone here would there be of other weights."""
 MESSAGE = "Publish weights"
@@ -338,24 +339,42 @@ def save_pipeline(pipeline: FacePipeline, folder: str | Path) -> Path:
     """Write a pipeline's weights and config into a folder, made if needed; returns its path.
 
     A card, a report and `model.onnx` go along where they lie beside the weights that were loaded
-    and these have not changed since.
+    and these have not changed since. Where the folder held other weights, such files of theirs
+    are removed.
 
     Raises:
-        WeightsError: for a pipeline that was made from neither files nor a network.
+        WeightsError: for a pipeline that was made from neither files nor a network, and where the
+            Hub does not give what lies beside the weights.
     """
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     files = pipeline.files
     network: FaceAttributeModel | None = getattr(pipeline.classifier, "model", None)
+    before = _identity(target)
+    written: set[str] = set()
     if network is not None and (files is None or not _is_unchanged(network, files)):
         network.save_pretrained(target)
-        return target
-    if files is None:
+    elif files is None:
         raise WeightsError("this pipeline has neither a network nor files to save")
-    shutil.copyfile(files.config, target / CONFIG_NAME)
-    for name in (WEIGHTS_NAME, *COMPANIONS):
-        _copy_beside(files, name, target)
+    else:
+        written = _copy(files, target)
+    if any(before) and _identity(target) != before:
+        _remove_companions(target, written)
     return target
+
+
+def _identity(folder: Path) -> list[str | None]:
+    """Digests of the config and the weights in a folder; None where there is no such file."""
+    paths = [folder / name for name in (CONFIG_NAME, WEIGHTS_NAME)]
+    return [sha256(path) if path.is_file() else None for path in paths]
+
+
+def _remove_companions(folder: Path, kept: Collection[str]) -> None:
+    """Remove what is there of other weights, lest it speaks for those that are there now."""
+    for pattern in (*COMPANIONS, FIGURES):
+        for path in folder.glob(pattern):
+            if path.relative_to(folder).as_posix() not in kept:
+                path.unlink()
 
 
 def _is_unchanged(network: FaceAttributeModel, files: WeightsFiles) -> bool:
@@ -372,19 +391,20 @@ def _is_unchanged(network: FaceAttributeModel, files: WeightsFiles) -> bool:
     )
 
 
-def _copy_beside(files: WeightsFiles, name: str, target: Path) -> None:
-    """Copy a file that accompanies the weights, and figures with a card; nothing if there is none.
+def _copy(files: WeightsFiles, target: Path) -> set[str]:
+    """Copy weights, config and what accompanies them; returns their paths in the target.
 
     Only the content: the cache's own files may be nobody else's to read.
     """
-    found = find_beside(files, name)
-    if found is None:
-        return
-    shutil.copyfile(found, target / name)
-    if name == CARD_NAME:
-        for figure in sorted(found.parent.glob("figures/*.png")):
-            (target / "figures").mkdir(exist_ok=True)
-            shutil.copyfile(figure, target / "figures" / figure.name)
+    found = find_all_beside(files, (CONFIG_NAME, WEIGHTS_NAME, *COMPANIONS, FIGURES))
+    for name, path in found.items():
+        copy = target / name
+        copy.parent.mkdir(exist_ok=True)
+        if not (copy.exists() and copy.samefile(path)):
+            shutil.copyfile(path, copy)
+    if WEIGHTS_NAME not in found:
+        (target / WEIGHTS_NAME).unlink(missing_ok=True)
+    return set(found)
 
 
 def push_folder(
