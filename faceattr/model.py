@@ -373,6 +373,8 @@ def _load_strictly(network: FaceAttributeModel, state: dict[str, Tensor], origin
     ]
     if problems:
         raise WeightsError(f"weights of {origin!r} do not fit the network: {'; '.join(problems)}")
+    if spoilt := sorted(k for k, v in state.items() if not v.isfinite().all()):
+        raise WeightsError(f"weights of {origin!r} hold numbers that are not finite: {spoilt}")
     network.load_state_dict(state, strict=True)
 
 

@@ -193,6 +193,10 @@ def test_probabilities_use_the_temperature_and_our_class_order():
             lambda s: s.update({"heads.age.bias": torch.zeros(3)}),
             r"heads.age.bias: expected \(9,\), came \(3,\)",
         ),
+        (
+            lambda s: s.update({"heads.age.bias": torch.full((9,), torch.nan)}),
+            r"not finite: \['heads.age.bias'\]",
+        ),
     ],
 )
 def test_weights_that_do_not_fit_are_named(either, edit, message):
