@@ -98,4 +98,8 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_MODULES, "audit"})
+    """What can be had here: the networks only where PyTorch is."""
+    from importlib.util import find_spec
+
+    names = __all__ if find_spec("torch") is None else _MODULES
+    return sorted({*globals(), *names, "audit"})

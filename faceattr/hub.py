@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 
 from faceattr.config import CONFIG_NAME, ONNX_NAME, WEIGHTS_NAME, ModelConfig
@@ -47,6 +50,10 @@ class WeightsFiles:
     revision: str | None = None
 
 
+class AbsentFileError(WeightsError):
+    """A model lacks the one file that was asked for, or the cache does and the Hub is silent."""
+
+
 def find_weights(
     model: str | Path | None = None, *, revision: str | None = None, file: str = WEIGHTS_NAME
 ) -> WeightsFiles:
@@ -54,28 +61,37 @@ def find_weights(
 
     Args:
         model: "user/name" on the Hub, a local folder, or the name of bundled weights (those of
-            `BUNDLED_NAMES`); None for `DEFAULT_MODEL`.
+            `BUNDLED_NAMES`); None for `DEFAULT_MODEL`. A `Path` is a folder, and so is a string
+            that names one here, whatever else has that name.
         revision: branch, tag or commit; Hub ids only. Pin a commit for reproducible results.
         file: which file of weights is wanted beside `config.json`.
 
     Raises:
+        AbsentFileError: where all that is wrong is that there is no such file.
         WeightsError: saying what was looked for and what to do.
     """
-    bundled = DEFAULT_MODEL if model is None else str(model)
-    is_bundled = bundled in BUNDLED_NAMES
-    if is_bundled or Path(bundled).is_dir():
-        if revision is not None:
-            raise WeightsError(f"revision {revision!r} given for local weights; leave it out")
-        folder = BUNDLED / bundled if is_bundled else Path(bundled)
-        for name in (CONFIG_NAME, file):
-            if not (folder / name).is_file():
-                advice = "; `faceattr export FOLDER` writes it"
-                raise WeightsError(
-                    f"{name} is missing in the weights folder {folder.name!r}"
-                    + (advice if name == ONNX_NAME else "")
-                )
-        return WeightsFiles(folder / CONFIG_NAME, folder / file, folder.name)
-    return _download(bundled, revision, file)
+    folder = _local_folder(model)
+    if folder is None:
+        return _download(str(model), revision, file)
+    if revision is not None:
+        raise WeightsError(f"revision {revision!r} given for local weights; leave it out")
+    if not folder.is_dir():
+        raise WeightsError(f"there is no folder {str(folder)!r}; check the spelling")
+    name = Path(os.path.abspath(folder)).name
+    for part in (CONFIG_NAME, file):
+        if not (folder / part).is_file():
+            advice = "; `faceattr export FOLDER` writes it" if part == ONNX_NAME else ""
+            raise AbsentFileError(f"{part} is missing in the weights folder {name!r}{advice}")
+    return WeightsFiles(folder / CONFIG_NAME, folder / file, name)
+
+
+def _local_folder(model: str | Path | None) -> Path | None:
+    """The folder that is meant; None for a Hub id."""
+    if model is None:
+        return BUNDLED / DEFAULT_MODEL
+    if isinstance(model, Path) or Path(model).is_dir():
+        return Path(model)
+    return BUNDLED / model if model in BUNDLED_NAMES else None
 
 
 def _answers(repo_id: str, revision: str | None) -> bool:
@@ -121,11 +137,13 @@ def _download(repo_id: str, revision: str | None, file: str) -> WeightsFiles:
     import httpx2
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import (
+        EntryNotFoundError,
         HfHubHTTPError,
         HFValidationError,
         LocalEntryNotFoundError,
     )
 
+    local = False
     try:
         # Files of a commit that are in the cache cost no request.
         pinned = _is_commit(revision) and all(
@@ -144,13 +162,15 @@ def _download(repo_id: str, revision: str | None, file: str) -> WeightsFiles:
             f"{repo_id!r} is neither a folder here nor a Hub id of the form 'user/name'"
         ) from error
     except LocalEntryNotFoundError as error:
-        raise WeightsError(
-            f"the Hub cannot be reached and {repo_id!r} is not in the local cache; "
+        kind = AbsentFileError if local else WeightsError
+        raise kind(
+            f"the Hub cannot be reached and {file} of {repo_id!r} is not in the local cache; "
             "check the connection, or give a local folder"
         ) from error
     except HfHubHTTPError as error:
         status = error.response.status_code
-        raise WeightsError(
+        kind = AbsentFileError if isinstance(error, EntryNotFoundError) else WeightsError
+        raise kind(
             f"cannot download {file} of {repo_id!r} at revision {revision or 'main'!r}: the Hub "
             f"answered HTTP {status}; {_ADVICE.get(status, 'try again later')}"
         ) from error
@@ -182,7 +202,7 @@ def read_config(files: WeightsFiles) -> ModelConfig:
 
 
 def find_beside(files: WeightsFiles, name: str) -> Path | None:
-    """A file that may accompany the weights, such as `report.json`; None where there is none."""
+    """A file that may accompany the weights, such as `report.json`; None where it cannot be had."""
     local = files.config.with_name(name)
     if local.is_file():
         return local
@@ -200,3 +220,36 @@ def find_beside(files: WeightsFiles, name: str) -> Path | None:
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, httpx2.HTTPError):
         return None
     return Path(found)
+
+
+def find_all_beside(files: WeightsFiles, patterns: Sequence[str]) -> dict[str, Path]:
+    """Every file that accompanies the weights and whose path fits a pattern, by that path.
+
+    Raises:
+        WeightsError: where the Hub does not give the list, or one of them.
+    """
+    if files.revision is None:
+        folder = files.config.parent
+        paths = [path for pattern in patterns for path in folder.glob(pattern)]
+        return {path.relative_to(folder).as_posix(): path for path in paths}
+    import httpx2
+    from huggingface_hub import HfApi, hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+
+    try:
+        names = HfApi().list_repo_files(files.name, revision=files.revision)
+        return {
+            name: Path(hf_hub_download(files.name, name, revision=files.revision))
+            for name in names
+            if any(_fits(name, pattern) for pattern in patterns)
+        }
+    except (httpx2.HTTPError, OSError, EntryNotFoundError) as error:
+        raise WeightsError(
+            f"cannot download what lies beside the weights of {files.name!r} "
+            f"({type(error).__name__}); check the connection and the disk, then try again"
+        ) from error
+
+
+def _fits(path: str, pattern: str) -> bool:
+    """Whether a path in a repository fits a pattern whose star stands for no slash."""
+    return path.count("/") == pattern.count("/") and fnmatch(path, pattern)

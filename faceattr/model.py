@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from faceattr import labels
 from faceattr.config import CONFIG_NAME, WEIGHTS_NAME, ModelConfig
-from faceattr.hub import WeightsFiles, find_weights, read_config
+from faceattr.hub import BUNDLED, WeightsFiles, find_weights, read_config
 from faceattr.layers import (
     ConvNorm,
     DepthwiseSeparableConv,
@@ -158,7 +158,7 @@ class FaceAttributeModel(nn.Module, ABC):
             WeightsError: as `load_model`, and for weights of another class.
         """
         if model is None and cls is not FaceAttributeModel:
-            model = cls.__name__
+            model = BUNDLED / cls.__name__
         loaded = load_model(model, revision=revision)
         if not isinstance(loaded, cls):
             raise WeightsError(
@@ -373,6 +373,8 @@ def _load_strictly(network: FaceAttributeModel, state: dict[str, Tensor], origin
     ]
     if problems:
         raise WeightsError(f"weights of {origin!r} do not fit the network: {'; '.join(problems)}")
+    if spoilt := sorted(k for k, v in state.items() if not v.isfinite().all()):
+        raise WeightsError(f"weights of {origin!r} hold numbers that are not finite: {spoilt}")
     network.load_state_dict(state, strict=True)
 
 

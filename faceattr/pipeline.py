@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import cv2
 import numpy as np
@@ -77,6 +77,7 @@ class FacePipeline:
         self.config = self.classifier.config
         self.detector = detector
         self.files = files
+        self.threads: int | None = None
         self.min_face = arguments.pixels("min_face", min_face)
         self.detect = arguments.choice("detect", detect, get_args(Detect))
         self.info = PipelineInfo(
@@ -86,6 +87,11 @@ class FacePipeline:
             backend=self.classifier.name,
             mirror=mirror,
         )
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if self.threads is not None:
+            cv2.setNumThreads(self.threads)
 
     def __repr__(self) -> str:
         info = self.info
@@ -103,6 +109,9 @@ class FacePipeline:
     @property
     def model(self) -> FaceAttributeModel:
         """The PyTorch network as it was trained, batch norms and all.
+
+        Answers follow changes of its parameters, but not those made through `.data` or to its
+        config.
 
         Raises:
             WeightsError: with the backend "onnx", which has none.
@@ -145,7 +154,8 @@ class FacePipeline:
                 both logits, at twice the network's time; research/LOG.md says what it gains.
                 Temperatures and thresholds are those fitted for one view.
             threads: that compute together, 1 to 1,024. It limits ONNX Runtime for this pipeline,
-                PyTorch and OpenCV for the whole process; None leaves each its own choice.
+                PyTorch and OpenCV for the whole process, and does so again where the pipeline is
+                unpickled; None leaves each its own choice.
             detect: "fast" finds faces from about a thirtieth of the image's longer side on;
                 "thorough" also smaller ones in large images, at up to 20 times the detector's
                 time. YuNet only. docs/detection.md says what is found at which size.
@@ -162,7 +172,7 @@ class FacePipeline:
             cv2.setNumThreads(threads)
         files, classifier = load_classifier(model, revision, device, backend, threads)
         finder = load_detector(detector)
-        return cls(
+        pipeline = cls(
             classifier,
             finder,
             files=files,
@@ -171,6 +181,8 @@ class FacePipeline:
             min_face=min_face,
             detect=detect,
         )
+        pipeline.threads = threads
+        return pipeline
 
     def __call__(
         self,
@@ -299,10 +311,12 @@ class FacePipeline:
         """Write weights, config and what belongs to them into a folder, made if needed.
 
         `from_pretrained(folder)` loads it. Card, report and `model.onnx` go along where they lie
-        beside the weights that were loaded and these have not changed since.
+        beside the weights that were loaded and these have not changed since. Where the folder held
+        other weights, such files of theirs are removed.
 
         Raises:
-            WeightsError: for a pipeline that was made from neither files nor a network.
+            WeightsError: for a pipeline that was made from neither files nor a network, and where
+                the Hub does not give what lies beside the weights.
         """
         from faceattr.publishing import save_pipeline
 

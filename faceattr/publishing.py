@@ -12,7 +12,7 @@ import logging
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -36,7 +36,7 @@ from faceattr.audit.calibration import AUDIT_NAME
 from faceattr.backends.onnx import OnnxClassifier
 from faceattr.config import CONFIG_NAME, ONNX_NAME, WEIGHTS_NAME, ModelConfig
 from faceattr.errors import FaceAttrError, WeightsError
-from faceattr.hub import WeightsFiles, find_beside, find_weights
+from faceattr.hub import WeightsFiles, find_all_beside, find_weights
 
 if TYPE_CHECKING:
     from faceattr.model import FaceAttributeModel
@@ -46,6 +46,7 @@ CARD_NAME = "README.md"
 REPORT_NAME = "report.json"
 COMPANIONS = (CARD_NAME, REPORT_NAME, ONNX_NAME, AUDIT_NAME)
 """Files that are of certain weights and go wherever these go, with the figures."""
+FIGURES = "figures/*.png"
 OWNED = ("figures/*", ONNX_NAME, AUDIT_NAME)
 """Paths in a repository that are ours: what is gone here would there be of other weights."""
 MESSAGE = "Publish weights"
@@ -129,13 +130,14 @@ def publish_files(
         validate_card(api, card)
         size = sum((staged / name).stat().st_size for name in files)
         log.info("%d files, %.1f MB -> %s, branch %s", len(files), size / 1e6, repo_id, revision)
+        expected = golden_answers(staged)
         api.create_repo(repo_id, private=private or None, exist_ok=True)
         _check_visibility(api, repo_id, private)
         if revision != "main":
             api.create_branch(repo_id, branch=revision, exist_ok=True)
         commit, changed = push(api, repo_id, staged, message=message, revision=revision)
         log.info("committed %s" if changed else "nothing has changed since %s", commit)
-        _verify(api, repo_id, commit, staged)
+        _verify(api, repo_id, commit, _answering_file(staged), expected)
     log.info("loaded back at that commit: answers equal, bit for bit")
     return PublishResult(repo_id, commit, changed, f"{api.endpoint}/{repo_id}/tree/{commit}")
 
@@ -273,7 +275,7 @@ def golden_answers(folder: Path) -> dict[str, NDArray[np.float32]]:
     Logits where PyTorch and its weights are at hand, otherwise the probabilities of `model.onnx`.
     """
     chip = np.random.default_rng(2026).integers(0, 256, (224, 224, 3), dtype=np.uint8)
-    if not (folder / WEIGHTS_NAME).is_file() or find_spec("torch") is None:
+    if _answering_file(folder) == ONNX_NAME:
         exported = OnnxClassifier(find_weights(folder, file=ONNX_NAME))
         return exported.probabilities(exported.config.preprocessing.to_pixels([chip]))
     # Imported here: where there is no PyTorch, the other way is taken.
@@ -284,9 +286,16 @@ def golden_answers(folder: Path) -> dict[str, NDArray[np.float32]]:
     return {task: values.detach().numpy() for task, values in logits.items()}
 
 
-def _verify(api: HfApi, repo_id: str, commit: str, folder: Path) -> None:
-    """Load what is on the Hub at `commit`; its answers must be the folder's, bit for bit."""
-    weights = WEIGHTS_NAME if (folder / WEIGHTS_NAME).is_file() else ONNX_NAME
+def _answering_file(folder: Path) -> str:
+    """Which file of weights in `folder` gives its golden answers."""
+    by_torch = (folder / WEIGHTS_NAME).is_file() and find_spec("torch") is not None
+    return WEIGHTS_NAME if by_torch else ONNX_NAME
+
+
+def _verify(
+    api: HfApi, repo_id: str, commit: str, weights: str, expected: Mapping[str, NDArray[np.float32]]
+) -> None:
+    """Load `weights` from the Hub at `commit`; the answers must be those expected, bit for bit."""
     with tempfile.TemporaryDirectory() as scratch:
         for name in (CONFIG_NAME, weights):
             path = api.hf_hub_download(repo_id, name, revision=commit, cache_dir=scratch)
@@ -294,8 +303,7 @@ def _verify(api: HfApi, repo_id: str, commit: str, folder: Path) -> None:
             published = golden_answers(Path(path).parent)
         except WeightsError as error:
             raise PublishError(f"{repo_id} at {commit} does not load: {error}") from error
-    here = golden_answers(folder)
-    differing = [task for task in here if not np.array_equal(here[task], published[task])]
+    differing = [task for task in expected if not np.array_equal(expected[task], published[task])]
     if differing:
         raise PublishError(
             f"{repo_id} at {commit} gives other answers than what was sent for {differing}. "
@@ -331,24 +339,42 @@ def save_pipeline(pipeline: FacePipeline, folder: str | Path) -> Path:
     """Write a pipeline's weights and config into a folder, made if needed; returns its path.
 
     A card, a report and `model.onnx` go along where they lie beside the weights that were loaded
-    and these have not changed since.
+    and these have not changed since. Where the folder held other weights, such files of theirs
+    are removed.
 
     Raises:
-        WeightsError: for a pipeline that was made from neither files nor a network.
+        WeightsError: for a pipeline that was made from neither files nor a network, and where the
+            Hub does not give what lies beside the weights.
     """
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     files = pipeline.files
     network: FaceAttributeModel | None = getattr(pipeline.classifier, "model", None)
+    before = _identity(target)
+    written: set[str] = set()
     if network is not None and (files is None or not _is_unchanged(network, files)):
         network.save_pretrained(target)
-        return target
-    if files is None:
+    elif files is None:
         raise WeightsError("this pipeline has neither a network nor files to save")
-    shutil.copyfile(files.config, target / CONFIG_NAME)
-    for name in (WEIGHTS_NAME, *COMPANIONS):
-        _copy_beside(files, name, target)
+    else:
+        written = _copy(files, target)
+    if any(before) and _identity(target) != before:
+        _remove_companions(target, written)
     return target
+
+
+def _identity(folder: Path) -> list[str | None]:
+    """Digests of the config and the weights in a folder; None where there is no such file."""
+    paths = [folder / name for name in (CONFIG_NAME, WEIGHTS_NAME)]
+    return [sha256(path) if path.is_file() else None for path in paths]
+
+
+def _remove_companions(folder: Path, kept: Collection[str]) -> None:
+    """Remove what is there of other weights, lest it speaks for those that are there now."""
+    for pattern in (*COMPANIONS, FIGURES):
+        for path in folder.glob(pattern):
+            if path.relative_to(folder).as_posix() not in kept:
+                path.unlink()
 
 
 def _is_unchanged(network: FaceAttributeModel, files: WeightsFiles) -> bool:
@@ -365,19 +391,20 @@ def _is_unchanged(network: FaceAttributeModel, files: WeightsFiles) -> bool:
     )
 
 
-def _copy_beside(files: WeightsFiles, name: str, target: Path) -> None:
-    """Copy a file that accompanies the weights, and figures with a card; nothing if there is none.
+def _copy(files: WeightsFiles, target: Path) -> set[str]:
+    """Copy weights, config and what accompanies them; returns their paths in the target.
 
     Only the content: the cache's own files may be nobody else's to read.
     """
-    found = find_beside(files, name)
-    if found is None:
-        return
-    shutil.copyfile(found, target / name)
-    if name == CARD_NAME:
-        for figure in sorted(found.parent.glob("figures/*.png")):
-            (target / "figures").mkdir(exist_ok=True)
-            shutil.copyfile(figure, target / "figures" / figure.name)
+    found = find_all_beside(files, (CONFIG_NAME, WEIGHTS_NAME, *COMPANIONS, FIGURES))
+    for name, path in found.items():
+        copy = target / name
+        copy.parent.mkdir(exist_ok=True)
+        if not (copy.exists() and copy.samefile(path)):
+            shutil.copyfile(path, copy)
+    if WEIGHTS_NAME not in found:
+        (target / WEIGHTS_NAME).unlink(missing_ok=True)
+    return set(found)
 
 
 def push_folder(

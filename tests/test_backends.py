@@ -120,6 +120,21 @@ def test_all_ways_agree_on_any_number_of_faces(exported, count):
     assert_same(found, expected)
 
 
+def test_answers_follow_changes_of_the_network(exported):
+    model, pixels = load_model(exported), chips(1, 32)
+    classifier = TorchClassifier(model)
+    first = classifier._current()
+    classifier.probabilities(pixels)
+    assert classifier._current() is first
+    mean = next(tensor for name, tensor in model.named_buffers() if "running_mean" in name)
+    for tensor in (model.heads["age"].bias, mean):
+        with torch.no_grad():
+            tensor[0] += 3
+        assert_same(classifier.probabilities(pixels), plain(model, pixels))
+    model.heads["age"] = torch.nn.Linear(8, 9)
+    assert_same(classifier.probabilities(pixels), plain(model, pixels))
+
+
 @pytest.mark.parametrize("name", BUNDLED_NAMES)
 def test_the_bundled_onnx_file_is_of_the_bundled_weights(name):
     """Written by `faceattr export`."""
@@ -205,7 +220,7 @@ def test_onnx_has_no_pytorch_network_and_no_other_device(exported):
         ("onnxruntime", {"backend": "onnx"}, "pip install onnxruntime"),
         ("torch", {"backend": "torch"}, r"backend 'torch' was asked for.*\.\[torch\]"),
         ("torch", {"device": "cuda"}, r"device 'cuda' was given.*\.\[torch\]"),
-        ("torch", {}, r"'bare' has no model.onnx.*\.\[torch\]"),
+        ("torch", {}, r"no model.onnx was found \(.*'bare'.*\.\[torch\]"),
     ],
 )
 def test_the_message_says_how_to_get_what_is_not_installed(

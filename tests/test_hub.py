@@ -73,6 +73,14 @@ def test_a_repository_without_an_onnx_file_is_explained_or_done_with_pytorch(fil
     assert automatic[:2] == ["torch", commit]
 
 
+def test_a_fault_of_the_hub_is_not_taken_for_a_missing_onnx_file(files, tmp_path):
+    with HubServer() as hub:
+        hub.add_repo(REPO).commit("main", files)
+        hub.fail_next("HEAD", "model.onnx", 403)
+        (automatic,) = load(hub, tmp_path, ("auto", None))
+    assert "model.onnx of 'user/faces' is not in the local cache" in automatic[0]
+
+
 def test_what_is_in_the_cache_is_used_at_once_when_the_hub_is_gone(files, tmp_path):
     """A cached commit without its ONNX file: one short wait, not the client's 23 s of retries."""
     with HubServer() as hub:

@@ -1,4 +1,6 @@
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,8 +11,9 @@ from safetensors.torch import load_file, save_file
 from synthetic import TINY_FACEATTRNET
 from torch import nn
 
+from faceattr.backends.export import export
 from faceattr.errors import WeightsError
-from faceattr.hub import BUNDLED_NAMES, DEFAULT_MODEL, find_weights
+from faceattr.hub import BUNDLED, BUNDLED_NAMES, DEFAULT_MODEL, find_weights
 from faceattr.labels import RACE, TASKS
 from faceattr.layers import TaskPool
 from faceattr.model import (
@@ -190,6 +193,10 @@ def test_probabilities_use_the_temperature_and_our_class_order():
             lambda s: s.update({"heads.age.bias": torch.zeros(3)}),
             r"heads.age.bias: expected \(9,\), came \(3,\)",
         ),
+        (
+            lambda s: s.update({"heads.age.bias": torch.full((9,), torch.nan)}),
+            r"not finite: \['heads.age.bias'\]",
+        ),
     ],
 )
 def test_weights_that_do_not_fit_are_named(either, edit, message):
@@ -271,6 +278,25 @@ def test_a_revision_for_local_weights_is_refused(folder):
 def test_a_name_that_is_no_hub_id_is_refused():
     with pytest.raises(WeightsError, match="neither a folder here nor a Hub id"):
         load_model("no/such/folder")
+
+
+def test_a_folder_here_goes_before_bundled_weights_of_its_name(folder, tmp_path, monkeypatch):
+    shutil.copytree(folder, tmp_path / "FaceAttrNet")
+    monkeypatch.chdir(tmp_path)
+    for model in ("FaceAttrNet", Path("FaceAttrNet")):
+        assert type(load_model(model)) is LightweightMTLNet224
+    assert type(FaceAttrNet.from_pretrained()) is FaceAttrNet
+    assert find_weights("FaceAttrNetLarge").config.parent.parent == BUNDLED
+    monkeypatch.chdir("FaceAttrNet")
+    assert find_weights(".").name == "FaceAttrNet"
+
+
+@pytest.mark.parametrize("name", ["no/folder", "FaceAttrNet"])
+def test_a_path_is_a_folder_and_never_a_name(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for use in (load_model, export):
+        with pytest.raises(WeightsError, match=f"there is no folder '{name}'"):
+            use(Path(name))
 
 
 @pytest.mark.parametrize("name", BUNDLED_NAMES)

@@ -147,7 +147,12 @@ def test_threads_limit_what_computes():
 
     opencv = cv2.getNumThreads()
     try:
-        FacePipeline.from_pretrained(backend="torch", threads=1)
+        pipeline = FacePipeline.from_pretrained(backend="torch", threads=1)
+        assert torch.get_num_threads() == cv2.getNumThreads() == 1
+        pickled = pickle.dumps(pipeline)
+        torch.set_num_threads(2)
+        cv2.setNumThreads(2)
+        pickle.loads(pickled)
         assert torch.get_num_threads() == cv2.getNumThreads() == 1
     finally:
         torch.set_num_threads(before)

@@ -12,7 +12,7 @@ from huggingface_hub import ModelCard
 
 from faceattr import FaceAttributeModel, FacePipeline, LightweightMTLNet224, PublishError
 from faceattr.backends.export import export
-from faceattr.errors import FaceAttrError
+from faceattr.errors import FaceAttrError, WeightsError
 from faceattr.hub import BUNDLED, BUNDLED_NAMES
 from faceattr.model import ModelConfig
 from faceattr.publishing import golden_answers
@@ -140,6 +140,58 @@ def test_a_network_that_was_changed_leaves_what_described_the_old_one_behind(tmp
         assert torch.equal(values, pipeline.model.state_dict()[task])
 
 
+def files_of(folder):
+    paths = [path for path in folder.rglob("*") if path.is_file()]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+
+
+def test_a_pipeline_is_saved_where_it_came_from(tmp_path):
+    """What described the weights stays as long as they are the same, and no longer."""
+    folder = tmp_path / "mine"
+    FacePipeline.from_pretrained().save_pretrained(folder)
+    (folder / "notes.txt").write_text("mine")
+    before = files_of(folder)
+    pipeline = FacePipeline.from_pretrained(folder, backend="torch")
+    pipeline.save_pretrained(folder)
+    assert files_of(folder) == before
+    with torch.no_grad():
+        pipeline.model.heads["age"].bias += 1
+    pipeline.save_pretrained(folder)
+    assert set(files_of(folder)) == {"config.json", "model.safetensors", "notes.txt"}
+    (folder / "README.md").write_text("a card of my own")
+    pipeline.save_pretrained(folder)
+    assert (folder / "README.md").is_file()
+    assert FacePipeline.from_pretrained(folder).info.backend == "torch"
+
+
+@pytest.fixture
+def mirrored(hub, monkeypatch, tmp_path):
+    """A pipeline of the repository, where bundled weights are."""
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
+    template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    hub.add_repo(REPO).commit("main", files_of(BUNDLED / BUNDLED_NAMES[0]))
+    return FacePipeline.from_pretrained(REPO, backend="onnx")
+
+
+def test_weights_from_the_hub_are_pushed_with_all_that_belongs_to_them(hub, mirrored):
+    result = send(hub, mirrored, "user/copy")
+    there = hub.repo("user/copy").files(result.commit)
+    expected = hub.repo(REPO).files() | {"README.md": there["README.md"]}
+    del expected["history.jsonl"], there[".gitattributes"]
+    assert there == expected
+
+
+@pytest.mark.parametrize(("method", "path"), [("GET", "/tree/"), ("HEAD", "audit.json")])
+def test_a_fault_of_the_hub_deletes_nothing_there(hub, mirrored, method, path):
+    before = hub.repo(REPO).files()
+    hub.fail_next(method, path, 403)
+    with pytest.raises(WeightsError, match="lies beside the weights of 'user/faces'"):
+        send(hub, mirrored)
+    assert hub.repo(REPO).files() == before
+
+
 def test_a_pipeline_goes_to_the_hub_and_comes_back_bit_for_bit(hub, network, tmp_path):
     network.save_pretrained(tmp_path / "mine")
     export(tmp_path / "mine")
@@ -153,10 +205,12 @@ def test_a_pipeline_goes_to_the_hub_and_comes_back_bit_for_bit(hub, network, tmp
         assert same_answers(pipeline, FacePipeline.from_pretrained(there, backend=backend))
 
 
-def test_where_there_is_no_pytorch_the_onnx_file_proves_it(hub, network, tmp_path, monkeypatch):
+@pytest.mark.parametrize("both", [True, False])
+def test_without_pytorch_the_onnx_file_proves_it(hub, network, tmp_path, monkeypatch, both):
     network.save_pretrained(tmp_path / "mine")
     export(tmp_path / "mine")
-    (tmp_path / "mine" / "model.safetensors").unlink()
+    if not both:
+        (tmp_path / "mine" / "model.safetensors").unlink()
     pipeline = FacePipeline.from_pretrained(tmp_path / "mine", backend="onnx")
     monkeypatch.setitem(sys.modules, "torch", None)
     result = send(hub, pipeline)

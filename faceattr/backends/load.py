@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from faceattr.backends.onnx import OnnxClassifier
 from faceattr.config import ONNX_NAME, ModelConfig
 from faceattr.errors import WeightsError, how_to_install
-from faceattr.hub import WeightsFiles, find_weights
+from faceattr.hub import AbsentFileError, WeightsFiles, find_weights
 
 if TYPE_CHECKING:
     import torch
@@ -63,13 +63,19 @@ def load_classifier(
         raise WeightsError(f"expected the backend 'torch', 'onnx' or 'auto', came {backend!r}")
     if backend == "onnx" and not on_cpu:
         raise WeightsError(f"the backend 'onnx' runs on the CPU, but device {device!r} was given")
-    exported = None
-    if backend == "onnx":
-        exported = find_weights(model, revision=revision, file=ONNX_NAME)
-    elif backend == "auto" and on_cpu:
-        exported = _find_onnx(model, revision)
-    if exported is not None:
-        return exported, OnnxClassifier(exported, threads)
+    if backend == "torch":
+        why_torch = "backend 'torch' was asked for"
+    elif not on_cpu:
+        why_torch = f"device {device!r} was given"
+    else:
+        try:
+            exported = find_weights(model, revision=revision, file=ONNX_NAME)
+        except AbsentFileError as error:
+            if backend == "onnx":
+                raise
+            why_torch = f"no {ONNX_NAME} was found ({error})"
+        else:
+            return exported, OnnxClassifier(exported, threads)
     files = find_weights(model, revision=revision)
     try:
         # Imported here: with ONNX Runtime PyTorch is never loaded.
@@ -78,18 +84,7 @@ def load_classifier(
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise
-        reason = f"{files.name!r} has no {ONNX_NAME}" if on_cpu else f"device {device!r} was given"
         raise WeightsError(
-            ("backend 'torch' was asked for" if backend == "torch" else reason)
-            + f", which needs PyTorch; run {how_to_install('torch')}"
+            f"{why_torch}, which needs PyTorch; run {how_to_install('torch')}"
         ) from error
     return files, TorchClassifier(load_files(files), device, threads)
-
-
-def _find_onnx(model: str | Path | None, revision: str | None) -> WeightsFiles | None:
-    """The files for ONNX Runtime; None where there is no `model.onnx`."""
-    try:
-        return find_weights(model, revision=revision, file=ONNX_NAME)
-    except WeightsError:
-        # Whatever else is wrong with them, loading says so.
-        return None

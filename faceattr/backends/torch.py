@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,7 +47,7 @@ def fold_batch_norms(model: FaceAttributeModel) -> FaceAttributeModel:
     return folded
 
 
-_process = os.getpid()
+_home = _process = os.getpid()
 
 
 def _survive_fork() -> None:
@@ -54,12 +55,25 @@ def _survive_fork() -> None:
     global _process
     if _process != os.getpid():
         torch.set_num_threads(1)
-        _process = os.getpid()
+        _home = _process = os.getpid()
+
+
+def _state(model: nn.Module) -> list[tuple[int, int]]:
+    """What differs once a parameter or a buffer has been replaced or changed in place."""
+    return [
+        # Tensors of inference mode count no changes.
+        (id(tensor), 0 if tensor.is_inference() else tensor._version)
+        for part in model.modules()
+        # Not `parameters()`, which takes twice as long: this is done on every call.
+        for tensor in (*part._parameters.values(), *part._buffers.values())
+        if tensor is not None
+    ]
 
 
 class TorchClassifier:
     """Answers with a folded, channels-last copy of a network; safe to call from threads.
 
+    The copy follows changes of the network's parameters, but not those made through `.data`.
     It can be pickled. In a forked child it computes with one thread.
     """
 
@@ -85,7 +99,30 @@ class TorchClassifier:
         self.device = require_device(device)
         self.model = model.eval().to(self.device)
         self.config = model.config
-        self._folded = fold_batch_norms(self.model).to(memory_format=torch.channels_last)
+        self._folded = self._fold()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_folded"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        # A forked child stays at one thread.
+        if self.threads is not None and _home == os.getpid():
+            torch.set_num_threads(self.threads)
+        self._folded = self._fold()
+
+    def _fold(self) -> tuple[list[tuple[int, int]], FaceAttributeModel]:
+        """The network's state and its folded copy."""
+        # Before the copy: a change meanwhile must not pass for known.
+        state = _state(self.model)
+        folded = fold_batch_norms(self.model).to(self.device)
+        return state, folded.to(memory_format=torch.channels_last)
+
+    def _current(self) -> FaceAttributeModel:
+        """The folded copy, made anew where the network has changed since."""
+        if self._folded[0] != _state(self.model):
+            self._folded = self._fold()
+        return self._folded[1]
 
     def probabilities(self, pixels: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
         """Calibrated probabilities `(N, classes)` by task, in the order of `faceattr.labels`.
@@ -94,12 +131,13 @@ class TorchClassifier:
             pixels: RGB uint8 `(N, image_size, image_size, 3)`, N at least 1.
         """
         _survive_fork()
+        network = self._current()
         parts: dict[str, list[NDArray[np.float32]]] = {}
         with torch.inference_mode():
             for start in range(0, len(pixels), CHUNK):
                 # Channels-last already: the pictures are stored so.
                 batch = torch.from_numpy(pixels[start : start + CHUNK]).to(self.device)
                 images = self.config.preprocessing.normalize(batch.permute(0, 3, 1, 2).float())
-                for name, values in self._folded.probabilities(images).items():
+                for name, values in network.probabilities(images).items():
                     parts.setdefault(name, []).append(values.cpu().numpy())
         return {name: np.concatenate(found) for name, found in parts.items()}
