@@ -340,7 +340,7 @@ def save_pipeline(pipeline: FacePipeline, folder: str | Path) -> Path:
 
     A card, a report and `model.onnx` go along where they lie beside the weights that were loaded
     and these have not changed since. Where the folder held other weights, such files of theirs
-    are removed.
+    are removed, a card only where it names them.
 
     Raises:
         WeightsError: for a pipeline that was made from neither files nor a network, and where the
@@ -359,7 +359,7 @@ def save_pipeline(pipeline: FacePipeline, folder: str | Path) -> Path:
     else:
         written = _copy(files, target)
     if any(before) and _identity(target) != before:
-        _remove_companions(target, written)
+        _remove_companions(target, before[1], written)
     return target
 
 
@@ -369,9 +369,15 @@ def _identity(folder: Path) -> list[str | None]:
     return [sha256(path) if path.is_file() else None for path in paths]
 
 
-def _remove_companions(folder: Path, kept: Collection[str]) -> None:
-    """Remove what is there of other weights, lest it speaks for those that are there now."""
-    for pattern in (*COMPANIONS, FIGURES):
+def _remove_companions(folder: Path, digest: str | None, kept: Collection[str]) -> None:
+    """Remove what is there of other weights, lest it speaks for those that are there now.
+
+    Card and figures only where the card names those weights' SHA-256: else somebody wrote it.
+    """
+    card, patterns = folder / CARD_NAME, [REPORT_NAME, ONNX_NAME, AUDIT_NAME]
+    if digest and card.is_file() and digest in card.read_text(encoding="utf-8", errors="replace"):
+        patterns += [CARD_NAME, FIGURES]
+    for pattern in patterns:
         for path in folder.glob(pattern):
             if path.relative_to(folder).as_posix() not in kept:
                 path.unlink()
