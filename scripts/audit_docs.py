@@ -105,7 +105,8 @@ def validity(found: Mapping[str, Any]) -> str:
         "face several times where its class has too few, for 70+ most often. All rest on one",
         "calibration table: ± is over the collections only. Second table: the",
         f"same collections with worse images; {worse} of each head for warnings and EM.",
-        "Written by",
+        "*Warnings*: of all heads together; in brackets, of these or of any single head, as the",
+        "report gives them. Written by",
         "`python -m scripts.audit_validity` (`docs/results/audit_validity.json`).",
     )
     return "\n\n".join([_errors(found), _shifts(found), explained, _summary(found)])
@@ -127,7 +128,8 @@ def _shifts(found: Mapping[str, Any]) -> str:
     rows = []
     for facts in found["variants"].values():
         title = TITLES[facts["kind"]].format(facts["level"])
-        cells = [title, f"{facts['shift']['warnings']} of {facts['shift']['draws']}"]
+        shift = facts["shift"]
+        cells = [title, f"{shift['warnings']} ({shift['with_heads']}) of {shift['draws']}"]
         for key in ("em", "labelled"):
             cells += [
                 f"{facts['shares'][task.name][key]['coverage']:.1%}" if "shares" in facts else ""

@@ -204,7 +204,10 @@ def warnings(
         for answers, _, _, number in collections_of(cache, variant, task, draws)
     ]
     raised = sum(not one.trusted for one in found)
-    return {"draws": len(found), "warnings": raised, "rate": raised / len(found)}
+    # The report warns of single heads as well.
+    any_head = sum(min([one.p_value or 0.0, *one.by_task.values()]) < LEVEL for one in found)
+    rate = raised / len(found)
+    return {"draws": len(found), "warnings": raised, "rate": rate, "with_heads": any_head}
 
 
 def _part(
