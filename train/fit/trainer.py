@@ -228,10 +228,9 @@ class Trainer:
                     best, added, taus = adjusted(best, self.rows.targets, recipe.most_lost)
                     facts = self._facts(best) | ({"logit_adjustment": taus} if taus else {})
                     keep(evaluated, best, facts, settings.output / "model", added)
-        stopped = self._gained_too_little()
         progress.seconds += time.monotonic() - started
         progress.epoch, progress.batch, progress.loss_sums = progress.epoch + 1, 0, None
-        progress.finished = stopped or progress.epoch == recipe.epochs
+        progress.finished = self._gained_too_little() or progress.epoch == recipe.epochs
         if settings.is_first:
             lines = "".join(json.dumps(item, allow_nan=False) + "\n" for item in self.history)
             write_atomically(settings.output / HISTORY_NAME, lines.encode())
