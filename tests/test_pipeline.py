@@ -133,7 +133,8 @@ def test_with_the_mirror_image_both_backends_agree():
     ):
         for task in TASKS:
             found = (getattr(f, task.name).probabilities for f in (torch_face, onnx_face))
-            np.testing.assert_allclose(*(list(p.values()) for p in found), atol=1e-5)
+            # The ONNX file keeps folded weights in float16.
+            np.testing.assert_allclose(*(list(p.values()) for p in found), rtol=0, atol=5e-4)
 
 
 class Certain:

@@ -66,7 +66,8 @@ def test_heat_maps_agree(pipelines, task):
     one, other = (explain(pipeline, chip, task) for pipeline in pipelines)
     assert one.label == other.label
     assert np.abs(one.drop).max() > 0.01
-    np.testing.assert_allclose(one.drop, other.drop, rtol=0, atol=1e-5)
+    # The ONNX file keeps folded weights in float16.
+    np.testing.assert_allclose(one.drop, other.drop, rtol=0, atol=5e-4)
 
 
 def test_a_heat_map_explains_the_answer_of_a_face_and_its_mirror_image(pipelines):
