@@ -157,6 +157,8 @@ def test_killed_at_random_and_resumed_equals_uninterrupted(finished, tmp_path, d
 def run_until_signal(recipe, told, number, after):
     """A run that is sent a signal after some steps; where it stands then."""
     trainer, steps = Trainer(recipe, told), []
+    if told.resume:
+        trainer.resume()
     step = trainer.stepper.step
 
     def counted(*args):
@@ -166,7 +168,7 @@ def run_until_signal(recipe, told, number, after):
         return step(*args)
 
     trainer.stepper.step = counted
-    told.output.mkdir()
+    told.output.mkdir(exist_ok=True)
     with pytest.raises(Stopped):
         trainer.run()
     progress = load_checkpoint(told.output)["progress"]
@@ -179,6 +181,19 @@ def test_a_signal_saves_and_resuming_equals_uninterrupted(number, finished, tmp_
     assert run_until_signal(smoke(), settings(output, data), number, 5) == (0, 5)
     fit(smoke(), settings(output, data, resume=True))
     assert_same_run(finished, output)
+
+
+def test_a_run_that_moves_to_another_machine_says_both(tmp_path, data, monkeypatch):
+    output = tmp_path / "moved"
+    for number, machine in enumerate(["1 × GPU", "CPU", "CPU"]):
+        monkeypatch.setattr("train.fit.trainer.hardware", lambda *_, machine=machine: machine)
+        told = settings(output, data, resume=number > 0)
+        if number < 2:
+            run_until_signal(smoke(), told, signal.SIGTERM, 2)
+        else:
+            fit(smoke(), told)
+    facts = read_config(find_weights(output / "model")).training
+    assert facts["hardware"] == "1 × GPU, then CPU"
 
 
 @pytest.mark.parametrize(

@@ -40,12 +40,6 @@ def logits_of(
     """Logits `(rows, classes)` by task on the CPU, before calibration, which is fitted to them.
 
     Computed in float32 on every device, as the pipeline does; the model is left in eval mode.
-
-    Args:
-        model: the network.
-        rows: encoded.
-        preprocessing: how chips enter the network.
-        device: of the network.
     """
     model.eval()
     parts: dict[str, list[torch.Tensor]] = {task.name: [] for task in labels.TASKS}

@@ -41,7 +41,7 @@ class Progress:
     """Where a run stands: `epoch` whole epochs and `batch` batches are done.
 
     `loss_sums` are over the batches of this epoch by task, `best` is the `Measured.score` of the
-    weights kept.
+    weights kept, `hardware` all that trained so far.
     """
 
     epoch: int = 0
@@ -49,6 +49,7 @@ class Progress:
     seconds: float = 0.0
     loss_sums: dict[str, float] | None = None
     best: float = math.inf
+    hardware: str = ""
     finished: bool = False
 
 
@@ -256,7 +257,7 @@ class Trainer:
             "holdout_accuracy": best.accuracy,
             **self.origins,
             "precision": self.stepper.precision,
-            "hardware": hardware(self.device, self.settings.world),
+            "hardware": self.progress.hardware,
             "processes": self.settings.world,
             "skipped_rows": len(self.rows.skipped),
             "wall_seconds": round(self.progress.seconds),
@@ -274,6 +275,9 @@ class Trainer:
         Raises:
             Stopped: on SIGTERM or SIGINT, with the checkpoint written.
         """
+        before, here = self.progress.hardware, hardware(self.device, self.settings.world)
+        if not before.endswith(here):
+            self.progress.hardware = f"{before}, then {here}" if before else here
         with collected_signals() as signals:
 
             def stop() -> bool:
