@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from audit_data import FACTS, calibration, collected
 
+from faceattr.audit.labelling import Labels
 from faceattr.audit.measured import Question
 from faceattr.audit.render import figure, interval, to_html, to_markdown, to_text
 from faceattr.audit.report import build_report
@@ -131,7 +132,7 @@ def other_system(found, truth, said):
 def test_another_systems_gaps_are_no_answers_and_one_is_one_however_written(truth, said):
     found, _ = collected(np.random.default_rng(1))
     text = other_system(found, truth, said)["text"]
-    assert "66.7\xa0% of 450 faces; 150 faces without both are left out" in text
+    assert "66.7\xa0% of 450 faces; left out: 150 faces that lack one of them" in text
 
 
 def test_columns_that_call_things_by_different_names_are_refused():
@@ -162,6 +163,73 @@ def test_a_report_of_few_faces_says_first_what_its_intervals_are_worth(faces):
     assert [said in text for text in written] == [faces < 100] * 3
     if faces < 100:
         assert report["warnings"][0]["title"] == f"With {noun} the intervals are wide:"
+
+
+@pytest.mark.parametrize("population", [False, True])
+def test_a_report_claims_no_interval_and_no_correction_that_it_lacks(population):
+    found, true = collected(np.random.default_rng(2), faces=150)
+    told = {name: codes[:100] for name, codes in true.items()}
+    labels = Labels(np.arange(100), np.full(100, 2 / 3), told)
+    question = Question(population=population, labels=labels)
+    report = build_report(found, FACTS, question, None)
+    assert "Counted shares are what" in report["question_text"]
+    assert "Shares with labels by hand assume nothing" in report["question_text"]
+    assert "shares, but for those with labels, are as" in report["warnings"][0]["text"]
+    assert not any("corrected" in text for text in report["method"])
+    assert "taken for one face" in report["method"][0]
+    captions = re.findall("share of all faces, counted(.*?)<", to_html(report))
+    assert ["95 %" in text for text in captions] == [population] * 2
+
+
+def test_a_report_says_which_faces_were_looked_for():
+    found, _ = collected(np.random.default_rng(2), faces=3)
+    facts = {**FACTS, "crops": False, "detector": "yunet", "detect": "fast", "min_face": 24.0}
+    report = build_report(found, facts, Question(), None)
+    assert dict(report["provenance"])["Detector"] == "yunet, fast, faces from 24 pixels on"
+    assert "its faces are found" in report["method"][0]
+
+
+def test_a_way_out_that_was_taken_is_not_advised_again():
+    rng = np.random.default_rng(2)
+    found, true = collected(rng, faces=400)
+    flat = {name: values**0.2 for name, values in found.probabilities.items()}
+    worse = {name: values / values.sum(axis=1, keepdims=True) for name, values in flat.items()}
+    labels = Labels(np.arange(100), np.full(100, 0.25), {n: c[:100] for n, c in true.items()})
+    first = [
+        build_report(
+            replace(found, probabilities=worse), FACTS, Question(labels=given), calibration(rng)
+        )["warnings"][0]
+        for given in (None, labels)
+    ]
+    assert {one["title"] for one in first} == {"The corrected shares are not to be trusted."}
+    assert ["--label-sample" in one["text"] for one in first] == [True, False]
+    assert "Those with labels assume nothing" in first[1]["text"]
+
+
+def test_a_head_that_the_correction_does_not_fit_is_named_wherever_it_is_shown():
+    rng = np.random.default_rng(2)
+    found, _ = collected(rng, faces=400)
+    worse = found.probabilities["age"] ** 0.2
+    worse = {**found.probabilities, "age": worse / worse.sum(axis=1, keepdims=True)}
+    question = Question(merge=("age:young=0-2,3-9,10-19",))
+    found = replace(found, probabilities=worse)
+    report = build_report(found, FACTS, question, calibration(rng))
+    warned = [table["name"] for table in report["tasks"] if table["warning"]]
+    assert warned == ["age", "age (own bins)"]
+    for text in (to_html(report), to_markdown(report), to_text(report)):
+        assert text.count("The correction does not fit these answers") == 2
+
+
+def test_names_from_a_collection_break_no_table_and_move_no_cursor():
+    failed = {"undecodable": 1}
+    found, _ = collected(np.random.default_rng(2), 9, groups=("a|b", "c\nd"), failed=failed)
+    found = replace(found, messages={"undecodable": ("\x1b[2J.jpg", "a [link](x)")})
+    report = build_report(found, FACTS, Question(by="<x>"), None)
+    markdown, text = to_markdown(report), to_text(report)
+    rows = markdown.partition("| \\<x> |")[2].splitlines()
+    assert rows[3].startswith("| a\\|b | ") and rows[4].startswith("| c\\\\nd | ")
+    assert "\\\\x1b\\[2J.jpg: a \\[link](x)" in markdown
+    assert "\\x1b[2J.jpg" in text and "\x1b" not in text
 
 
 def test_own_bins_are_a_table_of_their_own():

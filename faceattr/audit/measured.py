@@ -93,7 +93,7 @@ def measured(
     labelled = _labelled(answers, question, axes)
     shift = None if calibration is None else shift_test(answers, calibration, seed=question.seed)
     if shift is not None and shift.trusted is False:
-        warnings.insert(0, _not_to_be_trusted(shift))
+        warnings.insert(0, _not_to_be_trusted(shift, is_labelled=question.labels is not None))
     singles = [axis for axis in axes if len(axis.tasks) == 1]
     references = _references(question, singles, calibration)
     return {
@@ -115,18 +115,23 @@ def measured(
     }
 
 
-def _not_to_be_trusted(shift: Shift) -> dict[str, str]:
+def _not_to_be_trusted(shift: Shift, *, is_labelled: bool) -> dict[str, str]:
+    way_out = (
+        "Those with labels assume nothing about FairFace."
+        if is_labelled
+        else "Label some hundred faces by hand (--label-sample 300, then --labels FILE): those "
+        "estimates assume nothing about FairFace."
+    )
     return {
         "title": "The corrected shares are not to be trusted.",
         "text": "No mixture of FairFace's classes explains these answers (p = "
         f"{shift.p_value:.3f}): the images differ from FairFace's in more than who appears, such "
-        "as in sharpness, light, or what the labels mean. Label some hundred faces by hand "
-        "(--label-sample 300, then --labels FILE): those estimates assume nothing about FairFace.",
+        f"as in sharpness, light, or what the labels mean. {way_out}",
     }
 
 
 def _task_warning(shift: Shift | None, axis: Axis) -> str | None:
-    p_value = None if shift is None else shift.by_task.get(axis.name)
+    p_value = None if shift is None else shift.by_task.get(axis.tasks[0])
     if p_value is None or p_value >= LEVEL:
         return None
     return f"The correction does not fit these answers (p = {p_value:.3f})."

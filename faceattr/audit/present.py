@@ -20,6 +20,7 @@ from faceattr.audit.measures import (
 from faceattr.audit.other_system import Rates
 from faceattr.audit.prevalence import Shares
 from faceattr.audit.render import interval, percent
+from faceattr.audit.words import counted
 
 TITLES = {"gender": "Perceived gender", "age": "Perceived age", "race": "Perceived race"}
 METHODS = {"matrix": "the matrix of errors", "em": "maximum likelihood (EM)"}
@@ -79,7 +80,7 @@ def shares_table(
         "noun": shares.axis.tasks[0],
         "method": METHODS[shares.corrected] if shares.best is not None else None,
         "warning": warning,
-        "remarks": _remarks(best, reference),
+        "remarks": _remarks(shares, labelled, reference),
         "has_labelled": labelled is not None,
         "has_reference": reference is not None,
         "rows": rows,
@@ -91,11 +92,17 @@ def ends(found: Interval | None) -> list[float | None] | None:
     return None if found is None else [found.value, found.low, found.high]
 
 
-def _remarks(best: Estimates, reference: Floats | None) -> list[str]:
+def _remarks(shares: Shares, labelled: Estimates | None, reference: Floats | None) -> list[str]:
     if reference is None:
         return []
+    best = labelled or shares.best or shares.counted
+    which = "as counted" if shares.best is None else "as corrected"
+    which = "with labels" if labelled else which
     apart = interval(ends(total_variation(best, reference)))
-    return [f"Share of the faces that would have to change to reach the reference: {apart}."]
+    return [
+        f"Differences are of the shares {which}. Share of the faces that would have to change to "
+        f"reach the reference: {apart}."
+    ]
 
 
 def imbalance_table(shares: Shares) -> dict[str, Any]:
@@ -120,8 +127,8 @@ def other_system(
     """How often another system is right, by group."""
     text = (
         f"Right means that the column {prediction!r} says what {truth!r} says: "
-        f"{percent(found[0].overall)} of {found[0].faces:,} faces"
-        + (f"; {left_out:,} faces without both are left out" if left_out else "")
+        f"{percent(found[0].overall)} of {counted(found[0].faces, 'face')}"
+        + (f"; left out: {counted(left_out, 'face')} that lack one of them" if left_out else "")
         + ". Who is in a group is known from our answers up to their errors. Without an assumption "
         "a rate is only bounded; the estimate assumes that faces of a group look the same to our "
         "classifier whether the other system is right about them or not."
@@ -137,7 +144,6 @@ def _rates_table(rates: Rates) -> dict[str, Any]:
     rows = [
         {
             "name": rate.name,
-            "few": False,
             "cells": [
                 interval(ends(rate.counted)),
                 interval(ends(rate.estimate)),

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import html
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
+from unicodedata import category
 
 import jinja2
 from markupsafe import Markup
@@ -14,6 +16,9 @@ from faceattr.audit.words import NO_FACE, counted
 
 Interval: TypeAlias = "Sequence[float | None] | None"
 """Value, lower and upper end; the ends are None where there is no interval."""
+
+_UNSEEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
+"""Kinds of characters that move a terminal's cursor, break lines or turn their direction."""
 
 _WIDTH, _LEFT, _RIGHT, _ROW, _TOP = 440, 118, 20, 30, 6
 """Of the figures, in units of the SVG: whole width, margins, height of a class, upper margin."""
@@ -48,6 +53,18 @@ def measure(values: Interval) -> str:
     if not _has_ends(values):
         return f"{values[0]:.3f}"
     return f"{values[0]:.3f} ({float(values[1] or 0):.3f} to {float(values[2] or 0):.3f})"
+
+
+def one_line(text: object) -> str:
+    """Text that came with the images on one line; what is not seen as an escape."""
+    return "".join(
+        c.encode("unicode_escape").decode() if category(c) in _UNSEEN else c for c in str(text)
+    )
+
+
+def _plain(text: object) -> str:
+    """The same for Markdown, of which none of its characters makes a cell, a link or a tag."""
+    return re.sub(r"([\\|`*<\[])", r"\\\1", one_line(text))
 
 
 def _has_ends(values: Sequence[float | None]) -> bool:
@@ -152,6 +169,7 @@ def _environment(*, escape: bool) -> jinja2.Environment:
         measure=measure,
         span=_span,
         figure=figure,
+        plain=_plain,
     )
     return environment
 
@@ -168,7 +186,7 @@ def to_markdown(report: Mapping[str, Any]) -> str:
 
 def to_text(report: Mapping[str, Any]) -> str:
     """A table for the end of a run on a terminal."""
-    lines = [f"! {warning['title']} {warning['text']}" for warning in report["warnings"]]
+    lines = [one_line(f"! {warning['title']} {warning['text']}") for warning in report["warnings"]]
     counts = report["counts"]
     lines.append(
         f"{counted(counts['images'], 'image')}, {counts['failed']:,} not read, "
@@ -176,8 +194,8 @@ def to_text(report: Mapping[str, Any]) -> str:
     )
     for failure in report["failures"]:
         lines.append(
-            f"  {failure['images']:,} × {failure['kind']}, for example {failure['id']}: "
-            f"{failure['message']}"
+            f"  {failure['images']:,} × {failure['kind']}, for example {one_line(failure['id'])}: "
+            f"{one_line(failure['message'])}"
         )
     if not counts["faces"]:
         lines.append(NO_FACE)
@@ -187,6 +205,8 @@ def to_text(report: Mapping[str, Any]) -> str:
         lines += ["", _columns(task["title"], [titles.get(kind, kind) for kind in kinds])]
         for row in task["rows"]:
             lines.append(_columns(f"  {row['display']}", [interval(row[kind]) for kind in kinds]))
+        if task["warning"]:
+            lines.append(f"! {task['warning']}")
     return "\n".join(lines) + "\n"
 
 

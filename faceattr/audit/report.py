@@ -44,8 +44,9 @@ def build_report(
     whole, groups = accounts.counts(found), accounts.counts_by_group(found)
     warnings = accounts.warnings(found, groups)
     if calibration is None:
-        text = f"{why_not}, so shares are as the classifier counted them: biased, and without an "
-        text += "interval for its errors."
+        but = "" if question.labels is None else ", but for those with labels,"
+        text = f"{why_not}, so shares{but} are as the classifier counted them: biased, and without "
+        text += "an interval for its errors."
         warnings.insert(0, {"title": "Nothing is corrected.", "text": text})
     elif facts["mirror"]:
         warnings.append(_ONE_VIEW)
@@ -54,7 +55,12 @@ def build_report(
         "schema": SCHEMA,
         "about": dict(facts),
         "question": asked,
-        "question_text": words.opening(asked, found.faces, is_corrected=calibration is not None),
+        "question_text": words.opening(
+            asked,
+            found.faces,
+            is_corrected=calibration is not None,
+            is_labelled=question.labels is not None,
+        ),
         "counts": whole,
         "counts_by_group": groups,
         "least": LEAST_COUNT,
@@ -67,7 +73,7 @@ def build_report(
         "other_system": None,
         "left_out": accounts.left_out(whole, groups, question.by),
         "failures": accounts.failures(found),
-        "method": list(words.METHOD),
+        "method": words.method(crops=facts["crops"], is_corrected=calibration is not None),
         "limits": list(words.LIMITS),
         "law": list(words.LAW),
         "provenance": _provenance(facts, calibration, question),
@@ -92,14 +98,25 @@ def _provenance(
         ("Source", f"{facts['source']} ({facts['kind']})"),
         ("Weights", f"{weights['model']}{at}"),
         ("Digest", f"{weights['file']} {weights['sha256']}" if weights["sha256"] else "unknown"),
-        ("Detector", str(facts["detector"])),
+        ("Detector", _detector(facts)),
         ("Backend", str(facts["backend"]) + (", mirrored too" if facts["mirror"] else "")),
         ("Seed", str(question.seed)),
         ("faceattr", str(facts["faceattr"])),
     ]
     if calibration is not None:
-        said = ", ".join(f"{key} {value}" for key, value in calibration.source.items())
+        source = calibration.source.items()
+        said = ", ".join(f"{key} {value}" for key, value in source if value is not None)
         rows.append(("Calibration", f"{calibration.rows:,} labelled faces: {said}"))
+    if (reference := question.reference) is not None:
+        is_given = not isinstance(reference, str)
+        rows.append(("Reference", "shares that were given" if is_given else str(reference)))
     if facts.get("revision"):
         rows.insert(1, ("Commit", str(facts["revision"])))
     return rows + [("Note", note) for note in facts.get("notes", [])]
+
+
+def _detector(facts: Mapping[str, Any]) -> str:
+    """What looked for faces, and which it leaves out; earlier audits did not keep the latter."""
+    if facts["crops"] or "detect" not in facts:
+        return str(facts["detector"])
+    return f"{facts['detector']}, {facts['detect']}, faces from {facts['min_face']:g} pixels on"

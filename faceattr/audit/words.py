@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 WORTH_FACES = 100
 """Faces from which an interval is worth something: a half is then known to ±10 %."""
 
@@ -11,24 +13,33 @@ _OPENINGS = {
     ("collection", True): "The corrected shares estimate what these faces are perceived as; their "
     "intervals hold the classifier's errors. A counted share is what the classifier answered, and "
     "has no interval.",
-    ("collection", False): "The shares are what the classifier answered, and have no interval.",
+    ("collection", False): "Counted shares are what the classifier answered, and have no interval.",
     ("population", True): "The shares estimate those of the population that these images were "
     "drawn from at random; their intervals hold the chance of the draw as well as the classifier's "
     "errors.",
-    ("population", False): "The shares are what the classifier answers about the population that "
+    ("population", False): "Counted shares are what the classifier answers of the population that "
     "these images were drawn from at random; their intervals hold the chance of the draw alone.",
 }
 
 
-def opening(question: str, faces: int, *, is_corrected: bool) -> str:
+_LABELLED = (
+    " Shares with labels by hand assume nothing of how the classifier errs; their intervals hold "
+    "the chance of what was drawn."
+)
+
+
+def opening(question: str, faces: int, *, is_corrected: bool, is_labelled: bool) -> str:
     """What the shares of a report are, in a sentence or two.
 
     Args:
         question: "collection" or "population".
         faces: how many there are.
         is_corrected: whether there is a calibration.
+        is_labelled: whether there are labels by hand.
     """
-    return _OPENINGS[question, is_corrected] if faces else NO_FACE
+    if not faces:
+        return NO_FACE
+    return _OPENINGS[question, is_corrected] + (_LABELLED if is_labelled else "")
 
 
 def few_faces(faces: int) -> dict[str, str] | None:
@@ -42,17 +53,29 @@ def few_faces(faces: int) -> dict[str, str] | None:
     }
 
 
+def cell(value: Any) -> Any:
+    """A value for CSV: an apostrophe stands before what a spreadsheet would take for a formula."""
+    is_formula = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r"))
+    return f"'{value}" if is_formula else value
+
+
 def counted(number: int, noun: str) -> str:
     """A number and what it counts, such as "1 image" or "2,000 images"."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-METHOD = (
+_FOUND = (
     "Each image is decoded, its faces are found, cut out as FairFace's training chips are, and "
-    "classified. A face counts for the class with the highest probability; unsure answers count "
-    "too.",
+    "classified."
+)
+_WHOLE = "Each image is decoded, taken for one face as it is, and classified."
+_COUNTED = " A face counts for the class with the highest probability; unsure answers count too."
+_BIASED = (
     "Counted shares are biased, because a classifier takes one class for another more often than "
-    "the other way round. The corrected shares undo this with the answers that the same weights "
+    "the other way round."
+)
+_CORRECTED = (
+    f"{_BIASED} The corrected shares undo this with the answers that the same weights "
     "gave for labelled faces they were not trained on: by the matrix of these answers, or by "
     "maximum likelihood (Saerens and others, 2002). Intervals come from resampling the images, "
     "faces of one image together, and the labelled faces.",
@@ -62,6 +85,18 @@ METHOD = (
     "about FairFace.",
 )
 
+
+def method(*, crops: bool, is_corrected: bool) -> list[str]:
+    """How the shares of a report came about, in paragraphs.
+
+    Args:
+        crops: whether every image was taken for a face.
+        is_corrected: whether there is a calibration.
+    """
+    seen = (_WHOLE if crops else _FOUND) + _COUNTED
+    return [seen, *(_CORRECTED if is_corrected else (f"{_BIASED} Nothing corrects them here.",))]
+
+
 LIMITS = (
     "Labels are what FairFace's annotators perceived. They are not anybody's gender identity, date "
     "of birth, ancestry or nationality. Two genders and seven groups leave people out.",
@@ -69,8 +104,8 @@ LIMITS = (
     "Faces that are small, turned away or covered are found less often. Who is missed is in no "
     "share.",
     "A share says nothing about one face. Do not pick out people by their answers.",
-    "An interval of 95 % misses the true share in one of twenty cases, and of many intervals some "
-    "miss.",
+    "An interval of 95 % is made to miss the true share in one of twenty cases; measured, those of "
+    "age miss it more often (docs/audit.md). Of many intervals some miss.",
 )
 
 LAW = (
