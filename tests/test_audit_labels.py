@@ -4,6 +4,7 @@ import base64
 import csv
 import json
 import re
+import shutil
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -85,6 +86,24 @@ def test_forgetting_deletes_the_crops_and_the_page_but_not_the_labels(sheet):
     assert forget_crops(folder) == 0
 
 
+def test_crops_that_stay_are_not_said_to_be_deleted(sheet, tmp_path, monkeypatch):
+    crops = sheet[0] / "label-crops"
+    shutil.move(crops, tmp_path / "elsewhere")
+    crops.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(AuditError, match="not all deleted: 'label-crops' is a link; delete them"):
+        forget_crops(sheet[0])
+    crops.unlink()
+    shutil.move(tmp_path / "elsewhere", crops)
+    monkeypatch.setattr(shutil, "rmtree", refuse)
+    with pytest.raises(AuditError, match="not all deleted: not permitted"):
+        forget_crops(sheet[0])
+
+
+def refuse(*_, ignore_errors=False):
+    if not ignore_errors:
+        raise PermissionError("not permitted")
+
+
 def test_a_filled_in_sheet_is_read_by_class_names(sheet):
     folder, _ = sheet
     path = folder / "label-sheet.csv"
@@ -118,6 +137,9 @@ def test_labels_of_other_faces_are_refused(sheet, audited):
         ("row,inclusion,gender\n0,1,\n", "holds no label yet"),
         ("gender\nMale\n", "lacks the columns"),
         ("row,inclusion,gender\nx,1,Male\n", "hold numbers"),
+        ("row,inclusion,gender\n-1,1,Male\n", "hold numbers.*row -1 cannot be"),
+        (f"row,inclusion,gender\n{10**30},1,Male\n", "hold numbers"),
+        ("row,gender,inclusion\n1,Male\n", "hold numbers"),
     ],
 )
 def test_a_sheet_that_does_not_fit_is_refused_in_words(content, message, tmp_path):
@@ -125,3 +147,29 @@ def test_a_sheet_that_does_not_fit_is_refused_in_words(content, message, tmp_pat
     path.write_text(content)
     with pytest.raises(AuditError, match=message):
         read_sheet(path)
+
+
+def test_an_image_that_is_named_like_a_formula_is_text_in_the_sheet(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "=1+1.jpg").write_bytes(picture(np.random.default_rng(5), 40))
+    found = collect(tmp_path / "in", tmp_path / "out", CROPS, SourceOptions(), quiet=True)
+    refs = open_collection(tmp_path / "in", SourceOptions()).refs
+    sample = LabelSample(np.array([0]), np.array([1.0]))
+    page = write_sheet(found.faces, sample, tmp_path / "out", refs, CROPS)
+    sheet = tmp_path / "out" / "label-sheet.csv"
+    assert rows_of(sheet)[0]["id"] == data_of(page)["rows"][0]["id"] == "'=1+1.jpg"
+    for text in (sheet.read_text(), sheet.read_text().replace("'", "")):
+        sheet.write_text(text.replace(",,,\n", ",Male,,\n"))
+        check_sheet(read_sheet(sheet), found.faces)
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_a_sheet_that_a_spreadsheet_saved_is_read(delimiter, tmp_path):
+    path = tmp_path / "sheet.csv"
+    lines = ["row", "id", "inclusion", "gender"], ["3", "é.jpg", "0.25", "Male"], [""] * 4
+    text = "".join(delimiter.join(line) + "\r\n" for line in lines) + "a note\r\n"
+    decimal = "." if delimiter == "," else ","
+    path.write_bytes(text.replace("0.25", f"0{decimal}25").encode("utf-8-sig"))
+    labels = read_sheet(path)
+    assert (labels.rows.tolist(), labels.inclusion.tolist()) == ([3], [0.25])
+    assert labels.faces == {"id": ["é.jpg"]}

@@ -22,6 +22,7 @@ from PIL import Image
 from faceattr import labels
 from faceattr.audit.labelled import Labelled, LabelSample
 from faceattr.audit.places import Reader, ReadError, Ref
+from faceattr.audit.words import cell
 from faceattr.audit.work import Settings
 from faceattr.errors import AuditError, FaceAttrError, LabelError, said_of
 from faceattr.images import open_image
@@ -82,12 +83,12 @@ def write_sheet(
     table = pq.read_table(faces, columns=["image", "id", "face", "x", "y", "width", "height"])
     picked = table.take(sample.rows).to_pylist()
     entries = [
-        {"row": int(row), "inclusion": float(share), **values}
+        {"row": int(row), "inclusion": float(share), **values, "id": cell(values["id"])}
         for row, share, values in zip(sample.rows, sample.inclusion, picked, strict=True)
     ]
     folder = output / CROPS_NAME
     try:
-        shutil.rmtree(folder, ignore_errors=True)
+        _delete(folder)
         folder.mkdir()
         _write_crops(entries, folder, refs, settings)
         (output / SHEET_NAME).write_text(_csv(entries), encoding="utf-8")
@@ -100,15 +101,54 @@ def write_sheet(
     return page
 
 
+def keep_labels(output: Path) -> None:
+    """Refuse to write a sheet over one that is filled in: its labels cost hours.
+
+    Raises:
+        AuditError: where the sheet of a folder holds labels.
+    """
+    path = output / SHEET_NAME
+    if not path.is_file():
+        return
+    try:
+        rows, names = _rows(path)
+        tasks = [task.name for task in labels.TASKS if task.name in names]
+        is_empty = not any(row[name].strip() for row in rows for name in tasks)
+    except (OSError, UnicodeDecodeError, csv.Error):
+        is_empty = False
+    if not is_empty:
+        raise AuditError(
+            f"{str(path)!r} may hold labels, which a new sheet would replace: leave --label-sample "
+            "out to use them (--labels), or move the file away first"
+        )
+
+
+def _delete(folder: Path) -> None:
+    """Delete a folder; nothing where there is none, an `OSError` where it stays."""
+    if folder.is_symlink():
+        raise OSError(f"{folder.name!r} is a link")
+    if folder.exists():
+        shutil.rmtree(folder)
+
+
 def forget_crops(output: Path) -> int:
     """Delete the crops and the page that shows them; returns how many crops there were.
 
     The CSV, which holds no image, stays.
+
+    Raises:
+        AuditError: where something stays.
     """
     folder = output / CROPS_NAME
     count = len(list(folder.glob("*.jpg"))) if folder.is_dir() else 0
-    shutil.rmtree(folder, ignore_errors=True)
-    (output / PAGE_NAME).unlink(missing_ok=True)
+    try:
+        _delete(folder)
+        (output / PAGE_NAME).unlink(missing_ok=True)
+    except OSError as error:
+        raise AuditError(
+            f"the crops in {str(folder)!r} are not all deleted: {error.strerror or error}; delete "
+            "them by hand"
+        ) from error
     return count
 
 
@@ -217,10 +257,7 @@ def read_sheet(path: Path) -> Labels:
         AuditError: for a file that is no sheet, or a name that is no class.
     """
     try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.DictReader(stream)
-            rows = list(reader)
-            names = reader.fieldnames or []
+        rows, names = _rows(path)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise AuditError(f"the labels {str(path)!r} cannot be read: {said_of(error)}") from error
     if missing := [name for name in ("row", "inclusion") if name not in names]:
@@ -231,29 +268,41 @@ def read_sheet(path: Path) -> Labels:
     true: dict[str, NDArray[np.int64]] = {}
     unclear: dict[str, int] = {}
     for task in labels.TASKS:
-        found = [(row.get(task.name) or "").strip() for row in rows]
+        found = [row.get(task.name, "").strip() for row in rows]
         unclear[task.name] = sum(value.lower() == UNCLEAR for value in found)
         codes = [_class(task, value, line) for line, value in enumerate(found, start=2)]
         true[task.name] = np.array(codes, np.int64)
     kept = np.any([codes >= 0 for codes in true.values()], axis=0)
     if not kept.any():
         raise AuditError(f"{str(path)!r} holds no label yet; fill in its columns first")
+    used = [row for row, is_kept in zip(rows, kept, strict=True) if is_kept]
     try:
-        places = np.array([int(row["row"]) for row in rows], np.int64)
-        inclusion = np.array([float(row["inclusion"]) for row in rows], np.float64)
-    except ValueError as error:
+        places = np.array([int(row["row"]) for row in used], np.int64)
+        shares = [float(row["inclusion"].replace(",", ".")) for row in used]
+        if places.min() < 0:
+            raise ValueError(f"row {places.min()} cannot be")
+    except (ValueError, OverflowError) as error:
         raise AuditError(
-            f"{str(path)!r}: the columns 'row' and 'inclusion' hold numbers"
+            f"{str(path)!r}: the columns 'row' and 'inclusion' hold numbers ({error}); give the "
+            "sheet with its rows as they were"
         ) from error
     told = {name: codes[kept] for name, codes in true.items()}
-    faces = {
-        name: [
-            (row[name] or "").strip() for row, is_kept in zip(rows, kept, strict=True) if is_kept
-        ]
-        for name in _IDENTIFY
-        if name in names
-    }
-    return Labels(places[kept], inclusion[kept], told, unclear, faces)
+    faces = {name: [row[name].strip() for row in used] for name in _IDENTIFY if name in names}
+    return Labels(places, np.array(shares), told, unclear, faces)
+
+
+def _rows(path: Path) -> tuple[list[dict[str, str]], Sequence[str]]:
+    """Rows and columns of a sheet; what a row lacks is empty.
+
+    Spreadsheets save with a mark of byte order, and where numbers have a decimal comma between
+    semicolons.
+    """
+    with path.open(encoding="utf-8-sig", newline="") as stream:
+        header = stream.readline()
+        stream.seek(0)
+        delimiter = max(",;\t", key=header.count)
+        reader = csv.DictReader(stream, delimiter=delimiter, restval="")
+        return list(reader), reader.fieldnames or []
 
 
 def check_sheet(labelled: Labels, faces: Path) -> None:
@@ -276,7 +325,7 @@ def check_sheet(labelled: Labels, faces: Path) -> None:
     for name in columns:
         found = [str(value).strip() for value in table[name].take(labelled.rows).to_pylist()]
         for row, here, said in zip(labelled.rows, found, labelled.faces[name], strict=True):
-            if here != said:
+            if said not in (here, cell(here)):
                 raise AuditError(
                     _OTHER_FACES.format(f"row {row} has the {name} {here!r}, the sheet {said!r}")
                 )

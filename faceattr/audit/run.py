@@ -24,6 +24,7 @@ from faceattr.audit.labelling import (
     SHEET_NAME,
     check_sheet,
     forget_crops,
+    keep_labels,
     read_sheet,
     write_sheet,
 )
@@ -234,6 +235,8 @@ def _checked(asked: Request) -> _Asked:
     seed = arguments.whole_number("seed", asked.seed, 0)
     sample = arguments.optional_whole_number("sample", asked.sample, 1)
     sheet = arguments.optional_whole_number("label_sample", asked.label_sample, 1)
+    if sheet is not None:
+        keep_labels(Path(asked.output))
     min_face = arguments.pixels("min_face", asked.min_face, MIN_FACE)
     named = (*asked.keep, asked.by, asked.truth, asked.prediction)
     columns = tuple(dict.fromkeys(column for column in named if column is not None))

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from faceattr.audit.faces import face_values
+from faceattr.audit.words import cell
 
 if TYPE_CHECKING:
     from page.service import Found
@@ -43,7 +44,7 @@ def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
     if rows:
         writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows({name: cell(value) for name, value in row.items()} for row in rows)
     return stream.getvalue()
 
 
