@@ -401,6 +401,15 @@ def test_a_class_that_was_never_seen_may_be_in_the_population(known):
     assert found.low[0] == pytest.approx(1 - expected)
 
 
+def test_a_bin_of_classes_that_were_never_seen_may_be_in_the_population(known):
+    answers, _ = collection(40, {"race": [1.0, 0, 0, 0, 0, 0, 0]}, seed=2, sharpness=6.0)
+    axis = parse_merge("race:asian=East Asian,Southeast Asian,Indian;rest=White,Latino,Black")
+    found = measure(answers, known, axes=(single(RACE), axis), population=True)
+    race, bins = found["race"].counted, found[axis.name].counted
+    assert bins.value.tolist() == [1, 0, 0]
+    assert bins.high[1] == race.high[3] > 0 and bins.low[0] == pytest.approx(race.low[0])
+
+
 def test_answers_like_those_in_a_file_are_not_taken_for_a_shift(tmp_path):
     path = tmp_path / "audit.json"
     # So sure that a file holds many of these answers as certain.

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 from audit_synthetic import collection, share, table
+from scipy.stats import binomtest
 
 from faceattr.audit.answers import Answers, single
 from faceattr.audit.labelled import (
@@ -25,6 +26,7 @@ from faceattr.audit.measures import (
     total_variation,
 )
 from faceattr.audit.other_system import bounds, rates_by_group
+from faceattr.audit.present import other_system
 from faceattr.audit.prevalence import measure
 from faceattr.audit.shift import FEWEST as FEWEST_TESTED
 from faceattr.audit.shift import rake, shift_test
@@ -110,6 +112,18 @@ def test_good_answers_narrow_what_labels_say():
     alone = powered_shares(useless, labels, single(GENDER))
     assert (with_answers.high - with_answers.low < 0.7 * (alone.high - alone.low)).all()
     np.testing.assert_allclose(alone.value, share(labels.true["gender"], 2), atol=1e-9)
+
+
+def test_a_collection_whose_faces_all_have_labels_is_known():
+    answers, true = collection(300, SKEWED, seed=3)
+    labels = labelled_sample(answers, true, 300)
+    found = powered_shares(answers, labels, single(RACE))
+    for known in (found.value, found.low, found.high):
+        np.testing.assert_allclose(known, share(true["race"], 7), atol=1e-12)
+    # Of the population they are so many draws, no more and no less.
+    drawn = powered_shares(answers, labels, single(GENDER), population=True)
+    expected = binomtest(int((true["gender"] == 0).sum()), 300).proportion_ci(0.95, "wilson")
+    assert (drawn.low[0], drawn.high[0]) == pytest.approx(expected, abs=1e-3)
 
 
 def test_faces_that_nobody_could_tell_are_left_out():
@@ -313,6 +327,17 @@ def test_a_system_that_is_always_right_is_so_for_everybody(known):
     for group in found.groups:
         assert group.low == pytest.approx(1) and group.high == pytest.approx(1)
         assert group.estimate is None or group.estimate.value == pytest.approx(1)
+
+
+def test_a_group_that_no_face_is_put_in_has_no_counted_rate(known):
+    answers, _ = collection(60, {"gender": np.array([1.0, 0.0])}, seed=2, sharpness=6.0)
+    right = np.arange(60) % 2 == 0
+    found = rates_by_group(answers, right, known, single(GENDER), draws=20)
+    male, female = found.groups
+    assert male.counted.value == 0.5 and female.counted is None
+    assert [row["counted"] for row in found.to_dict()["differences"]] == [None]
+    rows = other_system([found], "true", "said", 0)["tables"][0]["rows"]
+    assert [row["cells"][0] for row in rows][1:] == ["–", "–"]
 
 
 def test_outcomes_that_do_not_fit_are_refused(known):

@@ -166,11 +166,13 @@ def powered_shares(
     value, variance = _rectified(known, soft[rows], soft.mean(axis=0), weight)
     value = np.clip(value, 0, 1)
     value = value / value.sum()
+    # The labels tell the collection's own shares, wholly where every face has one.
+    variance = variance * (1 - n / answers.faces)
+    low = high = value
     if population:
         variance = variance + _between_images(answers.image, soft, value)
-    else:
-        variance = variance * (1 - n / answers.faces)
-    low, high = _interval(value, variance, n)
+    if population or n < answers.faces:
+        low, high = _interval(value, variance, n)
     noise = np.random.default_rng(0).standard_normal((500, len(value))) * np.sqrt(variance)
     draws = np.clip(value + noise, 0, 1)
     return Estimates(value, np.minimum(low, value), np.maximum(high, value), draws)

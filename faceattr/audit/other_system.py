@@ -42,7 +42,8 @@ class Rate:
 
     Attributes:
         name: of the group, or of both.
-        counted: among the faces that our classifier puts there; Wilson's interval for a group.
+        counted: among the faces that our classifier puts there, None without any; Wilson's interval
+            for a group.
         estimate: under the assumption, with its interval; None where no face is left.
         low: lower bound without it.
         high: upper bound.
@@ -50,7 +51,7 @@ class Rate:
     """
 
     name: str
-    counted: Interval
+    counted: Interval | None
     estimate: Interval | None
     low: float
     high: float
@@ -60,7 +61,7 @@ class Rate:
         """JSON-ready."""
         return {
             "name": self.name,
-            "counted": self.counted.to_dict(),
+            "counted": None if self.counted is None else self.counted.to_dict(),
             "estimate": None if self.estimate is None else self.estimate.to_dict(),
             "bounds": {"low": self.low, "high": self.high},
             "interval": {"low": self.interval[0], "high": self.interval[1]},
@@ -215,9 +216,9 @@ def _estimates(
     return ratio(parts[0], parts[1]), ratio(drawn[0], drawn[1])
 
 
-def _wilson(right: float, faces: float) -> Interval:
+def _wilson(right: float, faces: float) -> Interval | None:
     if not faces:
-        return Interval(0.0, 0.0, 1.0)
+        return None
     rate, square = right / faces, _Z**2 / faces
     centre = (rate + square / 2) / (1 + square)
     half = _Z / (1 + square) * np.sqrt(rate * (1 - rate) / faces + square / (4 * faces))
@@ -231,6 +232,13 @@ def _with_interval(value: float, draws: Floats) -> Interval | None:
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(known, [tail, 1 - tail])
     return Interval(float(value), min(float(low), float(value)), max(float(high), float(value)))
+
+
+def _apart(first: Interval | None, second: Interval | None) -> Interval | None:
+    """The difference of two groups' counted rates."""
+    if first is None or second is None:
+        return None
+    return Interval(first.value - second.value, None, None)
 
 
 def _ends(low: Floats, high: Floats) -> tuple[float, float]:
@@ -314,7 +322,7 @@ def _assembled(
     differences = tuple(
         Rate(
             f"{axis.cells[i]} - {axis.cells[j]}",
-            Interval(counted[i].value - counted[j].value, None, None),
+            _apart(counted[i], counted[j]),
             _with_interval(point[0][i] - point[0][j], point[1][:, i] - point[1][:, j]),
             float(low[i] - high[j]),
             float(high[i] - low[j]),

@@ -258,10 +258,15 @@ def _part(answers: Answers, seed: int) -> Answers:
     return answers.select(keep[number])
 
 
-def _merged(base: Shares, axis: Axis) -> Shares:
+def _merged(base: Shares, axis: Axis, images: int) -> Shares:
     """The shares of own bins: sums over classes that were corrected one by one.
 
     A bin of one class keeps its interval.
+
+    Args:
+        base: shares of the classes.
+        axis: of the bins.
+        images: as `of_population`.
     """
     gather = np.eye(len(axis.cells))[list(axis.members[0])]
     is_one = gather.sum(axis=0) == 1
@@ -273,9 +278,12 @@ def _merged(base: Shares, axis: Axis) -> Shares:
     def joined(found: Estimates | None, rival: Estimates | None = None) -> Estimates | None:
         if found is None:
             return None
+        value = found.value @ gather
         if np.isnan(found.low).all():
-            return exact(found.value @ gather, len(found.draws))
+            return exact(value, len(found.draws))
         whole = summed(found)
+        if found is base.counted:
+            whole = of_population(value, found.draws @ gather - value, images)
         if rival is not None:
             whole = holding(whole, summed(rival))
         low = np.where(is_one, found.low @ gather, whole.low)
@@ -339,8 +347,9 @@ def measure(
         found = _counted(distinct, counts, part, population, draws, seed)
     else:
         found = _corrected(distinct, counts, part, table, population, draws, seed)
+    images = len(np.unique(part.image))
     return {
-        axis.name: found[base.name] if base is axis else _merged(found[base.name], axis)
+        axis.name: found[base.name] if base is axis else _merged(found[base.name], axis, images)
         for axis, base in zip(axes, bases, strict=True)
     }
 
