@@ -21,9 +21,10 @@ from synthetic import picture
 from faceattr.__main__ import main
 from faceattr.audit.collect import Engine, collect
 from faceattr.audit.hub_sets import open_data_set
-from faceattr.audit.places import Inline, Reader, ReadError, Ref
+from faceattr.audit.places import Cell, Inline, Reader, ReadError, Ref
 from faceattr.audit.run import audit
 from faceattr.audit.sources import SourceOptions, open_collection, sampled
+from faceattr.audit.store import digest_of
 from faceattr.audit.web import AddressError, public_address
 from faceattr.audit.work import PART_SIZE, Settings
 from faceattr.errors import AuditError
@@ -102,6 +103,13 @@ def test_the_folder_of_a_file_is_a_column(folder, tmp_path):
     images, faces, _ = tables(folder, tmp_path, settings, SourceOptions(columns=("folder",)))
     assert images["source:folder"].to_pylist() == ["first"] * 7 + ["second"] * 5
     assert faces["source:folder"].to_pylist() == images["source:folder"].to_pylist()
+
+
+def test_the_folder_of_a_file_does_not_depend_on_how_the_source_is_spelled(folder, monkeypatch):
+    monkeypatch.chdir(folder / "first")
+    for source in (".", "../first", str(folder / "first")):
+        refs = open_collection(source, SourceOptions()).refs()
+        assert {ref.columns["folder"] for ref in refs} == {"first"}
 
 
 def sources_of(kind, folder, jpegs, tmp_path):
@@ -373,6 +381,23 @@ def test_a_full_disk_says_so_and_the_same_command_goes_on(folder, tmp_path):
     assert images.num_rows == 12
 
 
+def test_what_the_rows_of_a_list_or_table_say_tells_parts_apart(tmp_path):
+    def digest(name, content, **options):
+        path = tmp_path / name
+        path.write_bytes(content)
+        return digest_of(list(open_collection(path, SourceOptions(**options)).refs()))
+
+    first = digest("list.txt", b"a.jpg\nb.jpg\n")
+    assert digest("list.txt", b"a.jpg\nb.jpg") == first != digest("list.txt", b"b.jpg\na.jpg\n")
+    rows = (b"path,label\na.jpg,1\n", b"path,label\na.jpg,2\n", b"path,label\nb.jpg,1\n")
+    assert len({digest("table.csv", row, columns=("label",)) for row in rows}) == 3
+    place = "hf://datasets/user/name@{}/rows.parquet"
+    commits = [[Ref("rows#0", "", Cell(place.format(c * 40), 0), {})] for c in "ab"]
+    assert digest_of(commits[0]) != digest_of(commits[1])
+    inline = [[Ref("#0", "", Inline(content), {})] for content in (b"a", b"b", None)]
+    assert len(set(map(digest_of, inline))) == 3
+
+
 def test_a_collection_that_changed_in_between_is_noticed(jpegs, tmp_path):
     source = tmp_path / "images"
     source.mkdir()
@@ -424,3 +449,12 @@ def test_a_data_set_of_files_is_streamed_with_its_class_names(folder, jpegs):
     collection = open_data_set(str(folder), SourceOptions(columns=("label",)))
     assert contents(collection) == jpegs
     assert {ref.columns["label"] for ref in collection.refs()} == {"first", "second"}
+
+
+def test_what_is_not_a_number_is_no_value(jpegs, tmp_path):
+    table = pa.table({"image": jpegs[:2], "said": [1.0, float("nan")]})
+    pq.write_table(table, tmp_path / "rows.parquet")
+    columns = SourceOptions(columns=("said",))
+    settings = Settings(crops=True, backend="onnx", columns=("said",))
+    images, _, _ = tables(tmp_path / "rows.parquet", tmp_path / "out", settings, columns)
+    assert images["source:said"].to_pylist() == ["1.0", None]

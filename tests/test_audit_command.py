@@ -79,11 +79,30 @@ def test_crops_are_forgotten_only_when_their_labels_were_used(here, capsys):
     assert report["labels"]["told"]["gender"] == FACES
 
 
+def test_a_restart_leaves_no_crop_and_no_report_of_the_work_it_throws_away(here, monkeypatch):
+    monkeypatch.setattr("faceattr.audit.collect._run", lambda *_: pytest.fail("run"))
+    with pytest.raises(BaseException, match="run"):
+        audit("photos", "--output", "audit", "--restart")
+    left = sorted(path.name for path in (here / "audit").iterdir())
+    assert left == [".lock", "label-sheet.csv", "parts", "run.json"]
+
+
 def test_a_sheet_is_not_written_and_forgotten_at_once(here, capsys):
     words = ("--output", "audit", "--label-sample", "9", "--forget")
     assert audit("photos", *words) == 2
     assert "--label-sample writes the crops that --forget deletes" in capsys.readouterr().err
     assert (here / "audit" / "label-crops").is_dir()
+
+
+def test_a_sheet_that_is_filled_in_is_not_written_over(here, capsys):
+    sheet = here / "audit" / "label-sheet.csv"
+    filled(sheet)
+    labels = sheet.read_bytes()
+    for content in (labels, labels.replace(b"class", "clässe".encode("latin-1"))):
+        sheet.write_bytes(content)
+        assert audit("photos", "--output", "audit", "--label-sample", "9") == 2
+        assert "may hold labels, which a new sheet would replace" in capsys.readouterr().err
+        assert sheet.read_bytes() == content
 
 
 def test_what_an_audit_wrote_is_no_part_of_the_folder_it_lies_in(here, monkeypatch):

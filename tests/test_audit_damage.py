@@ -136,3 +136,10 @@ def test_folders_and_ids_of_windows_paths(monkeypatch):
 def test_the_digest_is_of_the_file_that_answers(tmp_path):
     files = [weights_facts(Settings(backend=name))["file"] for name in ("onnx", "torch")]
     assert files == ["model.onnx", "model.safetensors"]
+
+
+def test_images_of_an_archive_whose_names_differ_in_case_are_all_there(tmp_path):
+    path = archive(tmp_path / "a.tar", ["x/a.JPG", "x/a.jpg", "x/a.CLS"], b"7")
+    refs = list(open_collection(path, SourceOptions(columns=("cls",))).refs())
+    assert [ref.name for ref in refs] == ["x/a.JPG", "x/a.jpg"]
+    assert {ref.columns["cls"] for ref in refs} == {"7"}

@@ -63,7 +63,7 @@ def _samples(file: str) -> Iterator[tuple[str, dict[str, tarfile.TarInfo]]]:
                 yield key, members
                 members = {}
             key = this
-            members[ending.lower()] = info
+            members[ending] = info
     if members:
         yield key, members
 
@@ -76,7 +76,8 @@ def _values(
     if not wanted:
         return values
     with open_binary(file) as stream:
-        for ending, info in members.items():
+        for spelled, info in members.items():
+            ending = spelled.lower()
             if f".{ending}" in ENDINGS or (ending != "json" and ending not in wanted):
                 continue
             stream.seek(info.offset_data)
@@ -118,7 +119,7 @@ def tar_refs(files: Sequence[str], base: str, wanted: frozenset[str]) -> Iterato
     for file in files:
         shown = shown_below(base, file)
         for key, members in _samples(file):
-            images = [e for e in members if f".{e.rpartition('.')[2]}" in ENDINGS]
+            images = [e for e in members if PurePosixPath(f"x.{e}").suffix.lower() in ENDINGS]
             values = {FOLDER: PurePosixPath(key).parent.name}
             values |= _values(file, members, wanted - {FOLDER})
             for ending in images:

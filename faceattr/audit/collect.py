@@ -14,6 +14,7 @@ from typing import Any
 from faceattr import __version__, arguments
 from faceattr.audit.engine_local import Outcome, Part, run_local
 from faceattr.audit.idle import check_source
+from faceattr.audit.labelling import forget_crops
 from faceattr.audit.places import Ref
 from faceattr.audit.progress import Progress
 from faceattr.audit.sources import (
@@ -154,6 +155,7 @@ def collect(
         total = _total(collection)
         if restart:
             store.restart()
+            forget_crops(output)
         store.begin(said)
         settings = replace(
             settings,
@@ -274,6 +276,8 @@ def _facts(
         "weights": dict(weights),
         "detector": "none" if settings.crops else (info.detector if info else settings.detector),
         "backend": info.backend if info else settings.backend,
+        "detect": settings.detect,
+        "min_face": settings.min_face,
         "mirror": settings.mirror,
         "crops": settings.crops,
         "columns": list(settings.columns),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -310,9 +311,11 @@ def open_binary(place: str) -> Any:
 
 
 def as_text(value: Any) -> str | None:
-    """A column's value as text: what tables keep of it."""
+    """A column's value as text: what tables keep of it; None where there is none."""
     if value is None or isinstance(value, str):
         return value
+    if isinstance(value, float) and math.isnan(value):
+        return None  # Not every writer of tables knows null.
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
     return json.dumps(value, default=str, ensure_ascii=False)

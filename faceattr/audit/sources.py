@@ -220,15 +220,17 @@ def _folder(path: Path, options: SourceOptions) -> Collection:
             + f"; images end in {', '.join(sorted(ENDINGS))}"
         )
     _check_columns(options.columns, [FOLDER], "a folder")
+    whole = path.resolve().name
 
     def refs() -> Iterator[Ref]:
         for file in walk(str(path)):
             if _ending(file) in ENDINGS:
-                name = Path(file).relative_to(path).as_posix()
-                yield Ref(name, name, file, {FOLDER: Path(file).parent.name})
+                below = Path(file).relative_to(path)
+                name = below.as_posix()
+                yield Ref(name, name, file, {FOLDER: below.parent.name or whole})
 
     notes = (f"{counted(others, 'other file')} left out.",) if others else ()
-    return Collection(path.resolve().name, "folder", refs, lambda: images, notes=notes)
+    return Collection(whole, "folder", refs, lambda: images, notes=notes)
 
 
 def _files(pattern: str, found: Sequence[str], options: SourceOptions) -> Collection:

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from faceattr.audit.faces import SOURCE_PREFIX
-from faceattr.audit.places import Ref
+from faceattr.audit.places import Inline, Ref, is_remote
 from faceattr.audit.work import face_fields, image_fields
 from faceattr.errors import AuditError, said_of
 
@@ -114,9 +114,22 @@ def _shown(value: Any) -> str:
 
 
 def digest_of(refs: Sequence[Ref]) -> str:
-    """Eight hexadecimal digits that tell one part's images from others."""
-    joined = "\n".join(ref.id for ref in refs)
-    return hashlib.sha256(joined.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    """Eight hexadecimal digits that tell one part's images from others.
+
+    Rows go by their number, so what they say counts as well; paths here do not: the same folder may
+    be given in another way.
+    """
+    digest = hashlib.sha256()
+    for ref in refs:
+        place = ref.place
+        if isinstance(place, Inline):
+            at: object = hashlib.sha256(place.content or b"").hexdigest()
+        else:
+            at = place if isinstance(place, str) else place.file
+            at = at if is_remote(str(at)) else None
+        said = repr((ref.id, ref.name, at, sorted(ref.columns.items())))
+        digest.update(said.encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()[:8]
 
 
 def read_run(folder: Path) -> dict[str, Any] | None:
@@ -216,7 +229,8 @@ class Store:
         """Throw away what an earlier run has done."""
         shutil.rmtree(self._parts)
         self._parts.mkdir()
-        for path in (self.folder / RUN_NAME, self.images, self.faces):
+        reports = [self.folder / f"{REPORT_NAME}.{ending}" for ending in ("html", "json", "md")]
+        for path in (self.folder / RUN_NAME, self.images, self.faces, *reports):
             path.unlink(missing_ok=True)
 
     def is_complete(self, settings: Mapping[str, Any]) -> bool:
