@@ -6,7 +6,9 @@ until the answer is made.
 
 from __future__ import annotations
 
+import hashlib
 import io
+import logging
 import struct
 import zipfile
 import zlib
@@ -14,20 +16,25 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import date
 from functools import partial
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 import faceattr
-from faceattr.audit.calibration import find_table
+from faceattr.audit.calibration import CalibrationTable, find_table
 from faceattr.audit.collected import FLAGS, Collected
 from faceattr.audit.faces import face_values
 from faceattr.audit.measured import Question
-from faceattr.audit.report import build_report
+from faceattr.audit.report import NO_TABLE, build_report
 from faceattr.audit.words import counted
+from faceattr.config import WEIGHTS_NAME
+from faceattr.detection import MIN_FACE
+from faceattr.errors import AuditError
+from faceattr.hub import WeightsFiles, find_beside
 from faceattr.images import ENDINGS
 from faceattr.labels import TASKS
 from faceattr.limits import too_many_bytes
@@ -45,6 +52,7 @@ _BROKEN = (
     *(EOFError, OSError, OverflowError, RuntimeError, ValueError),
 )
 """What Python's reader raises for wrong bytes, names and places, and for what it cannot unpack."""
+log = logging.getLogger("faceattr")
 
 
 @dataclass(frozen=True)
@@ -52,7 +60,7 @@ class Item:
     """An image that came, or why there is none.
 
     Attributes:
-        name: of its file.
+        name: of its file, within an archive with its folders.
         content: encoded image, or what reads it: nothing is unpacked before it is looked at.
     """
 
@@ -85,10 +93,7 @@ def unpack(name: str, source: Source, limits: Limits) -> list[Item]:
     with _opened(content) as archive:
         wanted = [entry for entry in archive.infolist() if _is_image(entry)]
     check_count(len(wanted), limits)
-    return [
-        Item(PurePosixPath(entry.filename).name, partial(_unpacked, source, entry, limits))
-        for entry in wanted
-    ]
+    return [Item(entry.filename, partial(_unpacked, source, entry, limits)) for entry in wanted]
 
 
 def _unpacked(source: Source, entry: zipfile.ZipInfo, limits: Limits) -> bytes:
@@ -141,11 +146,13 @@ class Gathered:
         images: a row each: number, name, faces, and kind and message of an error or "".
         faces: a row each: number and name of its image, then as `face_values`.
         remarks: names of crops that were handed in, and what is wrong with them.
+        truncated: number of images with more faces than were taken.
     """
 
     images: list[dict[str, Any]] = field(default_factory=list)
     faces: list[dict[str, Any]] = field(default_factory=list)
     remarks: list[tuple[str, str]] = field(default_factory=list)
+    truncated: int = 0
 
     def add(self, name: str, found: Found | RequestError) -> None:
         """Note what one image gave."""
@@ -155,6 +162,7 @@ class Gathered:
             image |= {"error": found.kind, "message": str(found)}
             return
         image["faces"] = len(found.faces)
+        self.truncated += found.truncated
         for place, face in enumerate(found.faces):
             if face.crop_note:
                 self.remarks.append((name, face.crop_note))
@@ -206,18 +214,46 @@ def report(service: FaceService, gathered: Gathered, *, crops: bool) -> dict[str
     """The report's values, as `faceattr audit` gives them."""
     info = service.pipeline.info
     files = service.pipeline.files
+    weights = None if files is None else files.weights
     facts: dict[str, Any] = {
         "source": counted(len(gathered.images), "uploaded image"),
         "kind": "upload",
+        "created": date.today().isoformat(),
         "revision": None,
         "notes": [],
-        "weights": {"model": info.model, "revision": info.revision, "sha256": "", "file": ""},
+        "weights": {
+            "model": info.model,
+            "revision": info.revision,
+            "sha256": "" if weights is None else _digest(weights),
+            "file": "" if weights is None else weights.name,
+        },
         "detector": "none" if crops else info.detector,
+        "detect": "fast",
+        "min_face": MIN_FACE,
         "backend": info.backend,
         "mirror": info.mirror,
         "crops": crops,
         "columns": [],
         "faceattr": faceattr.__version__,
     }
-    table = None if files is None else find_table(files)
-    return build_report(gathered.collected(), facts, Question(), table)
+    table, why_not = (None, NO_TABLE) if files is None else _calibration(files)
+    values = build_report(gathered.collected(), facts, Question(), table, why_not)
+    if gathered.truncated:
+        said = f"of {counted(gathered.truncated, 'image')} only the {service.limits.max_faces:,} "
+        said += "largest were taken."
+        values["warnings"].append({"title": "Not all faces are counted:", "text": said})
+    return values
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _calibration(files: WeightsFiles) -> tuple[CalibrationTable | None, str]:
+    """The table of the weights in use, or None and why there is none."""
+    original = find_beside(files, WEIGHTS_NAME)
+    try:
+        return find_table(files, None if original is None else _digest(original)), NO_TABLE
+    except AuditError as error:
+        log.warning("collections are not corrected: %s", error)
+        return None, "The calibration table beside these weights cannot be used"

@@ -1,9 +1,11 @@
 """A collection on the page: unpacking within limits, and what is said of it."""
 
 import asyncio
+import hashlib
 import io
 import struct
 import zipfile
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,13 +13,15 @@ import pytest
 from audit_data import FACTS, answers_for, calibration, classes_for
 from synthetic import picture
 
+from faceattr.audit.calibration import write_table
 from faceattr.audit.measured import Question
 from faceattr.audit.report import build_report
+from faceattr.hub import WeightsFiles
 from faceattr.labels import TASKS
 from page.admission.gate import Gate
 from page.admission.inbox import Inbox
 from page.calls import Calls
-from page.collection import Gathered, unpack
+from page.collection import Gathered, report, unpack
 from page.errors import RequestError
 from page.limits import Limits
 from page.service import read
@@ -39,7 +43,7 @@ def zipped(files, **options):
 def test_images_of_a_zip_come_out_by_name_and_other_files_stay_in():
     files = {"a/1.jpg": JPEG, "a/2.PNG": b"x", "notes.txt": b"x", "__MACOSX/1.jpg": b"x"}
     items = unpack("upload", zipped({**files, "a/.hidden.jpg": b"x"}), LIMITS)
-    assert [(i.name, read(i.content)) for i in items] == [("1.jpg", JPEG), ("2.PNG", b"x")]
+    assert [(i.name, read(i.content)) for i in items] == [("a/1.jpg", JPEG), ("a/2.PNG", b"x")]
 
 
 def test_what_is_no_zip_stays_as_it_is():
@@ -149,3 +153,28 @@ def test_tables_to_download_have_a_row_for_every_face_and_image(gathered):
     assert len(csv_text(gathered.faces).splitlines()) == 41
     images = csv_text(gathered.images).splitlines()
     assert len(images) == 43 and "bad_picture" in images[1]
+
+
+def test_a_name_that_is_a_formula_is_text_in_a_table():
+    assert csv_text([{"name": "=1+1", "share": -0.5}]) == "name,share\n'=1+1,-0.5\n"
+
+
+def test_a_report_is_of_the_weights_in_use_and_says_which_faces_it_lacks(gathered, tmp_path):
+    content = b"the weights"
+    table = calibration(np.random.default_rng(4))
+    (tmp_path / "model.safetensors").write_bytes(content)
+    digest = hashlib.sha256(content).hexdigest()
+    files = WeightsFiles(tmp_path / "config.json", tmp_path / "model.safetensors", "made up")
+    info = SimpleNamespace(
+        model="made up", revision=None, detector="yunet", backend="onnx", mirror=False
+    )
+    pipeline = SimpleNamespace(info=info, files=files)
+    service = SimpleNamespace(pipeline=pipeline, limits=LIMITS)
+    found = []
+    for sha256 in ("cd" * 32, digest):
+        write_table(replace(table, weights_sha256=sha256), tmp_path / "audit.json")
+        found.append(report(service, replace(gathered, truncated=2), crops=False))
+    titles = [[one["title"] for one in values["warnings"]] for values in found]
+    assert ["Nothing is corrected." in some for some in titles] == [True, False]
+    assert ["Not all faces are counted:" in some for some in titles] == [True, True]
+    assert dict(found[1]["provenance"])["Digest"] == f"model.safetensors {digest}"
