@@ -6,6 +6,7 @@ before a file is read and the size in pixels before an image is decoded.
 
 from __future__ import annotations
 
+import struct
 import threading
 import time
 import warnings
@@ -362,6 +363,8 @@ def _orientation(image: Image.Image) -> int | None:
         with _quiet():
             orientation = image.getexif().get(_ORIENTATION_TAG)
     except (OSError, SyntaxError, ValueError, LookupError, EOFError, TypeError, AttributeError):
+        return None
+    except struct.error:  # Derived from nothing but Exception.
         return None
     return orientation if isinstance(orientation, int) and orientation in _UPRIGHT else None
 

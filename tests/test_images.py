@@ -94,8 +94,9 @@ def test_exif_orientation_is_undone_in_files(kind, orientation):
         np.testing.assert_array_equal(decode_image(opened), pixels)
 
 
-def test_damaged_exif_does_not_refuse_the_picture(noise):
-    data = encode(Image.fromarray(noise), exif=b"Exif\x00\x00II*\x00\xff\xff\xff\x7f")
+@pytest.mark.parametrize("exif", [b"II*\x00\xff\xff\xff\x7f", b"II*\x00", b"MM\x00*\x00\x00", b"x"])
+def test_damaged_exif_does_not_refuse_the_picture(noise, exif):
+    data = encode(Image.fromarray(noise), exif=b"Exif\x00\x00" + exif)
     np.testing.assert_array_equal(decode_image(data), noise)
 
 
