@@ -290,7 +290,7 @@ def to_pandas(results: Results) -> Any:
         for number, face in enumerate(faces, start=1)
     ]
     frame = pandas.DataFrame(rows, columns=["image", "face", *ROW])
-    of_one = all(image is None for image, _ in images)
+    of_one = any(image is None for image, _ in images)
     return frame.drop(columns="image") if of_one else frame
 
 
@@ -298,20 +298,22 @@ def _rounded(score: float | None) -> float | None:
     return None if score is None else round(score, 4)
 
 
+def _listed(faces: Any) -> list[Any]:
+    return list(faces) if isinstance(faces, Iterable) else [faces]
+
+
 def _by_image(results: Any) -> list[tuple[object, list[FaceResult]]]:
     """Faces with the name or number of their image, or None where all are of one."""
     if isinstance(results, FaceResult):
         return [(None, [results])]
     if isinstance(results, Mapping):
-        found = [(name, list(faces)) for name, faces in results.items()]
+        found = [(name, _listed(entry)) for name, entry in results.items()]
     elif isinstance(results, Iterable):
         entries = list(results)
         if all(isinstance(entry, FaceResult) for entry in entries):
             found = [(None, entries)]
         else:
-            found = [
-                (i, list(e) if isinstance(e, Iterable) else [e]) for i, e in enumerate(entries)
-            ]
+            found = [(number, _listed(entry)) for number, entry in enumerate(entries)]
     else:
         found = [(None, [results])]
     wrong = [face for _, faces in found for face in faces if not isinstance(face, FaceResult)]

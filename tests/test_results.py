@@ -135,10 +135,12 @@ def test_tables_of_one_image_of_several_and_of_named_ones():
     assert to_pandas([[], []]).columns[0] == "image"
     named = to_pandas({"a.jpg": [face()], "b.jpg": []})
     assert named["image"].tolist() == ["a.jpg"]
+    assert to_pandas({"a.jpg": face()})["image"].tolist() == ["a.jpg"]
+    assert to_pandas({}).columns[0] == "image"
     assert len(to_pandas(face())) == 1
     assert list(to_pandas([]).columns) == ["face", *ROW]
     assert isinstance(named, pandas.DataFrame)
-    for wrong in (["a"], 3, [[face()], None]):
+    for wrong in (["a"], 3, [[face()], None], {"a": None}):
         with pytest.raises(TypeError, match="results: expected what a pipeline returns"):
             to_pandas(wrong)
 
