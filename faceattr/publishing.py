@@ -35,7 +35,7 @@ from faceattr import labels
 from faceattr.audit.calibration import AUDIT_NAME
 from faceattr.backends.onnx import OnnxClassifier
 from faceattr.config import CONFIG_NAME, ONNX_NAME, WEIGHTS_NAME, ModelConfig
-from faceattr.errors import FaceAttrError, WeightsError
+from faceattr.errors import FaceAttrError, WeightsError, said_of
 from faceattr.hub import WeightsFiles, find_all_beside, find_weights
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ REPORT_NAME = "report.json"
 COMPANIONS = (CARD_NAME, REPORT_NAME, ONNX_NAME, AUDIT_NAME)
 """Files that are of certain weights and go wherever these go, with the figures."""
 FIGURES = "figures/*.png"
-OWNED = ("figures/*", ONNX_NAME, AUDIT_NAME)
+OWNED = ("figures/*", WEIGHTS_NAME, ONNX_NAME, REPORT_NAME, AUDIT_NAME)
 """Paths in a repository that are ours: what is gone here would there be of other weights."""
 MESSAGE = "Publish weights"
 
@@ -392,8 +392,10 @@ def _is_unchanged(network: FaceAttributeModel, files: WeightsFiles) -> bool:
     except WeightsError:
         return False
     before, now = original.state_dict(), network.state_dict()
-    return original.config.to_dict() == network.config.to_dict() and all(
-        before[name].equal(values.cpu()) for name, values in now.items()
+    return (
+        original.config.to_dict() == network.config.to_dict()
+        and before.keys() == now.keys()
+        and all(before[name].equal(values.cpu()) for name, values in now.items())
     )
 
 
@@ -425,10 +427,13 @@ def push_folder(
         options: as `publish_files`.
 
     Raises:
-        PublishError: as `publish_files`, and for a card without metadata.
+        PublishError: as `publish_files`, and for a card that cannot be read or has no metadata.
     """
     if card is not None:
-        shutil.copyfile(card, folder / CARD_NAME)
+        try:
+            shutil.copyfile(card, folder / CARD_NAME)
+        except OSError as error:
+            raise PublishError(f"cannot read the card {str(card)!r}: {said_of(error)}") from error
     elif not (folder / CARD_NAME).is_file():
         config = ModelConfig.from_dict(json.loads((folder / CONFIG_NAME).read_text("utf-8")))
         text = short_card(config, repo_id)

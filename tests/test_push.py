@@ -92,6 +92,8 @@ def test_a_card_of_ones_own_is_taken(hub, network, tmp_path):
     card.write_text("# no metadata")
     with pytest.raises(PublishError, match="no metadata"):
         send(hub, network, card=card)
+    with pytest.raises(PublishError, match="cannot read the card .*none.md': No such file"):
+        send(hub, network, card=tmp_path / "none.md")
 
 
 def test_the_same_again_makes_no_commit(hub, network):
@@ -192,6 +194,28 @@ def test_a_fault_of_the_hub_deletes_nothing_there(hub, mirrored, method, path):
     with pytest.raises(WeightsError, match="lies beside the weights of 'user/faces'"):
         send(hub, mirrored)
     assert hub.repo(REPO).files() == before
+
+
+def test_what_described_other_weights_there_goes_with_them(hub, mirrored, network, tmp_path):
+    hub.repo(REPO).commit("main", hub.repo(REPO).files() | {"notes.txt": b"somebody's"})
+    result = send(hub, network)
+    assert hub.repo(REPO).files(result.commit).keys() == {
+        *("README.md", "config.json", "model.safetensors", "notes.txt", "history.jsonl")
+    }
+    (tmp_path / "mine").mkdir()
+    for name in ("config.json", "model.onnx"):
+        (tmp_path / "mine" / name).write_bytes((BUNDLED / BUNDLED_NAMES[0] / name).read_bytes())
+    result = send(hub, FacePipeline.from_pretrained(tmp_path / "mine"))
+    assert "model.safetensors" not in hub.repo(REPO).files(result.commit)
+
+
+def test_a_network_with_other_parts_is_a_changed_one(network, tmp_path):
+    network.save_pretrained(tmp_path / "mine")
+    pipeline = FacePipeline.from_pretrained(tmp_path / "mine", backend="torch")
+    pipeline.model.extra = torch.nn.Linear(2, 2)
+    pipeline.save_pretrained(tmp_path / "saved")
+    with pytest.raises(WeightsError, match="unexpected .*extra.weight"):
+        FacePipeline.from_pretrained(tmp_path / "saved", backend="torch")
 
 
 def test_a_pipeline_goes_to_the_hub_and_comes_back_bit_for_bit(hub, network, tmp_path):
