@@ -78,7 +78,13 @@ def _naming_the_extra(command: _Command) -> Iterator[None]:
 
 
 def _prepare_output() -> None:
-    """Let no letter end the run: what an output cannot hold is written as an escape."""
+    """Let no letter end the run: what an output cannot hold is written as an escape.
+
+    An output that was closed before the start loses what is written to it.
+    """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

@@ -25,6 +25,7 @@ from faceattr.errors import (
     FaceAttrError,
     ImageDecodeError,
     ImageNotFoundError,
+    said_of,
 )
 from faceattr.images import ENDINGS, OpenedImage, open_image
 from faceattr.limits import MOST_THREADS, OWN_PIXELS
@@ -131,7 +132,7 @@ def _add_network_arguments(group: argparse._ArgumentGroup) -> None:
         choices=["auto", "torch", "onnx"],
         default="auto",
         help="what runs the network; auto: ONNX Runtime where the weights have a file for it and "
-        "no device is given; answers agree within 0.0005 (default: %(default)s)",
+        "no device but cpu is given; answers agree within 0.0005 (default: %(default)s)",
     )
     group.add_argument(
         "--mirror",
@@ -195,7 +196,7 @@ def files_of(images: Sequence[str]) -> list[str]:
     """The files that arguments name: each as it is, a folder's images in order of their names.
 
     Raises:
-        ImageDecodeError: for a folder without an image.
+        ImageDecodeError: for a folder without an image, and for one that cannot be read.
     """
     files: list[str] = []
     for given in images:
@@ -203,7 +204,7 @@ def files_of(images: Sequence[str]) -> list[str]:
             files.append(given)
             continue
         found = []
-        for folder, below, names in os.walk(given):
+        for folder, below, names in os.walk(given, onerror=_refuse_folder):
             below[:] = sorted(name for name in below if not name.startswith("."))
             shown = (name for name in names if not name.startswith("."))
             found += [os.path.join(folder, n) for n in shown if Path(n).suffix.lower() in ENDINGS]
@@ -216,6 +217,13 @@ def files_of(images: Sequence[str]) -> list[str]:
     return files
 
 
+def _refuse_folder(error: OSError) -> None:
+    raise ImageDecodeError(
+        f"the folder {error.filename!r} cannot be read: {said_of(error)}; make it readable, or "
+        "name the others"
+    ) from error
+
+
 def _open(file: str, max_pixels: int) -> OpenedImage:
     """Open an image as its owner named it.
 
@@ -224,6 +232,8 @@ def _open(file: str, max_pixels: int) -> OpenedImage:
     """
     try:
         if file == "-":
+            if sys.stdin is None:
+                raise ImageDecodeError("standard input is closed; send an image there")
             return open_image(sys.stdin.buffer, max_pixels=max_pixels)
         return open_image(file, max_pixels=max_pixels)
     except ImageNotFoundError:

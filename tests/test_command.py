@@ -1,6 +1,7 @@
 """The command line: subcommands, and what each way of calling it gives."""
 
 import csv
+import errno
 import io
 import json
 import os
@@ -146,6 +147,20 @@ def test_a_folder_without_images_is_refused(tmp_path, capsys):
     assert "holds no image; expected files ending in" in capsys.readouterr().err
 
 
+def test_a_folder_that_cannot_be_read_is_not_passed_over(chips, capsys, monkeypatch):
+    scandir = os.scandir
+
+    def refusing(path):
+        if Path(path).name == "locked":
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return scandir(path)
+
+    (chips / "locked").mkdir()
+    monkeypatch.setattr(os, "scandir", refusing)
+    assert main([str(chips)]) == 2
+    assert "locked' cannot be read: Permission denied; make it" in capsys.readouterr().err
+
+
 def test_a_table_has_one_row_a_face_and_one_for_each_image_without(chips, capsys):
     assert main(["--crops", "--csv", str(chips)]) == 1
     rows = table(capsys.readouterr().out)
@@ -288,6 +303,17 @@ def test_an_empty_standard_input_is_told_in_words_for_a_command_line():
     done = program("-", stdin=subprocess.DEVNULL)
     assert done.returncode == 1
     assert b"expected an image, came 0 bytes; check what writes to it" in done.stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a POSIX shell")
+def test_closed_streams_are_no_fault_of_the_program(chips):
+    words = f"{sys.executable} -m faceattr --json --crops"
+    image, kept = chips / "b.png", chips / "kept"
+    shell = f"{words} - <&- || {words} {image} --save-crops {kept} >&-"
+    done = subprocess.run(["sh", "-c", shell], cwd=ROOT, capture_output=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["error"].startswith("standard input is closed")
+    assert list(kept.iterdir())
 
 
 @pytest.mark.parametrize("form", [[], ["--json"], ["--csv"]])
