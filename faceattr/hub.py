@@ -135,7 +135,7 @@ def _ask(url: str, answers: list[bool]) -> None:
 def _download(repo_id: str, revision: str | None, file: str) -> WeightsFiles:
     # Imported here: local weights need neither, and together they take a quarter of a second.
     import httpx2
-    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub import hf_hub_download, is_offline_mode, try_to_load_from_cache
     from huggingface_hub.errors import (
         EntryNotFoundError,
         HfHubHTTPError,
@@ -143,7 +143,7 @@ def _download(repo_id: str, revision: str | None, file: str) -> WeightsFiles:
         LocalEntryNotFoundError,
     )
 
-    local = False
+    local, wanted = False, CONFIG_NAME
     try:
         # Files of a commit that are in the cache cost no request.
         pinned = _is_commit(revision) and all(
@@ -156,6 +156,7 @@ def _download(repo_id: str, revision: str | None, file: str) -> WeightsFiles:
         )
         # The snapshot folder is named after the commit: the second file comes from the same one.
         commit = config.parent.name
+        wanted = file
         weights = Path(hf_hub_download(repo_id, file, revision=commit, local_files_only=local))
     except HFValidationError as error:
         raise WeightsError(
@@ -163,15 +164,18 @@ def _download(repo_id: str, revision: str | None, file: str) -> WeightsFiles:
         ) from error
     except LocalEntryNotFoundError as error:
         kind = AbsentFileError if local else WeightsError
+        silence, advice = "the Hub cannot be reached", "check the connection"
+        if is_offline_mode():
+            silence, advice = "the Hub is switched off by HF_HUB_OFFLINE", "unset it"
         raise kind(
-            f"the Hub cannot be reached and {file} of {repo_id!r} is not in the local cache; "
-            "check the connection, or give a local folder"
+            f"{silence} and {wanted} of {repo_id!r} is not in the local cache; {advice}, or give "
+            "a local folder"
         ) from error
     except HfHubHTTPError as error:
         status = error.response.status_code
         kind = AbsentFileError if isinstance(error, EntryNotFoundError) else WeightsError
         raise kind(
-            f"cannot download {file} of {repo_id!r} at revision {revision or 'main'!r}: the Hub "
+            f"cannot download {wanted} of {repo_id!r} at revision {revision or 'main'!r}: the Hub "
             f"answered HTTP {status}; {_ADVICE.get(status, 'try again later')}"
         ) from error
     except (OSError, httpx2.HTTPError) as error:

@@ -122,3 +122,14 @@ def test_the_page_waits_only_once_for_a_hub_that_does_not_answer(files, tmp_path
     assert (model, note is None) == ((REPO, True) if known else (DEFAULT_MODEL, False))
     assert detector == "yunet"
     assert took < HUB_LIMIT_S + 4
+
+
+def test_the_file_that_is_missing_is_named_and_what_keeps_the_hub_away(files, tmp_path):
+    with HubServer() as hub:
+        hub.add_repo(REPO).commit("main", {k: v for k, v in files.items() if k != "config.json"})
+        (bare,) = load(hub, tmp_path, ("onnx", None))
+        switched_off = {**hub.environment(tmp_path), "HF_HUB_OFFLINE": "1"}
+        hub.environment = lambda home: switched_off
+        (offline,) = load(hub, tmp_path, ("onnx", None))
+    assert "cannot download config.json of 'user/faces'" in bare[0]
+    assert offline[0].startswith("the Hub is switched off by HF_HUB_OFFLINE and config.json of")
