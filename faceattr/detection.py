@@ -54,6 +54,9 @@ The networks see about 100 px across; enlarged four-fold a face tells nothing re
 """
 
 
+YUNET_ONLY = "expected the detector 'yunet' for a thorough search, came 'haar'"
+
+
 class FaceDetector(Protocol):
     """Finds the faces of an image; safe to call from several threads."""
 
@@ -191,7 +194,7 @@ class HaarDetector:
         Only upright faces are found.
         """
         if thorough:
-            raise DetectorError("expected the detector 'yunet' for a thorough search, came 'haar'")
+            raise DetectorError(YUNET_ONLY)
         require_rgb(image)
         # Small images are enlarged: the cascades' windows start at 24 px.
         copy = resized(image, min(2.0, HAAR_SIDE / max(image.shape[:2])))

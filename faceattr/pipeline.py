@@ -19,8 +19,15 @@ from faceattr import arguments, labels
 from faceattr.backends.classify import classify
 from faceattr.backends.load import Backend, Classifier, as_classifier, load_classifier
 from faceattr.crops import Cut, find_faces, read_crop, warn
-from faceattr.detection import MIN_FACE, FaceDetector, YuNetDetector, load_detector
-from faceattr.errors import FaceAttrError, WeightsError
+from faceattr.detection import (
+    MIN_FACE,
+    YUNET_ONLY,
+    FaceDetector,
+    HaarDetector,
+    YuNetDetector,
+    load_detector,
+)
+from faceattr.errors import DetectorError, FaceAttrError, WeightsError
 from faceattr.hub import WeightsFiles
 from faceattr.images import ImageSource, open_image
 from faceattr.limits import MOST_THREADS, OWN_PIXELS
@@ -80,6 +87,8 @@ class FacePipeline:
         self.threads: int | None = None
         self.min_face = arguments.pixels("min_face", min_face)
         self.detect = arguments.choice("detect", detect, get_args(Detect))
+        if self.detect == "thorough" and isinstance(detector, HaarDetector):
+            raise DetectorError(YUNET_ONLY)
         self.info = PipelineInfo(
             model="unnamed" if files is None else files.name,
             revision=None if files is None else files.revision,
@@ -147,8 +156,8 @@ class FacePipeline:
                 PyTorch, the number of a CUDA device. PyTorch only.
             min_face: least width of a face in pixels of the image.
             backend: "onnx" for ONNX Runtime, which needs the weights' `model.onnx`; "torch" for
-                PyTorch, which the extra `[torch]` brings; or "auto": "onnx" where
-                there is that file and no device is given, otherwise "torch". Probabilities agree
+                PyTorch, which the extra `[torch]` brings; or "auto": "onnx" where there is that
+                file and no device but the CPU is given, otherwise "torch". Probabilities agree
                 within 5e-4.
             mirror: ask the network about each face's mirror image too and answer with the mean of
                 both logits, at twice the network's time; research/LOG.md says what it gains.
@@ -157,13 +166,13 @@ class FacePipeline:
                 PyTorch and OpenCV for the whole process, and does so again where the pipeline is
                 unpickled; None leaves each its own choice.
             detect: "fast" finds faces from about a thirtieth of the image's longer side on;
-                "thorough" also smaller ones in large images, at up to 20 times the detector's
+                "thorough" also smaller ones in large images, at up to 25 times the detector's
                 time. YuNet only. docs/detection.md says what is found at which size.
 
         Raises:
             WeightsError: when the weights cannot be had or do not fit, for an unknown backend, and
                 where PyTorch is needed but not installed.
-            DetectorError: when the detector cannot be had.
+            DetectorError: when the detector cannot be had, or cannot be thorough.
             ArgumentError: for a device, length or number that cannot be.
         """
         device = arguments.device(device)
@@ -176,7 +185,6 @@ class FacePipeline:
             classifier,
             finder,
             files=files,
-            device=device,
             mirror=mirror,
             min_face=min_face,
             detect=detect,
@@ -208,6 +216,7 @@ class FacePipeline:
         Raises:
             ImageDecodeError: when the image cannot be read.
             ArgumentError: for another argument that cannot be.
+            DetectorError: as `predict_batch`.
         """
         return self.predict_batch(
             [image],
@@ -243,6 +252,7 @@ class FacePipeline:
         Raises:
             ImageDecodeError: when an image cannot be read; its message says which.
             ArgumentError: for another argument that cannot be.
+            DetectorError: for a thorough search with Haar's cascades.
         """
         least = max(self.min_face, arguments.pixels("min_face", min_face))
         effort = self.detect if detect is None else detect

@@ -22,7 +22,7 @@ from faceattr.backends.onnx import OnnxClassifier
 from faceattr.backends.torch import TorchClassifier, fold_batch_norms
 from faceattr.config import ONNX_NAME, ModelConfig
 from faceattr.detection import HaarDetector
-from faceattr.errors import WeightsError
+from faceattr.errors import ArgumentError, DetectorError, WeightsError
 from faceattr.hub import BUNDLED_NAMES, find_weights
 from faceattr.labels import TASKS
 from faceattr.model import (
@@ -210,6 +210,13 @@ def test_onnx_has_no_pytorch_network_and_no_other_device(exported):
         _ = pipeline.model
     with pytest.raises(WeightsError, match="device 'cuda' was given"):
         FacePipeline.from_pretrained(exported, detector="haar", device="cuda", backend="onnx")
+    for device in ("cpu", "cpu:0"):
+        on_cpu = FacePipeline.from_pretrained(exported, detector="haar", device=device)
+        assert on_cpu.info.backend == "onnx"
+    with pytest.raises(ArgumentError, match="device='cpu': has no effect on what already answers"):
+        FacePipeline(pipeline.classifier, pipeline.detector, device="cpu")
+    with pytest.raises(DetectorError, match="'yunet' for a thorough search, came 'haar'"):
+        FacePipeline.from_pretrained(exported, detector="haar", detect="thorough")
     with pytest.raises(WeightsError, match="came 'tensorflow'"):
         FacePipeline.from_pretrained(exported, detector="haar", backend="tensorflow")
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from faceattr.arguments import refuse_idle
 from faceattr.backends.onnx import OnnxClassifier
 from faceattr.config import ONNX_NAME, ModelConfig
 from faceattr.errors import WeightsError, how_to_install
@@ -41,8 +42,14 @@ class Classifier(Protocol):
 def as_classifier(
     model: FaceAttributeModel | Classifier, device: str | torch.device | None
 ) -> Classifier:
-    """What already answers as it is, and a network in PyTorch on a device."""
+    """What already answers as it is, and a network in PyTorch on a device.
+
+    Raises:
+        ArgumentError: for a device where it would change nothing.
+    """
     if isinstance(model, Classifier):
+        idle = {f"device={str(device)!r}": device is not None}
+        refuse_idle(idle, "on what already answers where it is; leave it out")
         return model
     # Imported here: with ONNX Runtime PyTorch is never loaded.
     from faceattr.backends.torch import TorchClassifier
@@ -58,7 +65,7 @@ def load_classifier(
     threads: int | None,
 ) -> tuple[WeightsFiles, Classifier]:
     """See `FacePipeline.from_pretrained`."""
-    on_cpu = str(device or "cpu") == "cpu"
+    on_cpu = str(device or "cpu").partition(":")[0] == "cpu"
     if backend not in ("torch", "onnx", "auto"):
         raise WeightsError(f"expected the backend 'torch', 'onnx' or 'auto', came {backend!r}")
     if backend == "onnx" and not on_cpu:
