@@ -185,7 +185,7 @@ def command(doc: str | None, limit: int, seed: int) -> argparse.ArgumentParser:
 def main() -> int:
     """Measure and write JSON."""
     parser = command(__doc__, limit=5_000, seed=0)
-    parser.add_argument("--weights", help="folder, Hub id or bundled name; by default the best")
+    parser.add_argument("--weights", help="folder, Hub id or bundled name; the default if left out")
     parser.add_argument("--detector", default="auto", help="yunet, haar or auto (%(default)s)")
     parser.add_argument("--part", choices=["validation", "holdout"], default="validation")
     args = parser.parse_args()

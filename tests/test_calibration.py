@@ -46,9 +46,17 @@ def test_threshold_refers_to_calibrated_probabilities():
     assert threshold == fit("gender", logits, targets)[1]
 
 
-def test_calibrate_rewrites_the_config_and_exports_again(exported_weights, tmp_path, tiny_fairface):
+def test_calibrate_rewrites_the_config_and_exports_again(
+    exported_weights, tmp_path, tiny_fairface, caplog
+):
     folder = shutil.copytree(exported_weights, tmp_path / "tiny")
-    assert main(["calibrate", str(folder), "--data", str(tiny_fairface)]) == 0
+    (folder / "audit.json").write_text("{}")
+    command = ["calibrate", str(folder), "--data", str(tiny_fairface)]
+    assert main(command) == 0
+    assert "audit.json rest on the calibration before" in caplog.text
+    caplog.clear()
+    assert main(command) == 0
+    assert "calibration before" not in caplog.text
     weights = [(path / "model.safetensors").read_bytes() for path in (exported_weights, folder)]
     assert weights[0] == weights[1]
     before, after = (

@@ -37,8 +37,8 @@ from train.fit.select import Measured, adjusted, keep
 from train.fit.settings import Settings, TrainingError
 from train.fit.signals import Stopped
 from train.fit.trainer import Trainer
+from train.provenance import runs_behind
 from train.recipes import smoke
-from train.start import StartError
 
 ROOT = Path(__file__).resolve().parents[1]
 SHORT = replace(smoke(), epochs=1, stages=(Stage(0, 16),))
@@ -321,23 +321,20 @@ def test_answers_about_something_else_are_refused(answers, tmp_path, data):
 
 def test_provenance_is_a_flat_list_of_runs_by_digest(finished, answers, tmp_path, data):
     taught = fit(TAUGHT, settings(tmp_path / "taught", data, answers=answers))
-    again = replace(TAUGHT, name="again", start="run", distillation=None)
-    fit(again, settings(tmp_path / "again", data, start=taught))
-    facts = read_config(find_weights(tmp_path / "again" / "model")).training
-    teacher, start = (sha256(f / "model" / "model.safetensors") for f in (finished, taught.parent))
-    assert (facts["start"], facts["teachers"]) == (start, [])
-    assert set(facts["runs"]) == {teacher, start}
-    assert facts["runs"][start]["teachers"] == [teacher]
-    assert facts["runs"][teacher]["recipe"] == "smoke"
-    assert not any("runs" in run for run in facts["runs"].values())
+    teacher, student = (sha256(f / "model.safetensors") for f in (finished / "model", taught))
+    facts = read_config(find_weights(taught)).training
+    assert (facts["start"], facts["teachers"], set(facts["runs"])) == (None, [teacher], {teacher})
+    runs = runs_behind([taught])
+    assert set(runs) == {teacher, student}
+    assert runs[student]["teachers"] == [teacher]
+    assert runs[teacher]["recipe"] == "smoke"
+    assert not any("runs" in run for run in runs.values())
 
 
 def test_what_a_recipe_needs_and_is_given_must_go_together(finished, answers, tmp_path, data):
     for recipe, given, words in (
         (TAUGHT, {}, "needs --answers"),
         (smoke(), {"answers": answers}, "does not take --answers"),
-        (replace(smoke(), start="run"), {}, "needs --start"),
-        (smoke(), {"start": finished / "model"}, "does not take --start"),
         (replace(smoke(), batch_size=7), {"world": 2}, "evenly"),
         (smoke(), {"limit": 0}, "--limit"),
         (smoke(), {"checkpoint_every": 0}, "--checkpoint-every"),
@@ -345,9 +342,6 @@ def test_what_a_recipe_needs_and_is_given_must_go_together(finished, answers, tm
     ):
         with pytest.raises(TrainingError, match=words):
             fit(recipe, settings(tmp_path / "run", data, **given))
-    other = replace(TAUGHT, start="run", distillation=None)
-    with pytest.raises(StartError, match="another network"):
-        fit(other, settings(tmp_path / "run", data, start=finished / "model"))
 
 
 def test_what_does_not_fit_a_checkpoint_is_not_resumed(finished, data):

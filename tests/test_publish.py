@@ -257,6 +257,17 @@ def test_a_card_of_other_weights_is_refused(folder):
         check_folder(folder)
 
 
+@pytest.mark.parametrize("name", ["temperatures", "thresholds"])
+def test_a_report_of_another_calibration_is_refused(folder, name):
+    report, config = (json.loads((folder / f"{n}.json").read_text()) for n in ("report", "config"))
+    (folder / "report.json").write_text(json.dumps({**report, name: config[name]}))
+    check_folder(folder)
+    changed = {**config[name], "age": 0.123}
+    (folder / "report.json").write_text(json.dumps({**report, name: changed}))
+    with pytest.raises(PublishError, match=rf"other {name} than config\.json"):
+        check_folder(folder)
+
+
 def test_without_a_token_nothing_is_sent(hub, folder):
     with pytest.raises(PublishError, match="no Hub token found.*hf auth login"):
         send(hub, folder, token=None)

@@ -115,7 +115,7 @@ class Mitigation:
             raise ValueError(f"mitigation groups must be of {GROUPS}, came {sorted(unknown)}")
 
 
-Start = Literal["random", "imagenet", "run"]
+Start = Literal["random", "imagenet"]
 
 
 @dataclass(frozen=True)
@@ -128,8 +128,8 @@ class Recipe:
         batch_size: rows a step, of all processes together; an epoch's incomplete batch is dropped.
         architecture: name of the network, a key of `faceattr.model.ARCHITECTURES`.
         sizes: of the network; its defaults where left out.
-        start: random weights; those of EfficientNet-Lite from ImageNet, which one following from
-            the sizes; or those of a finished run.
+        start: random weights, or those of EfficientNet-Lite from ImageNet, which one following
+            from the sizes.
         optimizer: Adam, AdamW, or SGD with Nesterov momentum of 0.9.
         learning_rate: the schedule's peak.
         weight_decay: on weights of two dimensions and more only.

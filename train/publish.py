@@ -13,7 +13,7 @@ from huggingface_hub import ModelCard
 
 from faceattr.audit.calibration import AUDIT_NAME, read_table
 from faceattr.backends.onnx import OnnxClassifier
-from faceattr.config import CONFIG_NAME, ONNX_NAME, WEIGHTS_NAME
+from faceattr.config import CONFIG_NAME, ONNX_NAME, WEIGHTS_NAME, ModelConfig
 from faceattr.hub import find_weights
 from faceattr.model import load_model
 from faceattr.publishing import (
@@ -30,6 +30,7 @@ from faceattr.publishing import (
 
 REQUIRED = (WEIGHTS_NAME, CONFIG_NAME, CARD_NAME, REPORT_NAME)
 FIGURES = ("figures/*.png",)
+CALIBRATION = ("temperatures", "thresholds")
 MESSAGE = "Publish weights, card and report"
 
 log = logging.getLogger("train")
@@ -43,7 +44,8 @@ def check_folder(folder: Path) -> dict[str, Path]:
         pictures under `figures/`, and `model.onnx` and `audit.json` where there are any.
 
     Raises:
-        PublishError: naming missing files, a card without metadata, or a report of other weights.
+        PublishError: naming missing files, a card without metadata, or a report of other weights
+            or another calibration.
         WeightsError: when the weights do not load strictly, or `model.onnx` is of others.
     """
     if not folder.is_dir():
@@ -53,8 +55,7 @@ def check_folder(folder: Path) -> dict[str, Path]:
             f"{folder} lacks {', '.join(missing)}. `python -m train evaluate` writes "
             f"{REPORT_NAME}, `python -m train card` writes {CARD_NAME}."
         )
-    load_model(folder)
-    digest = _check_report(folder / REPORT_NAME, folder / WEIGHTS_NAME)
+    digest = _check_report(folder, load_model(folder).config)
     card = load_card(folder / CARD_NAME, ModelCard)
     if digest not in card.text:
         raise PublishError(
@@ -88,10 +89,12 @@ def _checked_table(folder: Path, weights_sha256: str) -> list[Path]:
     return [path]
 
 
-def _check_report(report: Path, weights: Path) -> str:
-    """SHA-256 of the weights, if the report describes them."""
+def _check_report(folder: Path, config: ModelConfig) -> str:
+    """SHA-256 of the weights, if the report describes them as their config does."""
+    report, weights = folder / REPORT_NAME, folder / WEIGHTS_NAME
     try:
-        described = json.loads(report.read_text(encoding="utf-8"))["weights_sha256"]
+        facts = json.loads(report.read_text(encoding="utf-8"))
+        described = facts["weights_sha256"]
     except (ValueError, KeyError, TypeError) as error:
         raise PublishError(
             f"{report} is not a report with the key 'weights_sha256'. "
@@ -102,6 +105,12 @@ def _check_report(report: Path, weights: Path) -> str:
         raise PublishError(
             f"the report describes other weights: {report} was written for SHA-256 {described}, "
             f"{weights.name} has {found}. Evaluate these weights and write the card again."
+        )
+    mine = {name: config.to_dict()[name] for name in CALIBRATION}
+    if changed := [name for name in mine if facts.get(name, mine[name]) != mine[name]]:
+        raise PublishError(
+            f"{REPORT_NAME} was written with other {' and '.join(changed)} than {CONFIG_NAME} has. "
+            "Predict and evaluate with these weights, then write the card again."
         )
     return found
 

@@ -57,7 +57,6 @@ class Run:
     Attributes:
         hours: about what it takes on two CPU cores with AVX2; an estimate.
         answers: name of the stored answers that it learns from.
-        start: name of the run whose weights it starts from.
     """
 
     name: str
@@ -65,12 +64,11 @@ class Run:
     seed: int
     hours: float
     answers: str | None = None
-    start: str | None = None
 
     @property
     def needs(self) -> tuple[str, ...]:
         """Steps that come before."""
-        return tuple(name for name in (self.answers, self.start) if name)
+        return (self.answers,) if self.answers else ()
 
 
 @dataclass(frozen=True)
@@ -198,7 +196,6 @@ class Chain:
         output = self.folder / step.name
         more: dict[str, Any] = {
             "answers": None if step.answers is None else self.folder / step.answers,
-            "start": None if step.start is None else self.model(step.start),
             "resume": bool(checkpoints(output)),
         }
         fit(step.recipe(), Settings(output, self.source, step.seed, self.device, **more))

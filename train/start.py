@@ -1,4 +1,4 @@
-"""What a network starts from: random numbers, a finished run, or outside weights.
+"""What a network starts from: random numbers or outside weights.
 
 The only outside weights are EfficientNet-Lite's, learned from ImageNet.
 """
@@ -13,58 +13,34 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from faceattr.config import WEIGHTS_NAME, ModelConfig
+from faceattr.config import ModelConfig
 from faceattr.errors import WeightsError
-from faceattr.hub import find_weights
 from faceattr.layers import MobileBlock
-from faceattr.model import FaceAttributeModel, FaceAttrNetLarge, build_model, load_files
+from faceattr.model import FaceAttributeModel, FaceAttrNetLarge, build_model
 from faceattr.preprocessing import Preprocessing
 from train.config import Recipe
 from train.data.source import sha256
-from train.provenance import runs_behind
 from train.recipes import LITE2
 
+LICENCE = "Apache-2.0"
 Runs = dict[str, dict[str, Any]]
 
 
-class StartError(RuntimeError):
-    """The weights to start from are missing or another network's."""
-
-
-LICENCE = "Apache-2.0"
-
-
-def started(recipe: Recipe, folder: Path | None) -> tuple[FaceAttributeModel, str | None, Runs]:
+def started(recipe: Recipe) -> tuple[FaceAttributeModel, str | None, Runs]:
     """A recipe's network with its start.
 
-    Args:
-        recipe: says what to start from.
-        folder: weights of a finished run, for recipes that start from one.
-
     Returns:
-        The network, the SHA-256 of what it starts from, and the runs behind that by digest.
+        The network, the SHA-256 of what it starts from, and what the list of runs says of that.
 
     Raises:
-        StartError: when the folder is missing or holds another network.
         WeightsError: see `start_from_imagenet`.
     """
     preprocessing = Preprocessing(image_size=recipe.image_size)
     model = build_model(ModelConfig(recipe.architecture, recipe.sizes, preprocessing=preprocessing))
-    if recipe.start == "imagenet":
-        digest, facts = start_from_imagenet(model)
-        return model, digest, {digest: facts}
-    if folder is None:
+    if recipe.start == "random":
         return model, None, {}
-    if not folder.is_dir():
-        raise StartError(f"no folder {str(folder)!r}; a start is a model/ folder here")
-    loaded = load_files(find_weights(folder))
-    if type(loaded) is not type(model) or loaded.sizes != model.sizes:
-        raise StartError(
-            f"recipe {recipe.name!r} trains {recipe.architecture} of its own sizes, but the start "
-            f"{folder.name!r} is another network: {loaded.config.architecture}"
-        )
-    model.load_state_dict(loaded.state_dict())
-    return model, sha256(folder / WEIGHTS_NAME), runs_behind([folder])
+    digest, facts = start_from_imagenet(model)
+    return model, digest, {digest: facts}
 
 
 def lite_of(sizes: Any) -> str:

@@ -137,9 +137,7 @@ def _tables(network: Classifier, rows: Rows, flip: bool) -> Iterator[pa.Table]:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `python -m train predict`."""
-    parser.add_argument(
-        "--weights", help="folder or Hub id; by default the weights in the repository"
-    )
+    parser.add_argument("--weights", help="folder, Hub id or bundled name; the default if left out")
     parser.add_argument("--part", choices=get_args(Part), default="validation")
     parser.add_argument("--output", type=Path, required=True, help="Parquet file to write")
     parser.add_argument(

@@ -105,7 +105,7 @@ def robustness(
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `python -m train robustness`."""
-    parser.add_argument("--weights", help="folder or Hub id; by default the repository's own")
+    parser.add_argument("--weights", help="folder, Hub id or bundled name; the default if left out")
     parser.add_argument("--rows", type=int, default=ROWS, help="faces, evenly spread (%(default)s)")
     parser.add_argument("--output", type=Path, required=True, metavar="JSON")
     add_data_arguments(parser)

@@ -38,7 +38,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint")
     parser.add_argument("--checkpoint-every", type=int, default=200, metavar="STEPS", help="(200)")
     parser.add_argument("--answers", type=Path, metavar="FOLDER", help="of teachers, where needed")
-    parser.add_argument("--start", type=Path, metavar="FOLDER", help="a run's model/, where needed")
     parser.add_argument("--limit", type=int, metavar="N", help="only so many rows, for trying")
     parser.add_argument("--precision", choices=get_args(Precision), help="of the forward pass")
     add_data_arguments(parser)

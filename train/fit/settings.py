@@ -28,7 +28,6 @@ class Settings:
         checkpoint_every: steps between checkpoints within an epoch; each epoch ends with one.
         resume: go on from the checkpoint in `output`.
         answers: folder of stored answers, for recipes with `distillation`.
-        start: weights folder to start from, for recipes that start from a run.
         precision: of the forward pass; None for the device's best.
         limit: take only so many training rows and holdout rows, for trying.
         rank: of this process, from 0; the first writes files.
@@ -42,7 +41,6 @@ class Settings:
     checkpoint_every: int = 200
     resume: bool = False
     answers: Path | None = None
-    start: Path | None = None
     precision: Precision | None = None
     limit: int | None = None
     rank: int = 0
@@ -59,14 +57,10 @@ class Settings:
         Raises:
             TrainingError: saying what the recipe needs.
         """
-        taught, goes_on = recipe.distillation is not None, recipe.start == "run"
-        for option, value, needed, folder in (
-            ("--answers", self.answers, taught, "a folder of `python -m train answers`"),
-            ("--start", self.start, goes_on, "the model/ folder of a finished run"),
-        ):
-            if needed != (value is not None):
-                words = f"needs {option}, {folder}" if needed else f"does not take {option}"
-                raise TrainingError(f"recipe {recipe.name!r} {words}")
+        if (taught := recipe.distillation is not None) != (self.answers is not None):
+            folder = "a folder of `python -m train answers`"
+            words = f"needs --answers, {folder}" if taught else "does not take --answers"
+            raise TrainingError(f"recipe {recipe.name!r} {words}")
         if self.world > 1 and recipe.mitigation is not None:
             raise TrainingError("group DRO weighs groups by what one process sees: run it with one")
         if (size := recipe.batch_size) % self.world:

@@ -65,7 +65,7 @@ class Trainer:
         self.holdout = Rows(settings.source, "holdout", settings.limit)
         self._check_counts()
         self._open_views()
-        model, start, runs = started(recipe, settings.start)
+        model, start, runs = started(recipe)
         answers = self.answers
         self.runs = {**runs, **(answers.runs if answers else {})}
         self.origins = {
