@@ -27,6 +27,8 @@ _OPEN = re.compile(
     r"/gradio_api/(info|openapi\.json|startup-events|upload|upload_progress|queue/(join|data)|"
     r"call/.+|run/.+|api/.+|heartbeat/.+|file=.+|cancel|reset|theme\.css|app_id|mcp)/?"
 )
+_CLOSED = re.compile(r"/gradio_api/.*|/openapi\.json/?", re.S)
+"""All of Gradio's that is not open, and its description of what is closed."""
 _PREFIX = re.compile(r"(/[\w.~-]+){1,8}")
 Values: TypeAlias = dict[str, Any]
 
@@ -76,7 +78,7 @@ class FrontDoor:
     async def _admit(self, scope: Scope, body: Body, send: Send) -> None:
         path, method = scope["path"], scope["method"]
         call, app = _CALL.fullmatch(path), self._app
-        if path.startswith("/gradio_api/") and not _OPEN.fullmatch(path):
+        if _CLOSED.fullmatch(path) and not _OPEN.fullmatch(path):
             app = Response("Not Found", 404)
         elif method in ("GET", "HEAD", "OPTIONS"):
             if not self._inside.awaits(path, scope["query_string"]):
