@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from page.admission.gate import Gate
 from page.admission.inbox import Inbox
 from page.endpoints import ENDPOINTS
+from page.errors import RequestError
 from page.service import FaceService, Source
 
 T = TypeVar("T")
@@ -55,7 +56,13 @@ class Calls:
     def answer(
         self, name: str, sources: list[Source], options: Mapping[str, Any]
     ) -> dict[str, Any]:
-        """The same in the thread that calls it."""
+        """The same in the thread that calls it.
+
+        Raises:
+            RequestError: for a bad image or option, or not one image where one is wanted.
+        """
         field = ENDPOINTS[name].field
-        images = {"": [], "picture": sources[:1]}.get(field, [sources])
+        if field == "picture" and len(sources) != 1:
+            raise RequestError("bad_request", f"expected one picture, came {len(sources)}")
+        images = {"": [], "picture": sources}.get(field, [sources])
         return getattr(self.service, name)(*images, **options)  # type: ignore[no-any-return]

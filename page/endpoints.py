@@ -35,10 +35,11 @@ class Endpoint:
     description: str
 
     @property
-    def defaults(self) -> list[Any]:
-        """What stands for each argument that a call leaves out."""
-        images: list[Any] = [[] if self.field == "pictures" else None] if self.field else []
-        return [*images, *self.options.values()]
+    def arguments(self) -> dict[str, Any]:
+        """What stands for each argument, by name and in order, that a call leaves out."""
+        if not self.field:
+            return self.options
+        return {self.field: [] if self.field == "pictures" else None, **self.options}
 
 
 def _endpoint(entry: dict[str, Any]) -> Endpoint:

@@ -356,6 +356,7 @@ def test_gradio_keeps_no_input_and_no_result():
         "gradio_api/queue/data?session_hash=unknown",
         "monitoring/summary",
         "docs",
+        "openapi.json",
     ],
 )
 def test_what_is_not_needed_is_closed(server, path):

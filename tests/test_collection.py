@@ -16,6 +16,7 @@ from synthetic import picture
 from faceattr.audit.calibration import write_table
 from faceattr.audit.measured import Question
 from faceattr.audit.report import build_report
+from faceattr.audit.words import WORTH_FACES
 from faceattr.hub import WeightsFiles
 from faceattr.labels import TASKS
 from page.admission.gate import Gate
@@ -27,6 +28,7 @@ from page.limits import Limits
 from page.service import read
 from page.view.collection import _described, render_collection
 from page.view.encode import csv_text
+from page.view.texts import filled
 
 LIMITS = Limits(max_bytes=20_000, max_collection=5)
 JPEG = picture(np.random.default_rng(0), 32)
@@ -116,6 +118,13 @@ def test_a_damaged_or_unusual_zip_is_refused_in_words(content):
 def test_a_file_without_a_name_in_a_zip_is_passed_over():
     nameless = zipped({"1.jpg": JPEG, "a": b"x"}).replace(b"a", b"\0")
     assert len(unpack("upload", nameless, LIMITS)) == 1
+
+
+def test_the_page_says_how_many_images_of_which_size_it_takes():
+    limits = Limits(max_bytes=2_000_000, max_request_bytes=7_500_000, max_collection=9)
+    words = filled("collection_intro.html", limits=limits, worth=WORTH_FACES).replace("\n", " ")
+    assert "up to 9 images" in words
+    assert "at most 2&nbsp;MB each and 7.5&nbsp;MB in all" in words
 
 
 @pytest.fixture(scope="module")

@@ -74,6 +74,42 @@ def test_an_unknown_endpoint_of_gradios_protocol_is_refused(url):
         assert (status, answer["error"]["kind"]) == (404, "not_found")
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "words"),
+    [
+        ("call/v2/predict", {"photo": 1}, "only these arguments: picture, detector, min_face"),
+        ("call/v2/predict", {"picture": [data_url(PICTURE)] * 2}, "one picture, came more"),
+        ("call/v2/model_info", {"x": 1}, "only these arguments: none"),
+        ("call/v2/predict", ["x"], "a JSON object"),
+        ("queue/join", {"data": [], "fn_index": 999, "session_hash": "a"}, "number of an event"),
+        ("queue/join", {"data": [], "fn_index": [], "session_hash": "a"}, "number of an event"),
+    ],
+)
+def test_calls_that_gradio_would_fail_at_are_refused_in_words(url, path, body, words):
+    status, answer = post_json(url, f"gradio_api/{path}", body)
+    assert (status, answer["error"]["kind"]) == (400, "bad_request")
+    assert words in answer["error"]["message"]
+
+
+def test_what_a_call_by_names_leaves_out_has_its_default(url):
+    for body, event, words in (
+        ({"picture": {"url": data_url(PICTURE)}}, b"event: complete", b'"faces"'),
+        ({}, b"event: error", b"no picture came"),
+        ({"picture": []}, b"event: error", b"expected one picture, came 0"),
+    ):
+        _, answer = post_json(url, "gradio_api/call/v2/predict", body)
+        with urllib.request.urlopen(f"{url}gradio_api/call/predict/{answer['event_id']}") as found:
+            text = found.read()
+        assert event in text and words in text
+
+
+def test_the_address_of_a_call_decides_what_is_called(url):
+    for number in (0, 999):
+        body = {"data": [], "fn_index": number}
+        _, answer = post_json(url, "gradio_api/run/model_info", body)
+        assert answer["data"][0]["api_version"] == "1"
+
+
 def test_methods_that_nobody_needs_are_refused(url):
     for method in ("PUT", "DELETE", "PATCH"):
         request = urllib.request.Request(f"{url}api/v1/predict", method=method)

@@ -301,6 +301,16 @@ def test_other_options_use_the_picture_that_the_browser_still_has(site, page, tm
 
 
 @pytest.mark.browser
+def test_an_example_stays_where_no_photo_could_be_looked_at_again(server, page, tmp_path):
+    opened(page, server)
+    page.locator("#options button").first.click()
+    expect(page.locator("#min-face input")).to_be_visible()
+    expect(page.locator("#find")).to_be_hidden()
+    upload(page, saved(tmp_path / "two.png", red_quarters(2)), "#result .fa-face")
+    expect(page.locator("#find")).to_be_visible()
+
+
+@pytest.mark.browser
 def test_the_page_works_under_the_path_of_a_proxy(site, page, tmp_path):
     photo = saved(tmp_path / "two.png", red_quarters(2))
     with behind_proxy(site[0], "/faces") as url:
@@ -520,6 +530,21 @@ def test_the_page_is_small_and_asks_no_third_party(server, page):
     foreign = [u for u in asked if not u.startswith((server, "data:", "blob:"))]
     assert foreign == []
     assert len(page.request.get(server).body()) < 200_000
+
+
+@pytest.mark.browser
+def test_a_second_click_leaves_the_shares_of_a_collection(server, page, tmp_path):
+    opened(page, server)
+    turned_to(page, "Collection")
+    photo = saved(tmp_path / "faces.png", red_cells(2))
+    page.locator("#collection-files input[type=file]").set_input_files([photo, photo])
+    page.wait_for_selector("#collection-files .file-preview")
+    page.locator("#describe").click()
+    page.wait_for_selector("#collection-result .fa-count")
+    page.wait_for_selector("#collection-files .file-preview", state="detached")
+    page.locator("#describe").click()
+    page.get_by_text("No image came: drop some first").wait_for()
+    expect(page.locator("#collection-result .fa-count")).to_be_visible()
 
 
 @pytest.mark.browser

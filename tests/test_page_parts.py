@@ -20,6 +20,7 @@ from site_fixtures import data_url, png, red_quarters, tiny_service
 import app
 from faceattr.detection import MIN_FACE
 from faceattr.hub import WeightsFiles, find_beside
+from faceattr.labels import TASKS
 from page import server
 from page.admission.body import Body
 from page.admission.gate import Gate
@@ -323,10 +324,12 @@ def test_reports_and_licences_are_read_where_there_are_any(tmp_path):
         assert read_report(files) is None
 
 
-def parted(text):
-    """A document without its example, and the faces of that."""
-    (example,) = re.findall(r"<details>.*?```json\n(.*?)```.*?</details>", text, re.S)
-    return text.replace(example, ""), json.loads(example)["faces"]
+def example(text):
+    return json.loads(re.search(r"<details>.*?```json\n(.*?)```", text, re.S)[1])
+
+
+def without_example(text):
+    return re.sub(r"<details>.*?</details>", "", text, flags=re.S)
 
 
 @pytest.mark.slow
@@ -336,14 +339,13 @@ def test_the_api_document_is_what_the_command_writes(tmp_path):
     environment = {k: v for k, v in os.environ.items() if not k.startswith("FACEATTR_")}
     command = [sys.executable, script, "--output", output]
     subprocess.run(command, check=True, env=environment)
-    (text, faces), (stored, known) = map(
-        parted, (output.read_text(), (ROOT / "docs" / "api.md").read_text())
-    )
-    assert text == stored
-    for face, other in zip(faces, known, strict=True):
-        for task in ("gender", "age", "race"):
-            wanted = pytest.approx(other[task]["probabilities"], abs=5e-3)
-            assert face[task]["probabilities"] == wanted
+    written, stored = output.read_text(), (ROOT / "docs" / "api.md").read_text()
+    assert without_example(written) == without_example(stored)
+    # Times differ from run to run, and probabilities a little from machine to machine.
+    (face,), (shown,) = (example(text)["faces"] for text in (written, stored))
+    for task in TASKS:
+        shares = face[task.name]["probabilities"]
+        assert shares == pytest.approx(shown[task.name]["probabilities"], abs=0.003)
 
 
 def test_the_pages_help_names_every_variable_that_it_reads(capsys):

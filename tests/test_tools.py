@@ -139,6 +139,8 @@ NOISE = np.random.default_rng(0).integers(0, 256, (120, 120, 3), np.uint8)
         ({"picture": "https://example.com/photo.jpg"}, "bad_request"),
         ({"picture": "/etc/passwd"}, "bad_request"),
         ({"picture": 7}, "bad_request"),
+        ({"picture": []}, "bad_request"),
+        ({"picture": [data_url(png(NOISE[:9]))] * 2}, "bad_request"),
         ({"picture": data_url(png(NOISE[:9])), "mood": "good"}, "bad_request"),
         ({"picture": data_url(png(NOISE[:9])), "detector": ["magic"]}, "bad_request"),
         ({"picture": data_url(png(NOISE[:9])), "min_face": "large"}, "bad_request"),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeAlias
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware.cors import CORSMiddleware
@@ -14,7 +16,7 @@ from page.admission.body import Body, over
 from page.admission.gradio_private import Inside
 from page.admission.json_body import JsonBody
 from page.calls import Calls
-from page.endpoints import API, ENDPOINTS
+from page.endpoints import API, ENDPOINTS, Endpoint
 from page.errors import RequestError
 from page.routes import error_response
 
@@ -25,7 +27,10 @@ _OPEN = re.compile(
     r"/gradio_api/(info|openapi\.json|startup-events|upload|upload_progress|queue/(join|data)|"
     r"call/.+|run/.+|api/.+|heartbeat/.+|file=.+|cancel|reset|theme\.css|app_id|mcp)/?"
 )
+_CLOSED = re.compile(r"/gradio_api/.*|/openapi\.json/?", re.S)
+"""All of Gradio's that is not open, and its description of what is closed."""
 _PREFIX = re.compile(r"(/[\w.~-]+){1,8}")
+Values: TypeAlias = dict[str, Any]
 
 
 class FrontDoor:
@@ -73,7 +78,7 @@ class FrontDoor:
     async def _admit(self, scope: Scope, body: Body, send: Send) -> None:
         path, method = scope["path"], scope["method"]
         call, app = _CALL.fullmatch(path), self._app
-        if path.startswith("/gradio_api/") and not _OPEN.fullmatch(path):
+        if _CLOSED.fullmatch(path) and not _OPEN.fullmatch(path):
             app = Response("Not Found", 404)
         elif method in ("GET", "HEAD", "OPTIONS"):
             if not self._inside.awaits(path, scope["query_string"]):
@@ -102,9 +107,8 @@ class FrontDoor:
         way, name = (call["way"], call["name"]) if call else ("", "")
         if name and name not in ENDPOINTS:
             raise RequestError("not_found", f"expected an endpoint of: {', '.join(ENDPOINTS)}")
-        # The arguments of `call/v2` have names, and the page's own events have no endpoint; one of
-        # them describes collections.
-        endpoint = ENDPOINTS.get(name) if way in ("run", "api", "call") else None
+        # The page's own events have no endpoint; one of them describes collections.
+        endpoint = ENDPOINTS.get(name)
         most = self._limits.max_batch if name else self._limits.max_collection
         most = 1 if endpoint and endpoint.field == "picture" else most
         letter = JsonBody(body, self._calls.inbox, most)
@@ -113,7 +117,7 @@ class FrontDoor:
             if self._calls.gate.full:
                 raise RequestError("busy")
             if call:
-                content = letter.call(content, endpoint.defaults if endpoint else None)
+                content = letter.call(content, self._fitted(way, endpoint))
             messages = iter([{"type": "http.request", "body": content, "more_body": False}])
 
             async def again() -> Message:
@@ -126,6 +130,32 @@ class FrontDoor:
             later = call and way not in ("run", "api")
             if not later or scope.get("faceattr.status") != 200:
                 letter.drop()
+
+    def _fitted(self, way: str, endpoint: Endpoint | None) -> Callable[[Values], Values]:
+        """What makes of a call's body that which Gradio takes without failing."""
+        if endpoint is None:
+            return self._inside.own_event
+        return partial(_named if way == "call/v2" else _listed, endpoint.arguments)
+
+
+def _listed(arguments: Values, values: Values) -> Values:
+    """A call whose arguments are a list; those left out at its end are added."""
+    data = values.get("data")
+    if not isinstance(data, list) or len(data) > len(arguments):
+        raise RequestError(
+            "bad_request", f'expected "data" as a list of at most {len(arguments)} values'
+        )
+    # The address says what is called; Gradio would rather believe a number.
+    others = {name: value for name, value in values.items() if name != "fn_index"}
+    return {**others, "data": [*data, *list(arguments.values())[len(data) :]]}
+
+
+def _named(arguments: Values, values: Values) -> Values:
+    """A call whose arguments have names; those left out are added."""
+    if values.keys() - arguments.keys():
+        names = ", ".join(arguments) or "none"
+        raise RequestError("bad_request", f"expected only these arguments: {names}")
+    return {**arguments, **values}
 
 
 def _at_prefix(scope: Scope) -> Scope:

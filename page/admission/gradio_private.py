@@ -13,6 +13,8 @@ from urllib.parse import parse_qs
 import gradio as gr
 from starlette.applications import Starlette
 
+from page.errors import RequestError
+
 TESTED = "6.31"
 """The minor version of Gradio that this file was written for."""
 
@@ -48,7 +50,7 @@ def check(demo: gr.Blocks) -> None:
         RuntimeError: naming what is not there, and the version that has it.
     """
     try:
-        attrgetter("default_config", *(f"_queue.{name}" for name in _QUEUE))(demo)
+        attrgetter("default_config", "fns", *(f"_queue.{name}" for name in _QUEUE))(demo)
         attrgetter("set_blocks", "session_data", "__getitem__")(StateHolder())
         attrgetter("__getitem__", "_update_value_in_config")(SessionState)
     except AttributeError as error:
@@ -82,7 +84,21 @@ class Inside:
         self.queue.ANAYLTICS_CACHE_FREQUENCY = sys.maxsize
         # Looking for work a thousand times a second keeps a twelfth of a core busy with nothing.
         self.queue.sleep_when_free = 0.01
+        self._events = demo.fns
         self._idle: dict[str, float] = {}
+
+    def own_event(self, values: dict[str, Any]) -> dict[str, Any]:
+        """The body of an event of the page: Gradio would fail where there is none of its number.
+
+        Raises:
+            RequestError: "bad_request".
+        """
+        number = values.get("fn_index")
+        if not isinstance(number, int) or number not in self._events:
+            raise RequestError(
+                "bad_request", "expected fn_index as the number of an event; load the page again"
+            )
+        return values
 
     def awaits(self, path: str, query: bytes) -> bool:
         """False for the answer of a call that nobody made: Gradio would fail while answering."""

@@ -9,7 +9,7 @@ memory nor the event loop's time grows with what a client sends.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any
 
 import orjson
@@ -129,16 +129,16 @@ class JsonBody:
         self.tokens.append(token)
         return token
 
-    def call(self, body: bytes, defaults: Sequence[Any] | None) -> bytes:
+    def call(self, body: bytes, fitted: Callable[[dict[str, Any]], dict[str, Any]]) -> bytes:
         """What `read` gave, with each image as `{"url": "inbox:…"}`.
 
         Args:
             body: JSON object whose images are tokens, addresses or file data. With too many
                 images all are forgotten, and the reason comes the way of an answer.
-            defaults: of each argument in its list "data"; those left out at its end are added.
+            fitted: makes of the object what Gradio takes, or refuses it.
 
         Raises:
-            RequestError: when the body is no JSON object, or "data" no list of that length.
+            RequestError: when the body is no JSON object, or as `fitted`.
         """
         try:
             values = orjson.loads(body)
@@ -146,13 +146,8 @@ class JsonBody:
             raise RequestError("bad_request", "the body is not JSON") from None
         if not isinstance(values, dict):
             raise RequestError("bad_request", "expected a JSON object")
+        values = fitted(values)
         data = values.get("data")
-        if defaults is not None:
-            if not isinstance(data, list) or len(data) > len(defaults):
-                raise RequestError(
-                    "bad_request", f'expected "data" as a list of at most {len(defaults)} values'
-                )
-            values["data"] = data = [*data, *defaults[len(data) :]]
         addresses: list[str] = []
         referring = _referring(values, MAX_DEPTH, addresses)
         if len(addresses) <= self._most:

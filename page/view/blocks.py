@@ -110,7 +110,7 @@ def _try_tab(calls: Calls) -> None:
 
 
 def _options(service: FaceService) -> tuple[gr.Radio, gr.Number, gr.Radio, gr.Button]:
-    with gr.Accordion("Options", open=False, elem_id="options"):
+    with gr.Accordion("Options for your photo", open=False, elem_id="options"):
         names = [(DETECTORS.get(n, n), n) for n in service.detectors]
         detector = gr.Radio(names, value=service.detectors[0], label="Detector", elem_id="detector")
         min_face = gr.Number(

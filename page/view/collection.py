@@ -61,7 +61,10 @@ def collection_tab(calls: Calls) -> None:
         payloads: list[Any],
         crops: bool,
         progress: gr.Progress = gr.Progress(),  # noqa: B008
-    ) -> tuple[str, Any]:
+    ) -> tuple[Any, Any]:
+        if not payloads:
+            gr.Warning("No image came: drop some first.")
+            return gr.skip(), None
         try:
             return await _described(calls, payloads, crops, progress), None
         except RequestError as error:
@@ -82,8 +85,6 @@ def collection_tab(calls: Calls) -> None:
 
 async def _described(calls: Calls, payloads: list[Any], crops: bool, progress: gr.Progress) -> str:
     """HTML of what a collection holds; each image waits its turn with everybody's."""
-    if not payloads:
-        raise RequestError("bad_request", "no image came: drop some first")
     service, gate = calls.service, calls.gate
     items: list[Item] = []
     # The uploads stay, and count, in the inbox until the end; nothing of them is held here.

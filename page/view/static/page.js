@@ -123,8 +123,10 @@ window.faceattr = {
   pause: (milliseconds) => new Promise((done) => setTimeout(done, milliseconds)),
   // Frames go to the plain endpoint one at a time, so they wait and are refused as all others are.
   async live(wanted) {
-    this.watching = wanted;
-    while (this.watching) {
+    // A mark of its own each time: a loop that was switched off does not go on beside the next.
+    const mine = wanted ? {} : null;
+    this.watching = mine;
+    while (mine && this.watching === mine) {
       const video = document.querySelector("#picture video");
       if (!video || !video.videoWidth) {
         await this.pause(300);
@@ -138,10 +140,10 @@ window.faceattr = {
       form.append("picture", await new Promise((done) => canvas.toBlob(done, "image/jpeg", 0.9)));
       const answer = await fetch(this.root() + "/api/v1/predict", { method: "POST", body: form })
         .then((response) => response.json()).catch(() => ({}));
-      if (this.watching && video.isConnected) this.overlay(video, answer.faces || [], canvas);
+      if (this.watching === mine && video.isConnected) this.overlay(video, answer.faces || [], canvas);
       await this.pause(answer.faces ? 100 : 2000);
     }
-    document.querySelector("#live-faces")?.remove();
+    if (!this.watching) document.querySelector("#live-faces")?.remove();
   },
   overlay(video, faces, frame) {
     document.querySelector("#live-faces")?.remove();
