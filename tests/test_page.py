@@ -532,6 +532,24 @@ def test_the_page_is_small_and_asks_no_third_party(server, page):
     assert len(page.request.get(server).body()) < 200_000
 
 
+LINES = """cell => {
+  const words = document.createRange();
+  words.selectNodeContents(cell);
+  return new Set([...words.getClientRects()].map((line) => line.top)).size;
+}"""
+
+
+@pytest.mark.browser
+def test_words_of_the_cards_tables_are_whole_on_a_phone(real_site, phone):
+    opened(phone, real_site)
+    turned_to(phone, "Model")
+    phone.get_by_role("button", name="The weights' card").click()
+    cell = phone.locator("#card th", has_text="Southeast Asian").first
+    cell.wait_for()
+    assert cell.evaluate(LINES) <= 2
+    assert phone.evaluate("document.documentElement.scrollWidth") <= 390
+
+
 @pytest.mark.browser
 def test_a_second_click_leaves_the_shares_of_a_collection(server, page, tmp_path):
     opened(page, server)
