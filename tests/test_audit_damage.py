@@ -13,7 +13,7 @@ from synthetic import picture
 from faceattr.__main__ import main
 from faceattr.audit import folders
 from faceattr.audit.collect import collect, weights_facts
-from faceattr.audit.places import Ref, folder_of, shown_below
+from faceattr.audit.places import folder_of, shown_below
 from faceattr.audit.sources import SourceOptions, open_collection
 from faceattr.audit.work import Settings, Worker
 from faceattr.errors import AuditError, DetectorError
@@ -56,7 +56,8 @@ def test_a_file_name_that_is_no_utf_8_is_shown_with_escapes(jpeg, tmp_path, caps
         assert main(["audit", os.fsdecode(source), *words, "--quiet"]) == 0
     ids = pq.read_table(output / "images.parquet")["id"].to_pylist()
     assert ids == ["caf\\udce9.jpg", "good.jpg"]
-    assert "photos\\udce9" in (output / "report.md").read_text()
+    # Markdown shows one of two backslashes.
+    assert r"photos\\udce9" in (output / "report.md").read_text()
 
 
 @pytest.mark.parametrize("cut", [1024 + 100, 2048 + 3, 1536 + 7])
@@ -86,15 +87,13 @@ def test_columns_of_an_archive_that_are_no_json_object_are_named(tmp_path, conte
         names(path, "cls")
 
 
-def test_what_the_detector_lacks_is_no_damage_of_images(jpeg, tmp_path, capsys):
+def test_what_the_detector_lacks_is_no_damage_of_images(tmp_path, capsys):
     said = refused(
         capsys, tmp_path, "--output", tmp_path / "a", "--detector", "haar", "--detect", "thorough"
     )
     assert "--detect thorough: YuNet only" in said
-    (tmp_path / "a.jpg").write_bytes(jpeg)
-    worker = Worker(Settings(detector="haar", detect="thorough", backend="onnx"))
     with pytest.raises(DetectorError, match="thorough"):
-        worker.table(0, [Ref("a", "a", str(tmp_path / "a.jpg"), {})])
+        Worker(Settings(detector="haar", detect="thorough", backend="onnx"))
 
 
 def test_an_output_that_cannot_be_one_is_refused(jpeg, tmp_path, capsys):
