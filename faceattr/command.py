@@ -132,7 +132,7 @@ def _add_network_arguments(group: argparse._ArgumentGroup) -> None:
         choices=["auto", "torch", "onnx"],
         default="auto",
         help="what runs the network; auto: ONNX Runtime where the weights have a file for it and "
-        "no device but cpu is given; answers agree within 0.0005 (default: %(default)s)",
+        "no device but cpu is given; answers agree within 0.01 (default: %(default)s)",
     )
     group.add_argument(
         "--mirror",
