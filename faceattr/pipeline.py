@@ -328,7 +328,7 @@ class FacePipeline:
             WeightsError: for a pipeline that was made from neither files nor a network, and where
                 the Hub does not give what lies beside the weights.
         """
-        from faceattr.publishing import save_pipeline
+        from faceattr.saving import save_pipeline
 
         save_pipeline(self, folder)
 

@@ -99,7 +99,7 @@ def unpack(name: str, source: Source, limits: Limits) -> list[Item]:
 def _unpacked(source: Source, entry: zipfile.ZipInfo, limits: Limits) -> bytes:
     with _opened(read(source)) as archive:
         if entry.compress_type not in _METHODS:
-            raise NotImplementedError  # As zipfile does of methods it does not know.
+            raise zipfile.BadZipFile(f"compression method {entry.compress_type}")
         with archive.open(entry) as stream:
             data = stream.read(limits.max_bytes + 1)
     if len(data) > limits.max_bytes:

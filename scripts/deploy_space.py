@@ -18,7 +18,6 @@ from faceattr.config import CONFIG_NAME, ONNX_NAME, WEIGHTS_NAME  # noqa: E402
 from faceattr.errors import FaceAttrError  # noqa: E402
 from faceattr.hub import DEFAULT_MODEL  # noqa: E402
 from faceattr.publishing import (  # noqa: E402
-    CARD_NAME,
     PublishError,
     connect,
     hub_errors,
@@ -27,6 +26,7 @@ from faceattr.publishing import (  # noqa: E402
     push,
     stage,
 )
+from faceattr.saving import CARD_NAME  # noqa: E402
 
 TOP_LEVEL = ("app.py", "requirements.txt", "LICENSE")
 PACKAGES = ("faceattr", "page")

@@ -18,18 +18,15 @@ from faceattr.hub import find_weights
 from faceattr.model import load_model
 from faceattr.publishing import (
     AGAIN,
-    CARD_NAME,
-    REPORT_NAME,
     PublishError,
     PublishResult,
     load_card,
     log_plan,
     publish_files,
-    sha256,
 )
+from faceattr.saving import CARD_NAME, FIGURES, REPORT_NAME, sha256
 
 REQUIRED = (WEIGHTS_NAME, CONFIG_NAME, CARD_NAME, REPORT_NAME)
-FIGURES = ("figures/*.png",)
 CALIBRATION = ("temperatures", "thresholds")
 MESSAGE = "Publish weights, card and report"
 
@@ -62,7 +59,7 @@ def check_folder(folder: Path) -> dict[str, Path]:
             f"{CARD_NAME} is not about these weights: it does not name their SHA-256 {digest}. "
             "Write it again with `python -m train card`."
         )
-    figures = sorted(path for pattern in FIGURES for path in folder.glob(pattern))
+    figures = sorted(folder.glob(FIGURES))
     paths = [folder / name for name in REQUIRED] + figures + _checked_onnx(folder)
     paths += _checked_table(folder, digest)
     return {path.relative_to(folder).as_posix(): path for path in paths}

@@ -26,7 +26,7 @@ import torch
 from faceattr.audit.calibration import AUDIT_NAME, write_table
 from faceattr.backends.export import export
 from faceattr.config import CONFIG_NAME, ONNX_NAME, WEIGHTS_NAME
-from faceattr.publishing import CARD_NAME, REPORT_NAME
+from faceattr.saving import CARD_NAME, REPORT_NAME
 from train.answers import Answers, AnswersError, store
 from train.config import Recipe
 from train.data.source import Rows, Source, add_data_arguments, sha256, source_of

@@ -18,7 +18,7 @@ from faceattr.backends.export import export
 from faceattr.config import ONNX_NAME
 from faceattr.hub import find_weights
 from faceattr.model import load_files
-from faceattr.publishing import CARD_NAME, REPORT_NAME
+from faceattr.saving import CARD_NAME, REPORT_NAME
 from train.data.source import Rows, Source, add_data_arguments, source_of
 from train.device import choose_device
 from train.fit.select import calibrated, logits_of
