@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import httpx2
 import numpy as np
@@ -37,9 +37,6 @@ from faceattr.config import CONFIG_NAME, ONNX_NAME, WEIGHTS_NAME, ModelConfig
 from faceattr.errors import FaceAttrError, WeightsError, said_of
 from faceattr.hub import find_weights
 from faceattr.saving import CARD_NAME, REPORT_NAME
-
-if TYPE_CHECKING:
-    pass
 
 OWNED = ("figures/*", WEIGHTS_NAME, ONNX_NAME, REPORT_NAME, AUDIT_NAME)
 """Paths in a repository that are ours: what is gone here would there be of other weights."""

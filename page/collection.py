@@ -6,7 +6,6 @@ until the answer is made.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import logging
 import struct
@@ -18,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -38,6 +37,7 @@ from faceattr.hub import WeightsFiles, find_beside
 from faceattr.images import ENDINGS
 from faceattr.labels import TASKS
 from faceattr.limits import too_many_bytes
+from faceattr.saving import sha256
 from page.errors import RequestError
 from page.limits import Limits
 from page.service import FaceService, Found, Source, read
@@ -224,7 +224,7 @@ def report(service: FaceService, gathered: Gathered, *, crops: bool) -> dict[str
         "weights": {
             "model": info.model,
             "revision": info.revision,
-            "sha256": "" if weights is None else _digest(weights),
+            "sha256": "" if weights is None else sha256(weights),
             "file": "" if weights is None else weights.name,
         },
         "detector": "none" if crops else info.detector,
@@ -245,15 +245,11 @@ def report(service: FaceService, gathered: Gathered, *, crops: bool) -> dict[str
     return values
 
 
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 def _calibration(files: WeightsFiles) -> tuple[CalibrationTable | None, str]:
     """The table of the weights in use, or None and why there is none."""
     original = find_beside(files, WEIGHTS_NAME)
     try:
-        return find_table(files, None if original is None else _digest(original)), NO_TABLE
+        return find_table(files, None if original is None else sha256(original)), NO_TABLE
     except AuditError as error:
         log.warning("collections are not corrected: %s", error)
         return None, "The calibration table beside these weights cannot be used"
